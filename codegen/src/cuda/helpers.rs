@@ -1,0 +1,304 @@
+//! Device helpers, emitted on demand: storage types, conversions and one function an intrinsic.
+
+use weft_ir::dtype::DType;
+use weft_ir::kernel::MatrixCount;
+
+/// A device helper. The order is the order of emission: a helper needs only earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Helper {
+    Bf16,
+    F16,
+    Bf16ToFloat,
+    FloatToBf16,
+    F16ToFloat,
+    FloatToF16,
+    PackBf16,
+    PackF16,
+    LoadStreaming4,
+    LoadStreaming8,
+    LoadStreaming16,
+    SharedAddress,
+    LdMatrixX1,
+    LdMatrixX1Trans,
+    LdMatrixX2,
+    LdMatrixX2Trans,
+    LdMatrixX4,
+    LdMatrixX4Trans,
+    MmaBf16,
+    MmaF16,
+    CopyAsync4,
+    CopyAsync8,
+    CopyAsync16,
+    CopyAsyncOrZero4,
+    CopyAsyncOrZero8,
+    CopyAsyncOrZero16,
+    CopyAsyncCommit,
+    CopyAsyncWait,
+    GridDependencyWait,
+    GridDependencyLaunch,
+}
+
+impl Helper {
+    /// Every helper, in order.
+    pub(super) const ALL: [Helper; 30] = [
+        Helper::Bf16,
+        Helper::F16,
+        Helper::Bf16ToFloat,
+        Helper::FloatToBf16,
+        Helper::F16ToFloat,
+        Helper::FloatToF16,
+        Helper::PackBf16,
+        Helper::PackF16,
+        Helper::LoadStreaming4,
+        Helper::LoadStreaming8,
+        Helper::LoadStreaming16,
+        Helper::SharedAddress,
+        Helper::LdMatrixX1,
+        Helper::LdMatrixX1Trans,
+        Helper::LdMatrixX2,
+        Helper::LdMatrixX2Trans,
+        Helper::LdMatrixX4,
+        Helper::LdMatrixX4Trans,
+        Helper::MmaBf16,
+        Helper::MmaF16,
+        Helper::CopyAsync4,
+        Helper::CopyAsync8,
+        Helper::CopyAsync16,
+        Helper::CopyAsyncOrZero4,
+        Helper::CopyAsyncOrZero8,
+        Helper::CopyAsyncOrZero16,
+        Helper::CopyAsyncCommit,
+        Helper::CopyAsyncWait,
+        Helper::GridDependencyWait,
+        Helper::GridDependencyLaunch,
+    ];
+
+    /// The storage type of a 16-bit float, if it is one.
+    pub(super) fn storage(dtype: DType) -> Option<Helper> {
+        match dtype {
+            DType::BF16 => Some(Helper::Bf16),
+            DType::F16 => Some(Helper::F16),
+            DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::Bool => None,
+        }
+    }
+
+    /// The `ldmatrix` of a shape.
+    pub(super) fn ld_matrix(count: MatrixCount, transpose: bool) -> Helper {
+        match (count, transpose) {
+            (MatrixCount::X1, false) => Helper::LdMatrixX1,
+            (MatrixCount::X1, true) => Helper::LdMatrixX1Trans,
+            (MatrixCount::X2, false) => Helper::LdMatrixX2,
+            (MatrixCount::X2, true) => Helper::LdMatrixX2Trans,
+            (MatrixCount::X4, false) => Helper::LdMatrixX4,
+            (MatrixCount::X4, true) => Helper::LdMatrixX4Trans,
+        }
+    }
+
+    /// Helpers this one uses.
+    pub(super) fn needs(self) -> &'static [Helper] {
+        match self {
+            Helper::Bf16ToFloat | Helper::FloatToBf16 => &[Helper::Bf16],
+            Helper::F16ToFloat | Helper::FloatToF16 => &[Helper::F16],
+            Helper::LdMatrixX1
+            | Helper::LdMatrixX1Trans
+            | Helper::LdMatrixX2
+            | Helper::LdMatrixX2Trans
+            | Helper::LdMatrixX4
+            | Helper::LdMatrixX4Trans
+            | Helper::CopyAsync4
+            | Helper::CopyAsync8
+            | Helper::CopyAsync16
+            | Helper::CopyAsyncOrZero4
+            | Helper::CopyAsyncOrZero8
+            | Helper::CopyAsyncOrZero16 => &[Helper::SharedAddress],
+            Helper::Bf16
+            | Helper::F16
+            | Helper::PackBf16
+            | Helper::PackF16
+            | Helper::LoadStreaming4
+            | Helper::LoadStreaming8
+            | Helper::LoadStreaming16
+            | Helper::SharedAddress
+            | Helper::MmaBf16
+            | Helper::MmaF16
+            | Helper::CopyAsyncCommit
+            | Helper::CopyAsyncWait
+            | Helper::GridDependencyWait
+            | Helper::GridDependencyLaunch => &[],
+        }
+    }
+
+    /// Name in the text.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Helper::Bf16 => "bf16",
+            Helper::F16 => "f16",
+            Helper::Bf16ToFloat => "bf16_to_float",
+            Helper::FloatToBf16 => "float_to_bf16",
+            Helper::F16ToFloat => "f16_to_float",
+            Helper::FloatToF16 => "float_to_f16",
+            Helper::PackBf16 => "pack_bf16",
+            Helper::PackF16 => "pack_f16",
+            Helper::LoadStreaming4 => "load_streaming_4",
+            Helper::LoadStreaming8 => "load_streaming_8",
+            Helper::LoadStreaming16 => "load_streaming_16",
+            Helper::SharedAddress => "shared_address",
+            Helper::LdMatrixX1 => "ldmatrix_x1",
+            Helper::LdMatrixX1Trans => "ldmatrix_x1_trans",
+            Helper::LdMatrixX2 => "ldmatrix_x2",
+            Helper::LdMatrixX2Trans => "ldmatrix_x2_trans",
+            Helper::LdMatrixX4 => "ldmatrix_x4",
+            Helper::LdMatrixX4Trans => "ldmatrix_x4_trans",
+            Helper::MmaBf16 => "mma_m16n8k16_bf16",
+            Helper::MmaF16 => "mma_m16n8k16_f16",
+            Helper::CopyAsync4 => "copy_async_4",
+            Helper::CopyAsync8 => "copy_async_8",
+            Helper::CopyAsync16 => "copy_async_16",
+            Helper::CopyAsyncOrZero4 => "copy_async_or_zero_4",
+            Helper::CopyAsyncOrZero8 => "copy_async_or_zero_8",
+            Helper::CopyAsyncOrZero16 => "copy_async_or_zero_16",
+            Helper::CopyAsyncCommit => "copy_async_commit",
+            Helper::CopyAsyncWait => "copy_async_wait",
+            Helper::GridDependencyWait => "grid_dependency_wait",
+            Helper::GridDependencyLaunch => "grid_dependency_launch",
+        }
+    }
+
+    /// Definition, without a trailing newline.
+    pub(super) fn source(self) -> String {
+        let name = self.name();
+        match self {
+            Helper::Bf16 | Helper::F16 => format!("struct __align__(2) {name} {{ unsigned short bits; }};"),
+            Helper::Bf16ToFloat => function("float", name, "bf16 x", &["return __uint_as_float((unsigned)x.bits << 16);"]),
+            Helper::F16ToFloat => function(
+                "float",
+                name,
+                "f16 x",
+                &["float y;", r#"asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));"#, "return y;"],
+            ),
+            Helper::FloatToBf16 => convert(name, "bf16"),
+            Helper::FloatToF16 => convert(name, "f16"),
+            Helper::PackBf16 => pack(name, "bf16x2"),
+            Helper::PackF16 => pack(name, "f16x2"),
+            Helper::LoadStreaming4 => streaming(name, "unsigned", "u32", &["value"]),
+            Helper::LoadStreaming8 => streaming(name, "uint2", "v2.u32", &["value.x", "value.y"]),
+            Helper::LoadStreaming16 => {
+                streaming(name, "uint4", "v4.u32", &["value.x", "value.y", "value.z", "value.w"])
+            }
+            Helper::SharedAddress => function(
+                "unsigned",
+                name,
+                "const void* p",
+                &["return (unsigned)__cvta_generic_to_shared(p);"],
+            ),
+            Helper::LdMatrixX1 => ld_matrix(name, 1, ""),
+            Helper::LdMatrixX1Trans => ld_matrix(name, 1, ".trans"),
+            Helper::LdMatrixX2 => ld_matrix(name, 2, ""),
+            Helper::LdMatrixX2Trans => ld_matrix(name, 2, ".trans"),
+            Helper::LdMatrixX4 => ld_matrix(name, 4, ""),
+            Helper::LdMatrixX4Trans => ld_matrix(name, 4, ".trans"),
+            Helper::MmaBf16 => mma(name, "bf16"),
+            Helper::MmaF16 => mma(name, "f16"),
+            Helper::CopyAsync4 => copy(name, "ca", 4),
+            Helper::CopyAsync8 => copy(name, "ca", 8),
+            Helper::CopyAsync16 => copy(name, "cg", 16),
+            Helper::CopyAsyncOrZero4 => copy_or_zero(name, "ca", 4),
+            Helper::CopyAsyncOrZero8 => copy_or_zero(name, "ca", 8),
+            Helper::CopyAsyncOrZero16 => copy_or_zero(name, "cg", 16),
+            Helper::CopyAsyncCommit => instruction(name, "cp.async.commit_group"),
+            Helper::CopyAsyncWait => format!(
+                "template <int pending>\n{}",
+                function(
+                    "void",
+                    name,
+                    "",
+                    &[r#"asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");"#]
+                )
+            ),
+            Helper::GridDependencyWait => instruction(name, "griddepcontrol.wait"),
+            Helper::GridDependencyLaunch => instruction(name, "griddepcontrol.launch_dependents"),
+        }
+    }
+}
+
+fn function(result: &str, name: &str, params: &str, body: &[&str]) -> String {
+    let body: String = body.iter().map(|line| format!("    {line}\n")).collect();
+    format!("__device__ __forceinline__ {result} {name}({params}) {{\n{body}}}")
+}
+
+fn instruction(name: &str, ptx: &str) -> String {
+    function("void", name, "", &[&format!(r#"asm volatile("{ptx};" ::: "memory");"#)])
+}
+
+fn convert(name: &str, to: &str) -> String {
+    let asm = format!(r#"asm("cvt.rn.{to}.f32 %0, %1;" : "=h"(y.bits) : "f"(x));"#);
+    function(to, name, "float x", &[&format!("{to} y;"), &asm, "return y;"])
+}
+
+fn pack(name: &str, to: &str) -> String {
+    let asm = format!(r#"asm("cvt.rn.{to}.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));"#);
+    function("unsigned", name, "float low, float high", &["unsigned y;", &asm, "return y;"])
+}
+
+fn streaming(name: &str, result: &str, shape: &str, fields: &[&str]) -> String {
+    let registers: Vec<String> = (0..fields.len()).map(|i| format!("%{i}")).collect();
+    let registers = match fields.len() {
+        1 => registers.join(", "),
+        _ => format!("{{{}}}", registers.join(", ")),
+    };
+    let outputs: Vec<String> = fields.iter().map(|f| format!(r#""=r"({f})"#)).collect();
+    let first = format!(r#"asm volatile("ld.global.nc.L1::no_allocate.{shape} {registers}, [%{}];""#, fields.len());
+    let second = format!(r#"             : {} : "l"(__cvta_generic_to_global(p)));"#, outputs.join(", "));
+    function(result, name, "const void* p", &[&format!("{result} value;"), &first, &second, "return value;"])
+}
+
+fn ld_matrix(name: &str, count: usize, suffix: &str) -> String {
+    let registers: Vec<String> = (0..count).map(|i| format!("%{i}")).collect();
+    let outputs: Vec<String> = (0..count).map(|i| format!(r#""=r"(d[{i}])"#)).collect();
+    let first = format!(
+        r#"asm volatile("ldmatrix.sync.aligned.m8n8.x{count}{suffix}.shared.b16 {{{}}}, [%{count}];""#,
+        registers.join(", ")
+    );
+    let second = format!(r#"             : {} : "r"(shared_address(row)) : "memory");"#, outputs.join(", "));
+    function("void", name, "unsigned* d, const void* row", &[&first, &second])
+}
+
+fn mma(name: &str, ty: &str) -> String {
+    function(
+        "void",
+        name,
+        "float* d, const unsigned* a, const unsigned* b",
+        &[
+            &format!(r#"asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{ty}.{ty}.f32 ""#),
+            r#"             "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};""#,
+            r#"             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])"#,
+            r#"             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));"#,
+        ],
+    )
+}
+
+fn copy(name: &str, cache: &str, bytes: u32) -> String {
+    function(
+        "void",
+        name,
+        "void* to, const void* from",
+        &[
+            &format!(r#"asm volatile("cp.async.{cache}.shared.global [%0], [%1], {bytes};""#),
+            r#"             ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)) : "memory");"#,
+        ],
+    )
+}
+
+fn copy_or_zero(name: &str, cache: &str, bytes: u32) -> String {
+    function(
+        "void",
+        name,
+        "void* to, const void* from, bool valid",
+        &[
+            &format!("const int size = valid ? {bytes} : 0;"),
+            &format!(r#"asm volatile("cp.async.{cache}.shared.global [%0], [%1], {bytes}, %2;""#),
+            r#"             ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(size)"#,
+            r#"             : "memory");"#,
+        ],
+    )
+}

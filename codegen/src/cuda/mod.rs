@@ -1,0 +1,10 @@
+//! Kernel IR to CUDA C. The writer prints and decides nothing: same kernel in, same bytes out.
+
+mod expr;
+mod helpers;
+mod namer;
+mod stmt;
+mod writer;
+
+pub use namer::Namer;
+pub use writer::{WriteError, describe, write, write_module};

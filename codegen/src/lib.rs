@@ -1,0 +1,4 @@
+//! TODO
+
+pub mod cuda;
+pub mod emulator;

@@ -1,0 +1,312 @@
+//! A model on disk: its configuration, and its tensors by their Hugging Face names.
+//!
+//! A checkpoint is a folder (`config.json` with `model.safetensors` or a sharded
+//! `model.safetensors.index.json`; or one `.gguf` file), a `.safetensors` file, an index, or a `.gguf`
+//! file. Opening maps the files and reads their headers; weights are read as they are touched.
+//!
+//! GGUF names are mapped (`model.layers.3.self_attn.q_proj.weight` ↔ `blk.3.attn_q.weight`). Files of the
+//! `llama` architecture store the rows of the query and key projections permuted for interleaved rotary
+//! embedding; [`Source::interleaved_heads`] says so.
+
+use crate::config::{self, ModelConfig};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
+use crate::tensor::TensorInfo;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use weft_ir::dtype::Encoding;
+
+/// What [`Checkpoint::open`] accepts, as errors list it.
+const ACCEPTED: &str = "a folder with config.json and model.safetensors (or model.safetensors.index.json) or \
+                        one .gguf file; or a .safetensors, .safetensors.index.json or .gguf file";
+
+/// An opened model.
+#[derive(Debug)]
+pub struct Checkpoint {
+    root: PathBuf,
+    storage: Storage,
+    config: ModelConfig,
+}
+
+/// The files behind a checkpoint.
+#[derive(Debug)]
+enum Storage {
+    Safetensors(SafetensorsSet),
+    Gguf(Gguf),
+}
+
+/// Where a tensor of the model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Name in its file, for [`Checkpoint::bytes`].
+    pub tensor: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// How it is stored.
+    pub encoding: Encoding,
+    /// `Some(heads)` where the rows are permuted for interleaved rotary embedding: within each of the
+    /// `heads`, the stored rows are ordered (pair, half), that is
+    /// `stored = hf.reshape(heads, 2, head_dim / 2, in).swapaxes(1, 2)`.
+    pub interleaved_heads: Option<usize>,
+}
+
+impl Checkpoint {
+    /// Opens a folder or file (see the module's header).
+    ///
+    /// # Errors
+    /// [`Error::NotACheckpoint`] when nothing there is of a known form; else what the file formats and
+    /// the configuration report.
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        let path = path.as_ref();
+        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+        if meta.is_dir() {
+            return Self::open_folder(path);
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.ends_with(".gguf") {
+            Self::open_gguf(path)
+        } else if name.ends_with(".safetensors.index.json") {
+            Self::with_config(folder, SafetensorsSet::open_index(path)?)
+        } else if name.ends_with(".safetensors") {
+            Self::with_config(folder, SafetensorsSet::open_file(path)?)
+        } else {
+            Err(not_a_checkpoint(path, "a file with another ending".into()))
+        }
+    }
+
+    fn open_folder(folder: &Path) -> Result<Checkpoint> {
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        if single.exists() {
+            return Self::with_config(folder, SafetensorsSet::open_file(&single)?);
+        }
+        if index.exists() {
+            return Self::with_config(folder, SafetensorsSet::open_index(&index)?);
+        }
+        let mut ggufs = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))? {
+            let path = entry.map_err(|e| Error::io(folder, "list", e))?.path();
+            if path.extension().is_some_and(|x| x == "gguf") {
+                ggufs.push(path);
+            }
+        }
+        match ggufs.as_slice() {
+            [one] => Self::open_gguf(one),
+            [] => Err(not_a_checkpoint(folder, "a folder without weights".into())),
+            many => Err(not_a_checkpoint(folder, format!("{} .gguf files: name one of them", many.len()))),
+        }
+    }
+
+    fn with_config(folder: &Path, set: SafetensorsSet) -> Result<Checkpoint> {
+        let config = config::hf::read(folder)?;
+        Ok(Checkpoint { root: folder.to_owned(), storage: Storage::Safetensors(set), config })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Checkpoint> {
+        let file = Gguf::open(path)?;
+        let config = config::gguf::read(&file)?;
+        let root = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Checkpoint { root, storage: Storage::Gguf(file), config })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The folder that the checkpoint lies in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The files that hold the tensors, in the order that [`TensorInfo::file`] counts.
+    pub fn files(&self) -> &[PathBuf] {
+        match &self.storage {
+            Storage::Safetensors(set) => set.files(),
+            Storage::Gguf(file) => file.files(),
+        }
+    }
+
+    /// The GGUF file behind the checkpoint, where it is one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.storage {
+            Storage::Safetensors(_) => None,
+            Storage::Gguf(file) => Some(file),
+        }
+    }
+
+    /// All stored tensors: by name, or in a GGUF file's order.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        let (set, file) = match &self.storage {
+            Storage::Safetensors(set) => (Some(set), None),
+            Storage::Gguf(file) => (None, Some(file)),
+        };
+        set.into_iter().flat_map(SafetensorsSet::tensors).chain(file.into_iter().flat_map(Gguf::tensors))
+    }
+
+    /// Whether there is a tensor of this Hugging Face name.
+    pub fn has(&self, hf_name: &str) -> bool {
+        self.stored_name(hf_name).is_some_and(|name| self.tensor(&name).is_some())
+    }
+
+    /// Where the tensor of this Hugging Face name comes from.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] listing near names; [`Error::Unsupported`] when its type is not read.
+    pub fn source(&self, hf_name: &str) -> Result<Source> {
+        let stored = self.stored_name(hf_name);
+        let Some(info) = stored.as_deref().and_then(|name| self.tensor(name)) else {
+            return Err(self.no_tensor(hf_name, stored));
+        };
+        let encoding = info.require_encoding(self.file_of(info))?;
+        let interleaved_heads = match &self.storage {
+            Storage::Safetensors(_) => None,
+            Storage::Gguf(_) => interleaved_heads(hf_name, &self.config),
+        };
+        if let Some(heads) = interleaved_heads {
+            let rows = info.shape.first().copied().unwrap_or(0);
+            if rows != heads * self.config.head_dim {
+                let problem = format!("{rows} rows are not {heads} heads of {}", self.config.head_dim);
+                let field = format!("tensor {:?}", info.name);
+                return Err(Error::damaged(self.file_of(info), field, problem));
+            }
+        }
+        Ok(Source { tensor: info.name.clone(), shape: info.shape.clone(), encoding, interleaved_heads })
+    }
+
+    /// The mapped bytes of a tensor, by its stored name ([`Source::tensor`]).
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::Unsupported`] when its type is not read.
+    pub fn bytes(&self, tensor: &str) -> Result<&[u8]> {
+        let info = self.tensor(tensor).ok_or_else(|| self.no_tensor(tensor, None))?;
+        match &self.storage {
+            Storage::Safetensors(set) => set.data(info),
+            Storage::Gguf(file) => file.data(info),
+        }
+    }
+
+    /// What the file says of a tensor, by its stored name.
+    pub fn tensor(&self, tensor: &str) -> Option<&TensorInfo> {
+        match &self.storage {
+            Storage::Safetensors(set) => set.tensor(tensor),
+            Storage::Gguf(file) => file.tensor(tensor),
+        }
+    }
+
+    /// Stored tensors that a model did not use (stored or Hugging Face names), less those that are known
+    /// to be derived from the configuration: worth a warning.
+    pub fn unused(&self, used: &[String]) -> Vec<String> {
+        let mut known: BTreeSet<&str> = used.iter().map(String::as_str).collect();
+        let mapped: Vec<String> = used.iter().filter_map(|n| self.stored_name(n)).collect();
+        known.extend(mapped.iter().map(String::as_str));
+        let derived = |name: &str| {
+            name.ends_with(".rotary_emb.inv_freq")
+                || name.ends_with(".attn_rot_embd")
+                || name == "rope_freqs.weight"
+                || (name == "lm_head.weight" && self.config.tie_word_embeddings)
+        };
+        self.tensors()
+            .map(|t| t.name.as_str())
+            .filter(|n| !known.contains(n) && !derived(n))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The name in the file of a Hugging Face name; `None` when the format has no such tensor.
+    fn stored_name(&self, hf_name: &str) -> Option<String> {
+        match &self.storage {
+            Storage::Safetensors(_) => Some(hf_name.to_owned()),
+            Storage::Gguf(_) => gguf_name(hf_name),
+        }
+    }
+
+    fn file_of(&self, info: &TensorInfo) -> &Path {
+        self.files().get(info.file).map_or(self.root.as_path(), PathBuf::as_path)
+    }
+
+    fn no_tensor(&self, asked: &str, stored: Option<String>) -> Error {
+        let stem = stored.as_deref().unwrap_or(asked);
+        let tail = stem.rsplit('.').nth(1).unwrap_or(stem);
+        let near: Vec<&str> =
+            self.tensors().map(|t| t.name.as_str()).filter(|n| n.contains(tail)).take(3).collect();
+        let near = match near.is_empty() {
+            true => self.tensors().map(|t| t.name.as_str()).take(3).collect(),
+            false => near,
+        };
+        let looked =
+            stored.filter(|s| s != asked).map(|s| format!("(looked for {s:?}) ")).unwrap_or_default();
+        Error::MissingTensor {
+            path: self.files().first().cloned().unwrap_or_else(|| self.root.clone()),
+            tensor: asked.to_owned(),
+            remedy: format!(
+                "{looked}the checkpoint's config and weights do not fit together; it holds, among {} tensors, {}",
+                self.tensors().count(),
+                near.join(", ")
+            ),
+        }
+    }
+}
+
+fn not_a_checkpoint(path: &Path, found: String) -> Error {
+    Error::NotACheckpoint { path: path.to_owned(), found, expected: ACCEPTED.to_owned() }
+}
+
+/// Pairs of names of the tensors of one block, in Hugging Face's and GGUF's spelling.
+const BLOCK_NAMES: &[(&str, &str)] = &[
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// Pairs of names of the tensors outside the blocks.
+const OUTER_NAMES: &[(&str, &str)] =
+    &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+
+/// The GGUF name of a Hugging Face name of the llama family.
+pub fn gguf_name(hf_name: &str) -> Option<String> {
+    let (stem, kind) = hf_name.rsplit_once('.')?;
+    if kind != "weight" && kind != "bias" {
+        return None;
+    }
+    if let Some((_, name)) = OUTER_NAMES.iter().find(|(hf, _)| *hf == stem) {
+        return Some(format!("{name}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (_, name) = BLOCK_NAMES.iter().find(|(hf, _)| *hf == part)?;
+    Some(format!("blk.{layer}.{name}.{kind}"))
+}
+
+/// The Hugging Face name of a GGUF name of the llama family.
+pub fn hf_name(gguf_name: &str) -> Option<String> {
+    let (stem, kind) = gguf_name.rsplit_once('.')?;
+    if kind != "weight" && kind != "bias" {
+        return None;
+    }
+    if let Some((name, _)) = OUTER_NAMES.iter().find(|(_, gguf)| *gguf == stem) {
+        return Some(format!("{name}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (name, _) = BLOCK_NAMES.iter().find(|(_, gguf)| *gguf == part)?;
+    Some(format!("model.layers.{layer}.{name}.{kind}"))
+}
+
+/// Heads whose rows a GGUF file of the llama architecture stores permuted, for this tensor.
+fn interleaved_heads(hf_name: &str, config: &ModelConfig) -> Option<usize> {
+    if hf_name.contains(".self_attn.q_proj.") {
+        Some(config.heads)
+    } else if hf_name.contains(".self_attn.k_proj.") {
+        Some(config.kv_heads)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,113 @@
+//! The keys of a JSON settings file, read by type, and a judgement of those that nobody read.
+
+use super::keys::{HARMLESS, MATTERS};
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// The keys of a JSON object, taken out as they are read.
+pub(super) struct Fields {
+    pub(super) path: PathBuf,
+    pub(super) prefix: String,
+    pub(super) map: Map<String, Value>,
+}
+
+impl Fields {
+    pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Fields> {
+        match serde_json::from_slice(text) {
+            Ok(Value::Object(map)) => Ok(Fields { path: path.to_owned(), prefix: String::new(), map }),
+            Ok(_) => Err(Error::malformed(path, "JSON", "not an object", "give an object of settings")),
+            Err(e) => Err(Error::malformed(path, "JSON", e, "correct the file's JSON")),
+        }
+    }
+
+    pub(super) fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    pub(super) fn malformed(&self, key: &str, problem: String) -> Error {
+        Error::malformed(&self.path, self.name(key), problem, "correct the checkpoint's configuration")
+    }
+
+    pub(super) fn mistyped(&self, key: &str, value: &Value, expected: &str) -> Error {
+        self.malformed(key, format!("is {value}, not {expected}"))
+    }
+
+    /// The value of a key; null counts as absent.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+        self.map.remove(key).filter(|v| !v.is_null())
+    }
+
+    pub(super) fn typed<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        get: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(v) => get(&v).map(Some).ok_or_else(|| self.mistyped(key, &v, expected)),
+        }
+    }
+
+    pub(super) fn text(&mut self, key: &str) -> Result<Option<String>> {
+        self.typed(key, "text", |v| v.as_str().map(str::to_owned))
+    }
+
+    pub(super) fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    pub(super) fn number(&mut self, key: &str) -> Result<Option<f64>> {
+        self.typed(key, "a number", Value::as_f64)
+    }
+
+    pub(super) fn size(&mut self, key: &str) -> Result<Option<usize>> {
+        self.typed(key, "a non-negative integer", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
+    }
+
+    pub(super) fn required(&mut self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| self.absent(key))
+    }
+
+    pub(super) fn required_number(&mut self, key: &str) -> Result<f64> {
+        self.number(key)?.ok_or_else(|| self.absent(key))
+    }
+
+    pub(super) fn absent(&self, key: &str) -> Error {
+        Error::missing(&self.path, self.name(key), "add it: there is no safe default")
+    }
+
+    /// Token ids given as one or a list; null is an empty list, an absent key `None`. Negative ids,
+    /// which some configs use for "none", are left out.
+    pub(super) fn tokens(&mut self, key: &str) -> Result<Option<Vec<u32>>> {
+        let Some(value) = self.map.remove(key) else { return Ok(None) };
+        let items = match &value {
+            Value::Null => Vec::new(),
+            Value::Array(items) => items.iter().collect(),
+            one => vec![one],
+        };
+        let mut ids = Vec::with_capacity(items.len());
+        for item in items {
+            match item.as_i64() {
+                Some(n) if n < 0 => {}
+                Some(n) if u32::try_from(n).is_ok() => ids.push(n as u32),
+                _ => return Err(self.mistyped(key, &value, "a token id or a list of them")),
+            }
+        }
+        Ok(Some(ids))
+    }
+
+    /// Judges the keys that nobody read; gives the unknown ones.
+    pub(super) fn finish(mut self) -> Result<Vec<String>> {
+        for (key, neutral) in MATTERS {
+            if let Some(value) = self.map.remove(*key)
+                && !neutral.admits(&value)
+            {
+                return Err(Error::unsupported(&self.path, *key, value, neutral.supported()));
+            }
+        }
+        let boring = |k: &str, v: &Value| HARMLESS.contains(&k) || v.is_null() || v == &Value::Bool(false);
+        Ok(self.map.into_iter().filter(|(k, v)| !boring(k, v)).map(|(k, _)| k).collect())
+    }
+}

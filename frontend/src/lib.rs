@@ -1,0 +1,16 @@
+//! Weft's checkpoint formats, model builders and text.
+//!
+//! A checkpoint (a Hugging Face folder, a `.safetensors` file or a `.gguf` file) is opened by
+//! [`checkpoint::Checkpoint`], which normalises its [`config::ModelConfig`] and answers for tensors by
+//! their Hugging Face names. `text` turns strings into token ids and back. Nothing is guessed: a file,
+//! field or value that is not understood is an [`error::Error`] that names it and says what is supported.
+
+pub mod checkpoint;
+pub mod config;
+pub mod convert;
+pub mod error;
+pub mod gguf;
+pub mod mmap;
+pub mod safetensors;
+pub mod tensor;
+pub mod text;

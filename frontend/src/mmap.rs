@@ -1,0 +1,45 @@
+//! A read-only memory map of a whole file: the crate's only unsafe code.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+
+/// The bytes of a file, mapped read-only; dereferences to `[u8]`. Pages are read as they are touched.
+///
+/// The file must not be written to or truncated while it is mapped (on Unix the process would receive
+/// `SIGBUS` when it touches a page that is gone); replacing it by rename is fine.
+#[derive(Debug)]
+pub struct Mmap(memmap2::Mmap);
+
+impl Mmap {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be opened or mapped; [`Error::Malformed`] when it is empty or
+    /// not a regular file.
+    pub fn open(path: &Path) -> Result<Mmap> {
+        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let meta = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?;
+        if !meta.is_file() {
+            return Err(Error::malformed(path, "file", "not a regular file", "give the path of a file"));
+        }
+        if meta.len() == 0 {
+            return Err(Error::damaged(path, "file", "empty (0 bytes)"));
+        }
+        // SAFETY: the map is private to this value, read-only, and lives as long as the slices borrowed
+        // from it. What remains is that another process changes the file while it is mapped; that is
+        // documented above as the caller's duty, as for every reader of mapped checkpoints.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+        Ok(Mmap(map))
+    }
+}
+
+impl Deref for Mmap {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}

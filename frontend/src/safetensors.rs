@@ -1,0 +1,280 @@
+//! Safetensors checkpoints: one file, or shards listed by `model.safetensors.index.json`.
+//!
+//! Format: <https://github.com/huggingface/safetensors#format>: 8 bytes little-endian header length,
+//! a JSON header `{name: {dtype, shape, data_offsets}}`, then the data. Only headers are read at opening;
+//! the `safetensors` crate checks them (header at most 100 MB and within the file, offsets contiguous
+//! and equal to shape × type, no overflow); this module puts names to what it finds wrong.
+
+use crate::error::{Error, RELOAD, Result};
+use crate::mmap::Mmap;
+use crate::tensor::TensorInfo;
+use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+use weft_ir::dtype::{DType, Encoding};
+
+/// Name of the index of a sharded checkpoint.
+pub const INDEX: &str = "model.safetensors.index.json";
+/// Name of the file of an unsharded checkpoint.
+pub const SINGLE: &str = "model.safetensors";
+
+/// Bytes of the header length that a file begins with.
+const LENGTH_BYTES: usize = 8;
+
+/// One or more mapped safetensors files that make up one checkpoint.
+#[derive(Debug)]
+pub struct SafetensorsSet {
+    files: Vec<PathBuf>,
+    maps: Vec<Mmap>,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl SafetensorsSet {
+    /// Opens a single `.safetensors` file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Malformed`] naming the tensor or header field that is wrong.
+    pub fn open_file(path: &Path) -> Result<SafetensorsSet> {
+        Self::open_files(vec![path.to_owned()])
+    }
+
+    /// Opens the shards that an index file lists; they lie in the index's folder.
+    ///
+    /// # Errors
+    /// As [`Self::open_file`]; also when the index is not what the format says, names a file outside its
+    /// folder, or places a tensor in a shard that does not hold it.
+    pub fn open_index(index: &Path) -> Result<SafetensorsSet> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text = std::fs::read(index).map_err(|e| Error::io(index, "read", e))?;
+        let parsed: Index = serde_json::from_slice(&text)
+            .map_err(|e| Error::damaged(index, "weight_map", format!("not a safetensors index: {e}")))?;
+        let folder = index.parent().unwrap_or(Path::new(""));
+        let names: BTreeSet<&String> = parsed.weight_map.values().collect();
+        if names.is_empty() {
+            return Err(Error::damaged(index, "weight_map", "lists no tensors"));
+        }
+        for name in &names {
+            let mut parts = Path::new(name).components();
+            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+                let problem = format!("shard {name:?} is not a plain file name");
+                return Err(Error::malformed(
+                    index,
+                    "weight_map",
+                    problem,
+                    "shards must lie in the index's folder",
+                ));
+            }
+        }
+        let set = Self::open_files(names.iter().map(|n| folder.join(n)).collect())?;
+        for (tensor, shard) in &parsed.weight_map {
+            let found = set.tensors.get(tensor).and_then(|t| set.files.get(t.file));
+            if found != Some(&folder.join(shard)) {
+                let problem = format!("tensor {tensor:?} is not in {shard:?}");
+                return Err(Error::damaged(index, "weight_map", problem));
+            }
+        }
+        Ok(set)
+    }
+
+    fn open_files(files: Vec<PathBuf>) -> Result<SafetensorsSet> {
+        let mut set = SafetensorsSet { files: Vec::new(), maps: Vec::new(), tensors: BTreeMap::new() };
+        for path in files {
+            let map = Mmap::open(&path)?;
+            for tensor in read_header(&path, &map, set.files.len())? {
+                if let Some(other) = set.tensors.get(&tensor.name) {
+                    let other = set.files.get(other.file).map(|f| f.display().to_string());
+                    return Err(Error::malformed(
+                        &path,
+                        format!("tensor {:?}", tensor.name),
+                        format!("is also in {}", other.unwrap_or_default()),
+                        "keep only the shards that belong together",
+                    ));
+                }
+                set.tensors.insert(tensor.name.clone(), tensor);
+            }
+            set.files.push(path);
+            set.maps.push(map);
+        }
+        Ok(set)
+    }
+
+    /// The files, in the order that [`TensorInfo::file`] counts.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// All tensors, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.values()
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// The mapped bytes of a tensor of this set.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when its type is not read.
+    pub fn data(&self, tensor: &TensorInfo) -> Result<&[u8]> {
+        match (self.files.get(tensor.file), self.maps.get(tensor.file)) {
+            (Some(path), Some(map)) => tensor.slice(path, map),
+            (path, _) => {
+                let path = path.map(PathBuf::as_path).unwrap_or(Path::new("model.safetensors"));
+                Err(Error::damaged(path, format!("tensor {:?}", tensor.name), "belongs to no open file"))
+            }
+        }
+    }
+}
+
+/// The encoding of a safetensors type; `None` for those that Weft does not read.
+pub fn encoding(dtype: Dtype) -> Option<Encoding> {
+    let plain = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::U32 => DType::U32,
+        Dtype::BOOL => DType::Bool,
+        _ => return None,
+    };
+    Some(Encoding::Plain(plain))
+}
+
+/// Reads and checks one file's header.
+fn read_header(path: &Path, map: &[u8], file: usize) -> Result<Vec<TensorInfo>> {
+    let (length, metadata) = SafeTensors::read_metadata(map).map_err(|e| header_error(path, map, e))?;
+    let data = LENGTH_BYTES + length;
+    if let Some(name) = first_duplicate(map, data) {
+        return Err(Error::damaged(path, format!("tensor {name:?}"), "appears twice in the header"));
+    }
+    Ok(infos(&metadata, data, file))
+}
+
+fn infos(metadata: &Metadata, data: usize, file: usize) -> Vec<TensorInfo> {
+    let mut out = Vec::new();
+    for (name, info) in metadata.tensors() {
+        let (start, end) = info.data_offsets;
+        out.push(TensorInfo {
+            name,
+            shape: info.shape.clone(),
+            encoding: encoding(info.dtype),
+            stored_type: format!("{:?}", info.dtype),
+            file,
+            offset: data + start,
+            bytes: end - start,
+        });
+    }
+    out
+}
+
+/// The first name that a header gives twice (JSON readers keep the last and say nothing).
+fn first_duplicate(map: &[u8], data: usize) -> Option<String> {
+    struct Names;
+    impl<'de> serde::de::Visitor<'de> for Names {
+        type Value = Option<String>;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("a header")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut seen = BTreeSet::new();
+            let mut twice = None;
+            while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                if !seen.insert(name.clone()) && twice.is_none() {
+                    twice = Some(name);
+                }
+            }
+            Ok(twice)
+        }
+    }
+    let header = map.get(LENGTH_BYTES..data)?;
+    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_slice(header), Names).ok()?
+}
+
+/// Says which field or tensor is behind the library's error.
+fn header_error(path: &Path, map: &[u8], error: SafeTensorError) -> Error {
+    let declared = map.first_chunk::<LENGTH_BYTES>().map(|b| u64::from_le_bytes(*b));
+    match error {
+        SafeTensorError::HeaderTooSmall => {
+            Error::damaged(path, "header length", format!("the file has only {} bytes", map.len()))
+        }
+        SafeTensorError::HeaderTooLarge => Error::malformed(
+            path,
+            "header length",
+            format!("{} bytes declared, at most 100000000 allowed", declared.unwrap_or_default()),
+            "the file is damaged or not a safetensors file",
+        ),
+        SafeTensorError::InvalidHeaderLength => Error::malformed(
+            path,
+            "header length",
+            format!("{} bytes declared in a file of {}", declared.unwrap_or_default(), map.len()),
+            "the file is cut short or not a safetensors file",
+        ),
+        SafeTensorError::InvalidOffset(name) => Error::damaged(
+            path,
+            format!("tensor {name:?}"),
+            "its data_offsets overlap another tensor, leave a gap, or run backwards",
+        ),
+        SafeTensorError::MetadataIncompleteBuffer => {
+            Error::damaged(path, "data", "the tensors do not cover the file's data exactly (cut short?)")
+        }
+        other => match blame(map, declared) {
+            Some((field, problem)) => Error::malformed(path, field, problem, RELOAD),
+            None => Error::damaged(path, "header", other),
+        },
+    }
+}
+
+/// The first tensor whose header entry contradicts itself, and how.
+fn blame(map: &[u8], declared: Option<u64>) -> Option<(String, String)> {
+    let end = LENGTH_BYTES.checked_add(usize::try_from(declared?).ok()?)?;
+    let header: Value = serde_json::from_slice(map.get(LENGTH_BYTES..end)?).ok()?;
+    let Value::Object(entries) = header else {
+        return Some(("header".into(), "is not a JSON object".into()));
+    };
+    for (name, entry) in entries.iter().filter(|(name, _)| *name != "__metadata__") {
+        let problem = match TensorEntry::deserialize(entry) {
+            Err(e) => Some(format!("bad header entry: {e}")),
+            Ok(t) => t.problem(),
+        };
+        if let Some(problem) = problem {
+            return Some((format!("tensor {name:?}"), problem));
+        }
+    }
+    None
+}
+
+/// A header entry, read without trusting it.
+#[derive(Deserialize)]
+struct TensorEntry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+impl TensorEntry {
+    fn problem(&self) -> Option<String> {
+        let bits = crate::tensor::elements(&self.shape).and_then(|n| n.checked_mul(self.dtype.bitsize()));
+        let Some(bits) = bits else {
+            return Some(format!("shape {:?} overflows", self.shape));
+        };
+        let (start, end) = self.data_offsets;
+        let held = end.checked_sub(start);
+        if held == Some(bits / 8) && bits % 8 == 0 {
+            return None;
+        }
+        Some(format!(
+            "data_offsets {start}..{end} do not hold shape {:?} of {:?} ({} bytes)",
+            self.shape,
+            self.dtype,
+            bits.div_ceil(8)
+        ))
+    }
+}

@@ -1,0 +1,217 @@
+//! A `tokenizer.json` made from the vocabulary in a GGUF file.
+//!
+//! Byte-pair vocabularies (`tokenizer.ggml.model = "gpt2"`) hold tokens, merges and token types; how text
+//! is cut before merging is only named (`tokenizer.ggml.pre`). The expressions of each name are those of
+//! llama.cpp's `src/llama-vocab.cpp`, or the Hugging Face form that they were taken from.
+
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// Llama 3's expression.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 2's: single digits.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The expressions that llama.cpp applies, one after the other, for `default`.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
+
+/// How one kind of vocabulary cuts text before merging.
+struct Pre {
+    /// Names in `tokenizer.ggml.pre`.
+    names: &'static [&'static str],
+    /// The pre-tokenizer in `tokenizer.json` form.
+    split: fn() -> Value,
+    /// Whether text is brought to Unicode NFC first.
+    nfc: bool,
+    /// Whether a piece that is a token is taken whole, without merging.
+    ignore_merges: bool,
+    /// Whether texts begin with the bos token where the file does not say.
+    add_bos: bool,
+}
+
+const PRES: &[Pre] = &[
+    Pre {
+        names: &["default"],
+        split: || json!({"type": "Sequence", "pretokenizers": default_splits()}),
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["gpt-2", "gpt2", "phi-2", "olmo", "dbrx", "jais"],
+        split: || byte_level(true),
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["smollm", "starcoder", "refact", "command-r", "codeshell"],
+        split: || {
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]})
+        },
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["llama-bpe", "llama3", "llama-v3"],
+        split: || split_then_bytes(LLAMA3),
+        nfc: false,
+        ignore_merges: true,
+        add_bos: true,
+    },
+    Pre {
+        names: &["qwen2", "deepseek-r1-qwen"],
+        split: || split_then_bytes(QWEN2),
+        nfc: true,
+        ignore_merges: false,
+        add_bos: false,
+    },
+];
+
+fn byte_level(use_regex: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
+}
+
+fn split(regex: &str) -> Value {
+    json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+}
+
+fn split_then_bytes(regex: &str) -> Value {
+    json!({"type": "Sequence", "pretokenizers": [split(regex), byte_level(false)]})
+}
+
+fn default_splits() -> Vec<Value> {
+    DEFAULT.iter().map(|r| split(r)).chain([byte_level(false)]).collect()
+}
+
+/// Remedy of all that cannot be read from the file.
+const REMEDY: &str = "use the model's own tokenizer.json (Tokenizer::from_file)";
+
+/// The file's vocabulary in the form of a `tokenizer.json`.
+///
+/// # Errors
+/// [`Error::Unsupported`] for another kind of vocabulary or an unknown `tokenizer.ggml.pre`;
+/// [`Error::MissingField`] or [`Error::Malformed`] naming the key.
+pub(crate) fn tokenizer_json(file: &Gguf) -> Result<Value> {
+    let path = file.path();
+    let missing = |key: &str| Error::missing(path, key, REMEDY);
+    let model = file.text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?;
+    if model != "gpt2" {
+        let supported = format!("gpt2 (byte-level BPE); for other vocabularies {REMEDY}");
+        return Err(Error::unsupported(path, "tokenizer.ggml.model", model, supported));
+    }
+    let pre_name = file.text("tokenizer.ggml.pre")?.ok_or_else(|| missing("tokenizer.ggml.pre"))?;
+    let Some(pre) = PRES.iter().find(|p| p.names.contains(&pre_name)) else {
+        let known: Vec<&str> = PRES.iter().flat_map(|p| p.names).copied().collect();
+        let supported = format!("{}; for others {REMEDY}", known.join(", "));
+        return Err(Error::unsupported(path, "tokenizer.ggml.pre", pre_name, supported));
+    };
+    let tokens = file.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+    let merges = file.strings("tokenizer.ggml.merges")?.ok_or_else(|| missing("tokenizer.ggml.merges"))?;
+    let mut vocab = HashMap::with_capacity(tokens.len());
+    for (id, token) in tokens.iter().enumerate() {
+        if let Some(first) = vocab.insert(token.as_str(), id) {
+            let problem = format!("{token:?} is both token {first} and token {id}");
+            return Err(Error::damaged(path, "tokenizer.ggml.tokens", problem));
+        }
+    }
+    let mut pairs = Vec::with_capacity(merges.len());
+    for merge in &merges {
+        // A token may itself begin with a space, so the first is not looked at.
+        let space = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(i, _)| i);
+        let Some((left, right)) = space.and_then(|i| Some((merge.get(..i)?, merge.get(i + 1..)?))) else {
+            let problem = format!("{merge:?} is not two tokens with a space between");
+            return Err(Error::damaged(path, "tokenizer.ggml.merges", problem));
+        };
+        pairs.push(json!([left, right]));
+    }
+    let added = added_tokens(file, &tokens)?;
+    let wants_bos = file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.add_bos);
+    let wants_eos = file.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let bos = special(file, &tokens, "tokenizer.ggml.bos_token_id", wants_bos)?;
+    let eos = special(file, &tokens, "tokenizer.ggml.eos_token_id", wants_eos)?;
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": if pre.nfc { json!({"type": "NFC"}) } else { Value::Null },
+        "pre_tokenizer": (pre.split)(),
+        "post_processor": post_processor(bos, eos),
+        "decoder": byte_level(true),
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "ignore_merges": pre.ignore_merges,
+            "vocab": vocab,
+            "merges": pairs,
+        },
+    }))
+}
+
+/// Control tokens (ggml token type 3) are special; user-defined ones (4) are matched whole, but shown.
+fn added_tokens(file: &Gguf, tokens: &[String]) -> Result<Vec<Value>> {
+    let Some(types) = file.integers("tokenizer.ggml.token_type")? else { return Ok(Vec::new()) };
+    if types.len() != tokens.len() {
+        let problem = format!("{} types for {} tokens", types.len(), tokens.len());
+        return Err(Error::damaged(file.path(), "tokenizer.ggml.token_type", problem));
+    }
+    let of_interest = types.iter().zip(tokens).enumerate().filter(|(_, (kind, _))| matches!(kind, 3 | 4));
+    Ok(of_interest
+        .map(|(id, (kind, token))| {
+            json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": *kind == 3,
+            })
+        })
+        .collect())
+}
+
+/// A special token that is to be added to every text: its text and id.
+fn special(file: &Gguf, tokens: &[String], key: &str, wanted: bool) -> Result<Option<(String, u64)>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let id = file.unsigned(key)?.ok_or_else(|| {
+        Error::missing(file.path(), key, "the file says that the token is added to every text")
+    })?;
+    let token = usize::try_from(id).ok().and_then(|i| tokens.get(i));
+    let token = token.ok_or_else(|| {
+        Error::damaged(file.path(), key, format!("{id} is not one of the {} tokens", tokens.len()))
+    })?;
+    Ok(Some((token.clone(), id)))
+}
+
+/// Adds the bos and eos tokens where they are wanted.
+fn post_processor(bos: Option<(String, u64)>, eos: Option<(String, u64)>) -> Value {
+    if bos.is_none() && eos.is_none() {
+        return byte_level(true);
+    }
+    let piece = |t: &(String, u64), kind: u32| json!({"SpecialToken": {"id": t.0, "type_id": kind}});
+    let part = |name: &str, kind: u32| {
+        let mut out: Vec<Value> = bos.iter().map(|t| piece(t, kind)).collect();
+        out.push(json!({"Sequence": {"id": name, "type_id": kind}}));
+        out.extend(eos.iter().map(|t| piece(t, kind)));
+        out
+    };
+    let special: serde_json::Map<String, Value> = bos
+        .iter()
+        .chain(&eos)
+        .map(|(text, id)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]})))
+        .collect();
+    let pair: Vec<Value> = part("A", 0).into_iter().chain(part("B", 1)).collect();
+    json!({"type": "TemplateProcessing", "single": part("A", 0), "pair": pair, "special_tokens": special})
+}

@@ -1,0 +1,291 @@
+//! Statements of kernel IR.
+
+use super::{Expr, Mem};
+use crate::dtype::DType;
+use crate::ids::{SharedId, VarId};
+use serde::{Deserialize, Serialize};
+
+/// What a loop asks of the compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unroll {
+    /// `#pragma unroll`: bounds are constants, register arrays may be indexed by the variable.
+    Full,
+    /// `#pragma unroll N`.
+    By(u32),
+    /// `#pragma unroll 1`.
+    Never,
+}
+
+/// Cache behaviour of a vector load from global memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CacheHint {
+    /// `ld.global`.
+    Default,
+    /// `ld.global.nc.L1::no_allocate`: constant data that is read once (weights).
+    Streaming,
+}
+
+/// How many 8×8 matrices an `ldmatrix` loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MatrixCount {
+    /// `.x1`.
+    X1,
+    /// `.x2`.
+    X2,
+    /// `.x4`.
+    X4,
+}
+
+impl MatrixCount {
+    /// Matrices, and 32-bit registers a lane receives.
+    pub fn count(self) -> u32 {
+        match self {
+            MatrixCount::X1 => 1,
+            MatrixCount::X2 => 2,
+            MatrixCount::X4 => 4,
+        }
+    }
+}
+
+/// A statement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Stmt {
+    /// A line of explanation.
+    Comment(String),
+    /// Declares a scalar variable (not reassigned when `mutable` is false) with its value.
+    Let {
+        /// Variable declared here and visible to the end of the enclosing block.
+        var: VarId,
+        /// Initial value.
+        value: Expr,
+        /// Whether an `Assign` follows.
+        mutable: bool,
+    },
+    /// Declares a register array, every element set to `init`, or uninitialised.
+    DeclareArray {
+        /// The array.
+        var: VarId,
+        /// Value of every element.
+        init: Option<Expr>,
+    },
+    /// Assigns a mutable scalar variable.
+    Assign {
+        /// Variable.
+        var: VarId,
+        /// New value.
+        value: Expr,
+    },
+    /// Assigns an element of a register array.
+    AssignElem {
+        /// Array.
+        var: VarId,
+        /// Element.
+        index: Expr,
+        /// New value.
+        value: Expr,
+    },
+    /// Stores one element to memory.
+    Store {
+        /// Array.
+        mem: Mem,
+        /// Element.
+        index: Expr,
+        /// Value, of the array's type.
+        value: Expr,
+    },
+    /// Loads `lanes` consecutive elements with one access of 4, 8 or 16 bytes (naturally aligned) into
+    /// a register array of the same type.
+    LoadVec {
+        /// Register array.
+        dst: VarId,
+        /// First element of the register array.
+        dst_at: Expr,
+        /// Array.
+        mem: Mem,
+        /// First element in memory; a multiple of `lanes`.
+        index: Expr,
+        /// Elements.
+        lanes: u32,
+        /// Cache behaviour (global memory only).
+        hint: CacheHint,
+    },
+    /// Stores `lanes` consecutive elements of a register array with one access of 4, 8 or 16 bytes.
+    StoreVec {
+        /// Array.
+        mem: Mem,
+        /// First element in memory; a multiple of `lanes`.
+        index: Expr,
+        /// Register array of the same type.
+        src: VarId,
+        /// First element of the register array.
+        src_at: Expr,
+        /// Elements.
+        lanes: u32,
+    },
+    /// `for (int var = start; var < end; var += step)`.
+    For {
+        /// i32 loop variable.
+        var: VarId,
+        /// First value.
+        start: Expr,
+        /// Bound, exclusive.
+        end: Expr,
+        /// Positive step.
+        step: Expr,
+        /// Unrolling.
+        unroll: Unroll,
+        /// Body.
+        body: Vec<Stmt>,
+    },
+    /// Conditional.
+    If {
+        /// Condition.
+        cond: Expr,
+        /// Taken when true.
+        then: Vec<Stmt>,
+        /// Taken when false.
+        otherwise: Vec<Stmt>,
+    },
+    /// `__syncthreads()`: every thread of the block reaches it.
+    Barrier,
+    /// `__syncwarp()`.
+    WarpBarrier,
+    /// `griddepcontrol.wait`: the grids this one depends on have completed and their writes are visible.
+    GridDependencyWait,
+    /// `griddepcontrol.launch_dependents`.
+    GridDependencyLaunch,
+    /// `mma.sync.aligned.m16n8k16.row.col.f32.{f16,bf16}.{f16,bf16}.f32`: acc += A·B, by a whole warp.
+    Mma {
+        /// Type of A and B (f16 or bf16).
+        dtype: DType,
+        /// f32 array, four elements from `acc_at`.
+        acc: VarId,
+        /// First accumulator element.
+        acc_at: Expr,
+        /// u32 array, four elements from `a_at`.
+        a: VarId,
+        /// First A register.
+        a_at: Expr,
+        /// u32 array, two elements from `b_at`.
+        b: VarId,
+        /// First B register.
+        b_at: Expr,
+    },
+    /// `ldmatrix.sync.aligned.m8n8.xN[.trans].shared.b16` by a whole warp: lane `8·i + r` gives the
+    /// address of row `r` of matrix `i` (8 elements of 16 bits, 16-byte aligned).
+    LdMatrix {
+        /// u32 array.
+        dst: VarId,
+        /// First register.
+        dst_at: Expr,
+        /// Shared array of a 16-bit type.
+        shared: SharedId,
+        /// Element at which this lane's row starts.
+        index: Expr,
+        /// Matrices.
+        count: MatrixCount,
+        /// Transposed.
+        transpose: bool,
+    },
+    /// `cp.async.cg.shared.global` (16 bytes) or `.ca` (4, 8): an asynchronous copy.
+    CpAsync {
+        /// Destination array.
+        shared: SharedId,
+        /// First destination element.
+        shared_index: Expr,
+        /// Source array (global).
+        global: Mem,
+        /// First source element; not read when `valid` is false.
+        global_index: Expr,
+        /// Bytes: 4, 8 or 16.
+        bytes: u32,
+        /// When false the destination is filled with zeros (source size 0).
+        valid: Option<Expr>,
+    },
+    /// `cp.async.commit_group`.
+    CpAsyncCommit,
+    /// `cp.async.wait_group pending`.
+    CpAsyncWait {
+        /// Groups that may still be in flight.
+        pending: u32,
+    },
+    /// `atomicAdd` on an i32 or u32 element of global or shared memory; the old value goes to `old`.
+    AtomicAdd {
+        /// Array.
+        mem: Mem,
+        /// Element.
+        index: Expr,
+        /// Addend.
+        value: Expr,
+        /// Scalar variable declared by this statement.
+        old: Option<VarId>,
+    },
+    /// `__threadfence()`.
+    Fence,
+}
+
+impl Stmt {
+    /// Expressions that the statement itself evaluates (not those of nested statements).
+    pub fn exprs(&self) -> Vec<&Expr> {
+        match self {
+            Stmt::Comment(_)
+            | Stmt::Barrier
+            | Stmt::WarpBarrier
+            | Stmt::GridDependencyWait
+            | Stmt::GridDependencyLaunch
+            | Stmt::CpAsyncCommit
+            | Stmt::CpAsyncWait { pending: _ }
+            | Stmt::Fence => Vec::new(),
+            Stmt::Let { var: _, value, mutable: _ } | Stmt::Assign { var: _, value } => vec![value],
+            Stmt::DeclareArray { var: _, init } => init.iter().collect(),
+            Stmt::AssignElem { var: _, index, value } | Stmt::Store { mem: _, index, value } => {
+                vec![index, value]
+            }
+            Stmt::LoadVec { dst: _, dst_at: at, mem: _, index, lanes: _, hint: _ }
+            | Stmt::StoreVec { mem: _, index, src: _, src_at: at, lanes: _ } => vec![at, index],
+            Stmt::For { var: _, start, end, step, unroll: _, body: _ } => vec![start, end, step],
+            Stmt::If { cond, then: _, otherwise: _ } => vec![cond],
+            Stmt::Mma { dtype: _, acc: _, acc_at, a: _, a_at, b: _, b_at } => vec![acc_at, a_at, b_at],
+            Stmt::LdMatrix { dst: _, dst_at, shared: _, index, count: _, transpose: _ } => {
+                vec![dst_at, index]
+            }
+            Stmt::CpAsync { shared: _, shared_index, global: _, global_index, bytes: _, valid } => {
+                [shared_index, global_index].into_iter().chain(valid).collect()
+            }
+            Stmt::AtomicAdd { mem: _, index, value, old: _ } => vec![index, value],
+        }
+    }
+
+    /// Nested blocks of a statement.
+    pub fn blocks(&self) -> Vec<&[Stmt]> {
+        match self {
+            Stmt::For { var: _, start: _, end: _, step: _, unroll: _, body } => vec![body],
+            Stmt::If { cond: _, then, otherwise } => vec![then, otherwise],
+            Stmt::Comment(_)
+            | Stmt::Let { .. }
+            | Stmt::DeclareArray { .. }
+            | Stmt::Assign { .. }
+            | Stmt::AssignElem { .. }
+            | Stmt::Store { .. }
+            | Stmt::LoadVec { .. }
+            | Stmt::StoreVec { .. }
+            | Stmt::Barrier
+            | Stmt::WarpBarrier
+            | Stmt::GridDependencyWait
+            | Stmt::GridDependencyLaunch
+            | Stmt::Mma { .. }
+            | Stmt::LdMatrix { .. }
+            | Stmt::CpAsync { .. }
+            | Stmt::CpAsyncCommit
+            | Stmt::CpAsyncWait { .. }
+            | Stmt::AtomicAdd { .. }
+            | Stmt::Fence => Vec::new(),
+        }
+    }
+
+    /// Calls `f` on this statement and then on all nested ones, in program order.
+    pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Stmt)) {
+        f(self);
+        self.blocks().into_iter().flatten().for_each(|s| s.visit(f));
+    }
+}

@@ -1,0 +1,212 @@
+//! The plan: what `weft compile` decides.
+//!
+//! [`Work`]s say what is computed, [`KernelSpec`]s how (a schedule and a grid), a [`Body`] is the list of
+//! dispatches of a step with its dependencies, and an [`Entry`] is one bucket: bindings of the symbols, the
+//! kernel of each work, and the arena. Buffers are shared by all entries.
+
+mod scalar;
+mod schedule;
+mod work;
+
+pub use scalar::Scalar;
+pub use schedule::{Extent, Grid, KernelSpec, Schedule};
+pub use work::{Attention, Compute, Loop, MatMul, Operand, Sample, Stage, Store, Work};
+
+use crate::dtype::{DType, Encoding};
+use crate::graph::{Input, Literal};
+use crate::ids::{BufferId, DispatchId, KernelId};
+use crate::shape::{Bindings, Shape};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Load-time expression that makes a weight buffer from checkpoint tensors; evaluated once, on the CPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Pack {
+    /// A checkpoint tensor as stored.
+    Tensor {
+        /// Name in its file.
+        name: String,
+        /// Storage.
+        encoding: Encoding,
+        /// Shape.
+        shape: Vec<usize>,
+    },
+    /// Plain f32 values of an encoded tensor.
+    Decode(Box<Pack>),
+    /// Same elements, other shape.
+    Reshape(Vec<usize>, Box<Pack>),
+    /// Axes permuted: result axis i is input axis `perm[i]`.
+    Transpose(Vec<usize>, Box<Pack>),
+    /// Elements `start..start+len` of an axis: (axis, start, len).
+    Slice(usize, usize, usize, Box<Pack>),
+    /// Joined along an axis.
+    Concat(usize, Vec<Pack>),
+    /// Rounded to a type.
+    Cast(DType, Box<Pack>),
+}
+
+/// Where a buffer lives and what fills it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum BufferKind {
+    /// Weights, made at load.
+    Weight(Pack),
+    /// Literal elements, uploaded at load.
+    Literal(Literal),
+    /// Step input, filled by the runtime before each step.
+    Input(Input),
+    /// State that persists between steps; zero at first.
+    State(String),
+    /// Result of the step.
+    Output(String),
+    /// Intermediate value, in the arena.
+    Temp,
+}
+
+/// An array that dispatches read and write.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Name for reports: scope and op.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape, row-major.
+    pub shape: Shape,
+    /// Where it lives.
+    pub kind: BufferKind,
+}
+
+impl Buffer {
+    /// Bytes under bindings.
+    pub fn bytes(&self, bind: &Bindings) -> usize {
+        bind.elements(&self.shape) * self.dtype.size()
+    }
+}
+
+/// One kernel's work in a step: a work on buffers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// Position in [`Plan::works`].
+    pub work: u32,
+    /// Buffers read, in the work's order.
+    pub reads: Vec<BufferId>,
+    /// Buffers written, in the work's order.
+    pub writes: Vec<BufferId>,
+    /// Where in the model: `model.layers.0.mlp.gate_proj`.
+    pub scope: String,
+}
+
+/// Kind of a dependency edge between launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EdgeKind {
+    /// The later launch starts when the earlier has completed.
+    Full,
+    /// The later launch may start earlier and waits inside (`griddepcontrol.wait`).
+    Programmatic,
+}
+
+/// A launch: one graph node, with the launches it waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Dispatch.
+    pub dispatch: DispatchId,
+    /// Launches (by their dispatch) this one depends on, transitively reduced.
+    pub after: Vec<(DispatchId, EdgeKind)>,
+}
+
+/// The dispatches of a step in launch order, and their dependencies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Body {
+    /// Dispatches in launch order.
+    pub dispatches: Vec<Dispatch>,
+    /// One launch for each dispatch, in the same order.
+    pub launches: Vec<Launch>,
+}
+
+/// Purpose of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Role {
+    /// One token a sequence.
+    Decode,
+    /// Many tokens; logits of the last one of each sequence.
+    Prefill,
+    /// Many tokens; logits of each.
+    Score,
+}
+
+/// A buffer's place in the arena of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Buffer.
+    pub buffer: BufferId,
+    /// Offset in bytes, a multiple of 256.
+    pub offset: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// One bucket of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Name: `decode_4`, `prefill_256`.
+    pub name: String,
+    /// Purpose.
+    pub role: Role,
+    /// Values of the symbols: the most this bucket holds.
+    pub bind: Bindings,
+    /// Position in [`Plan::bodies`].
+    pub body: u32,
+    /// Kernel of each work that the body uses.
+    pub kernels: BTreeMap<u32, KernelId>,
+    /// Places of the temporaries.
+    pub arena: Vec<Placement>,
+    /// Size of the arena in bytes: its peak.
+    pub arena_bytes: usize,
+    /// Sum of the temporaries' sizes in bytes: what it would take without sharing.
+    pub unshared_bytes: usize,
+}
+
+/// A compiled model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Name of the target GPU family: `sm_90`.
+    pub target: String,
+    /// Type of activations and weights.
+    pub dtype: DType,
+    /// 0: one kernel an op; 2: all fusions.
+    pub opt_level: u8,
+    /// Longest context of a sequence, in tokens.
+    pub max_seq: usize,
+    /// Most sequences of a step.
+    pub max_batch: usize,
+    /// Arrays.
+    pub buffers: Vec<Buffer>,
+    /// Distinct computations.
+    pub works: Vec<Work>,
+    /// Distinct kernels.
+    pub kernels: Vec<KernelSpec>,
+    /// Distinct step bodies.
+    pub bodies: Vec<Body>,
+    /// Buckets.
+    pub entries: Vec<Entry>,
+}
+
+impl Plan {
+    /// Buffer of an id.
+    ///
+    /// # Panics
+    /// When the id belongs to another plan (`verify::plan` excludes it).
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.index()]
+    }
+
+    /// As RON text: lists one element a line.
+    pub fn to_ron(&self) -> Result<String, ron::Error> {
+        let config = ron::ser::PrettyConfig::new().depth_limit(3).indentor("  ").struct_names(false);
+        ron::ser::to_string_pretty(self, config)
+    }
+
+    /// From RON text.
+    pub fn from_ron(text: &str) -> Result<Plan, ron::error::SpannedError> {
+        ron::from_str(text)
+    }
+}

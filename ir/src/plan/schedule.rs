@@ -1,0 +1,109 @@
+//! How a work is done: the kernel family, its tiles, and the launch grid. Chosen by `passes::schedule`.
+
+use crate::shape::{Bindings, Dim};
+use serde::{Deserialize, Serialize};
+
+/// Kernel family and its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Schedule {
+    /// One thread an element of the domain.
+    Elementwise {
+        /// Threads of a block.
+        threads: u32,
+    },
+    /// One warp a row of the domain; lanes stride along the reduced axis.
+    WarpRow {
+        /// Warps of a block.
+        warps: u32,
+    },
+    /// One block a row of the domain; threads stride along the reduced axis.
+    BlockRow {
+        /// Threads of a block.
+        threads: u32,
+    },
+    /// Skinny matrix product: each warp streams rows of b and keeps `rows` accumulators for each.
+    Gemv {
+        /// Most rows of a (the bucket's m); further rows take another pass.
+        rows: u32,
+        /// Warps of a block.
+        warps: u32,
+        /// Columns of the result (rows of b) a warp makes at a time.
+        columns: u32,
+    },
+    /// Tiled matrix product on tensor cores (`mma.sync`), operands staged through shared memory by
+    /// `cp.async`.
+    Gemm {
+        /// Rows of a block's tile.
+        tile_m: u32,
+        /// Columns of a block's tile.
+        tile_n: u32,
+        /// Depth of a stage.
+        tile_k: u32,
+        /// Warps along m.
+        warps_m: u32,
+        /// Warps along n.
+        warps_n: u32,
+        /// Stages in flight.
+        stages: u32,
+    },
+    /// Attention: one block a token and key head; warps split the keys.
+    AttentionRow {
+        /// Warps of a block.
+        warps: u32,
+    },
+    /// Attention on tensor cores: one block a tile of tokens and a query head.
+    AttentionTile {
+        /// Tokens of a tile: 16 for each warp.
+        tile_q: u32,
+        /// Keys of a step.
+        tile_k: u32,
+    },
+    /// Sampling: one block a row.
+    SampleRow {
+        /// Threads of a block.
+        threads: u32,
+    },
+}
+
+/// Number of blocks along a grid axis: ⌈∏ dims / per⌉.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Extent {
+    /// Factors.
+    pub dims: Vec<Dim>,
+    /// Elements a block takes.
+    pub per: usize,
+}
+
+impl Extent {
+    /// One block.
+    pub fn one() -> Extent {
+        Extent { dims: Vec::new(), per: 1 }
+    }
+
+    /// Blocks under bindings.
+    pub fn blocks(&self, bind: &Bindings) -> usize {
+        bind.elements(&self.dims).div_ceil(self.per)
+    }
+}
+
+/// Launch grid: x, y, z.
+pub type Grid = [Extent; 3];
+
+/// A kernel: a work with a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelSpec {
+    /// Name of the function and of its file; a C identifier, unique in the plan.
+    pub name: String,
+    /// Position in `Plan::works`.
+    pub work: u32,
+    /// How.
+    pub schedule: Schedule,
+    /// Blocks.
+    pub grid: Grid,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Whether it waits for its dependencies itself (`griddepcontrol`).
+    pub programmatic: bool,
+    /// Why the schedule is not the fast one for this kind of work, where it is not.
+    pub fallback: Option<String>,
+}

@@ -1,0 +1,224 @@
+//! What a dispatch computes. Structured enough that code generation recognises nothing, and free of how
+//! it is done (that is the [`super::Schedule`]).
+
+use super::Scalar;
+use crate::dtype::DType;
+use crate::ids::OperandId;
+use crate::scalar::{Binary, Reduce};
+use crate::shape::{Dim, Shape, Sym};
+use serde::{Deserialize, Serialize};
+
+/// An array that a dispatch reads or writes: type and shape, not which buffer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Operand {
+    /// Name hint for the kernel's parameter.
+    pub name: String,
+    /// Stored element type.
+    pub dtype: DType,
+    /// Shape, row-major.
+    pub shape: Shape,
+    /// Whether it never changes while the plan runs (weights, literals).
+    pub constant: bool,
+}
+
+/// A store of a result: `writes[output][index] = value`, where the guard holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Store {
+    /// Position in the work's `writes`.
+    pub output: u8,
+    /// One index for each axis of the output.
+    pub index: Vec<Scalar>,
+    /// Value, rounded to the output's type.
+    pub value: Scalar,
+    /// Where it is false, nothing is stored.
+    pub guard: Option<Scalar>,
+}
+
+/// A reduction along the reduced axis of a loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// How. `Mean` is written as a `Sum` and a division.
+    pub op: Reduce,
+    /// Element: an expression over the domain and the reduced axis, and earlier stages.
+    pub value: Scalar,
+}
+
+/// Elementwise and row-reduction loop nest.
+///
+/// Coordinates `0..domain.len()` run over the domain; with a reduced axis, coordinate `domain.len()` runs
+/// along it. Stages are computed in order for each point of the domain; then `element_stores` run for
+/// each point and each position of the reduced axis (or, without one, each point), `row_stores` once for
+/// each point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loop {
+    /// Parallel extents.
+    pub domain: Shape,
+    /// Reduced extent.
+    pub reduced: Option<Dim>,
+    /// Reductions.
+    pub stages: Vec<Stage>,
+    /// Stores for each element.
+    pub element_stores: Vec<Store>,
+    /// Stores for each row (only with a reduced axis).
+    pub row_stores: Vec<Store>,
+}
+
+/// Matrix product acc[m, n] = Σₖ a(m, k) · b[n, k], accumulated in f32.
+///
+/// `a` is the prologue: an expression over Coord 0 = m and Coord 1 = k (a plain load in the simplest
+/// case). The epilogue's stores are over Coord 0 = m and Coord 1 = n, with [`Scalar::Acc`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MatMul {
+    /// Rows.
+    pub m: Dim,
+    /// Columns.
+    pub n: usize,
+    /// Length of the products.
+    pub k: usize,
+    /// Left operand.
+    pub a: Scalar,
+    /// Right operand: an array [n, k] of a float type.
+    pub b: OperandId,
+    /// Epilogue.
+    pub stores: Vec<Store>,
+}
+
+/// Attention of each token over the cached keys of its sequence, with online softmax
+/// (Milakov & Gimelshein 2018; Dao et al. 2022):
+/// out[t, h] = softmaxⱼ(score(q[t, h] · keys[slot(t, j), h/group])) · values[slot(t, j), h/group],
+/// for j in 0..length(t).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// Tokens.
+    pub tokens: Dim,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Query heads for each of them.
+    pub group: usize,
+    /// Elements of a query and of a key.
+    pub head_dim: usize,
+    /// Elements of a value.
+    pub value_dim: usize,
+    /// Queries: an array [tokens, kv_heads · group, head_dim].
+    pub q: OperandId,
+    /// Keys: an array [slots, kv_heads, head_dim].
+    pub keys: OperandId,
+    /// Values: an array [slots, kv_heads, value_dim].
+    pub values: OperandId,
+    /// Slot of key j of token t: Coord 0 = t, Coord 1 = j.
+    pub slot: Scalar,
+    /// Number of keys of token t: Coord 0 = t. At least 1.
+    pub length: Scalar,
+    /// Score modification: Acc = q·k; Coord 0 = t, 1 = head, 2 = j. Includes the scale.
+    pub score: Scalar,
+    /// Epilogue over Coord 0 = t, 1 = head, 2 = element, with Acc = attention output.
+    pub stores: Vec<Store>,
+}
+
+impl Attention {
+    /// Whether slot(t, j) = base(t) + j: the keys of a sequence lie in consecutive slots.
+    pub fn sequential_slots(&self) -> bool {
+        self.slot_base().is_some()
+    }
+
+    /// The base of slot(t, j) = base(t) + j, when it has that form.
+    pub fn slot_base(&self) -> Option<&Scalar> {
+        let Scalar::Binary(Binary::Add, a, b) = &self.slot else { return None };
+        let free_of_j = |e: &Scalar| {
+            let mut free = true;
+            e.visit(&mut |x| free &= *x != Scalar::Coord(1));
+            free
+        };
+        match (a.as_ref(), b.as_ref()) {
+            (base, Scalar::Coord(1)) | (Scalar::Coord(1), base) if free_of_j(base) => Some(base),
+            _ => None,
+        }
+    }
+}
+
+/// Sampling of one token a row; reads in the order of `Op::Sample`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Rows.
+    pub rows: Dim,
+    /// Entries of the vocabulary.
+    pub vocab: usize,
+}
+
+/// What is computed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Compute {
+    /// Elementwise and reductions.
+    Loop(Loop),
+    /// Matrix product.
+    MatMul(MatMul),
+    /// Attention over the cache.
+    Attention(Attention),
+    /// Sampling.
+    Sample(Sample),
+}
+
+/// A work: what is computed, on which kinds of operands. Dispatches that differ in buffers only share one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// Name, a C identifier, unique in a plan: `rmsnorm`, `gate_proj_matmul`.
+    pub name: String,
+    /// Computation.
+    pub compute: Compute,
+    /// Arrays read; [`OperandId`]s are positions in it.
+    pub reads: Vec<Operand>,
+    /// Arrays written.
+    pub writes: Vec<Operand>,
+    /// Writes that are the same buffer as a read (state updated in place): (position in writes, in reads).
+    pub in_place: Vec<(u8, OperandId)>,
+    /// Graph ops it came from, in topological order, as keywords.
+    pub ops: Vec<String>,
+    /// Rules that made it, in order.
+    pub rules: Vec<String>,
+}
+
+impl Work {
+    /// Symbols whose values the kernel needs, in the order of [`Sym::ALL`].
+    pub fn syms(&self) -> Vec<Sym> {
+        let mut used = std::collections::BTreeSet::new();
+        let mut dim = |d: &Dim| {
+            if let Dim::Sym(s) = d {
+                used.insert(*s);
+            }
+        };
+        match &self.compute {
+            Compute::Loop(l) => l.domain.iter().chain(&l.reduced).for_each(&mut dim),
+            Compute::MatMul(m) => dim(&m.m),
+            Compute::Attention(a) => dim(&a.tokens),
+            Compute::Sample(s) => dim(&s.rows),
+        }
+        // Strides of an operand are products of all its extents but the outermost.
+        self.reads.iter().chain(&self.writes).flat_map(|o| o.shape.iter().skip(1)).for_each(&mut dim);
+        self.scalars().into_iter().for_each(|s| {
+            s.visit(&mut |e| {
+                if let Scalar::Dim(sym) = e {
+                    used.insert(*sym);
+                }
+            });
+        });
+        used.into_iter().collect()
+    }
+
+    /// All expressions.
+    pub fn scalars(&self) -> Vec<&Scalar> {
+        fn of(stores: &[Store]) -> impl Iterator<Item = &Scalar> {
+            stores.iter().flat_map(|s| s.index.iter().chain([&s.value]).chain(&s.guard))
+        }
+        match &self.compute {
+            Compute::Loop(l) => {
+                let stages = l.stages.iter().map(|s| &s.value);
+                stages.chain(of(&l.element_stores)).chain(of(&l.row_stores)).collect()
+            }
+            Compute::MatMul(m) => std::iter::once(&m.a).chain(of(&m.stores)).collect(),
+            Compute::Attention(a) => {
+                [&a.slot, &a.length, &a.score].into_iter().chain(of(&a.stores)).collect()
+            }
+            Compute::Sample(_) => Vec::new(),
+        }
+    }
+}

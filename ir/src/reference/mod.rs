@@ -1,0 +1,27 @@
+//! The CPU reference: what every op means, and an interpreter for `--device cpu`.
+//!
+//! Tensors hold floats as one number type ([`Real`]: `f64` for the oracle, `f32` otherwise), whatever
+//! their stored type; [`Precision::Rounded`] rounds each op's result to its stored type. Results do not
+//! depend on the number of threads.
+
+pub mod elementwise;
+mod error;
+pub mod graph;
+pub mod index;
+mod layout;
+pub mod matmul;
+pub mod movement;
+mod precision;
+pub mod reduce;
+pub mod sample;
+mod state;
+mod tensor;
+mod weights;
+
+pub use error::{OpError, ReferenceError};
+pub use graph::{Loaded, load, step};
+pub use layout::Layout;
+pub use precision::{Precision, Real};
+pub use state::{Outputs, States, StepInputs};
+pub use tensor::{Data, Kind, Tensor};
+pub use weights::{WeightBytes, weight};

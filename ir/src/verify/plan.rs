@@ -1,0 +1,222 @@
+//! Verifier of plans: ids, operand shapes, expressions, arena, dependencies.
+
+use crate::ids::BufferId;
+use crate::plan::{Body, BufferKind, Compute, Entry, Plan, Scalar, Work};
+use crate::shape::{Dim, shape_text};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+/// Something wrong with a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where: a work, a dispatch, an entry.
+    pub place: String,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// Checks a plan.
+///
+/// # Errors
+/// All faults found.
+pub fn verify(plan: &Plan) -> Result<(), Vec<Fault>> {
+    let mut v = Verifier { plan, faults: Vec::new() };
+    for work in &plan.works {
+        v.work(work);
+    }
+    let mut names = HashSet::new();
+    for k in &plan.kernels {
+        if k.work as usize >= plan.works.len() {
+            v.fault(&k.name, "its work does not exist");
+        }
+        if !names.insert(&k.name) {
+            v.fault(&k.name, "two kernels have this name");
+        }
+        if k.threads == 0 || k.threads % 32 != 0 || k.threads > 1024 {
+            v.fault(&k.name, format!("{} threads are not whole warps up to 1024", k.threads));
+        }
+    }
+    for (i, body) in plan.bodies.iter().enumerate() {
+        v.body(i, body);
+    }
+    for entry in &plan.entries {
+        v.entry(entry);
+    }
+    if v.faults.is_empty() { Ok(()) } else { Err(v.faults) }
+}
+
+struct Verifier<'a> {
+    plan: &'a Plan,
+    faults: Vec<Fault>,
+}
+
+impl Verifier<'_> {
+    fn fault(&mut self, place: &str, what: impl Into<String>) {
+        self.faults.push(Fault { place: place.into(), what: what.into() });
+    }
+
+    fn work(&mut self, work: &Work) {
+        let rank = |c: &Compute| match c {
+            Compute::Loop(l) => l.domain.len() + usize::from(l.reduced.is_some()),
+            Compute::MatMul(_) => 2,
+            Compute::Attention(_) => 3,
+            Compute::Sample(_) => 1,
+        };
+        let rank = rank(&work.compute);
+        let mut faults = Vec::new();
+        for root in work.scalars() {
+            root.visit(&mut |e| match e {
+                Scalar::Coord(c) if *c as usize >= rank => {
+                    faults.push(format!("coordinate {c} of a domain of rank {rank}"));
+                }
+                Scalar::Load(o, at) => match work.reads.get(o.index()) {
+                    None => faults.push(format!("operand {o} does not exist")),
+                    Some(x) if x.shape.len() != at.len() => {
+                        faults.push(format!("{} indices into {}", at.len(), shape_text(&x.shape)));
+                    }
+                    Some(_) => {}
+                },
+                _ => {}
+            });
+        }
+        for what in faults {
+            self.fault(&work.name, what);
+        }
+    }
+
+    fn body(&mut self, index: usize, body: &Body) {
+        let plan = self.plan;
+        let mut written: HashSet<BufferId> = HashSet::new();
+        for (i, d) in body.dispatches.iter().enumerate() {
+            let place = format!("body {index}, dispatch {i} ({})", d.scope);
+            let Some(work) = plan.works.get(d.work as usize) else {
+                self.fault(&place, "its work does not exist");
+                continue;
+            };
+            if d.reads.len() != work.reads.len() || d.writes.len() != work.writes.len() {
+                self.fault(&place, format!("buffers do not match the operands of {}", work.name));
+                continue;
+            }
+            let operands = work.reads.iter().chain(&work.writes);
+            for (o, b) in operands.zip(d.reads.iter().chain(&d.writes)) {
+                let Some(buffer) = plan.buffers.get(b.index()) else {
+                    self.fault(&place, format!("buffer {b} does not exist"));
+                    continue;
+                };
+                if buffer.dtype != o.dtype || factors(&buffer.shape) != factors(&o.shape) {
+                    let (have, want) = (shape_text(&buffer.shape), shape_text(&o.shape));
+                    self.fault(&place, format!("{} is {} {have}, not {want}", buffer.name, buffer.dtype));
+                }
+            }
+            for b in &d.reads {
+                let computed = plan
+                    .buffers
+                    .get(b.index())
+                    .is_some_and(|x| matches!(x.kind, BufferKind::Temp | BufferKind::Output(_)));
+                if computed && !written.contains(b) {
+                    self.fault(&place, format!("{} is read before it is written", plan.buffer(*b).name));
+                }
+            }
+            written.extend(d.writes.iter().copied());
+        }
+        self.launches(index, body);
+    }
+
+    /// Every hazard through one buffer is covered by a path of edges.
+    fn launches(&mut self, index: usize, body: &Body) {
+        let n = body.dispatches.len();
+        if body.launches.len() != n {
+            self.fault(&format!("body {index}"), "launches do not match the dispatches");
+            return;
+        }
+        let mut reach: Vec<Vec<bool>> = Vec::with_capacity(n);
+        let mut writer: HashMap<BufferId, usize> = HashMap::new();
+        let mut readers: HashMap<BufferId, Vec<usize>> = HashMap::new();
+        for (i, (d, l)) in body.dispatches.iter().zip(&body.launches).enumerate() {
+            let mut r = vec![false; n];
+            for (before, _) in &l.after {
+                let b = before.index();
+                if b >= i {
+                    self.fault(
+                        &format!("body {index}, launch {i}"),
+                        format!("waits for {before}, which is later"),
+                    );
+                    continue;
+                }
+                r[b] = true;
+                r.iter_mut().zip(&reach[b]).for_each(|(x, y)| *x |= *y);
+            }
+            let mut needs: Vec<usize> = d.reads.iter().filter_map(|b| writer.get(b).copied()).collect();
+            for b in &d.writes {
+                needs.extend(writer.get(b));
+                needs.extend(readers.get(b).into_iter().flatten());
+            }
+            if let Some(missing) = needs.into_iter().find(|&x| x != i && !r[x]) {
+                self.fault(
+                    &format!("body {index}, launch {i}"),
+                    format!("has no path from launch {missing}"),
+                );
+            }
+            reach.push(r);
+            d.reads.iter().for_each(|b| readers.entry(*b).or_default().push(i));
+            for b in &d.writes {
+                writer.insert(*b, i);
+                readers.remove(b);
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        let plan = self.plan;
+        let Some(body) = plan.bodies.get(entry.body as usize) else {
+            self.fault(&entry.name, "its body does not exist");
+            return;
+        };
+        let mut lives: HashMap<BufferId, (usize, usize)> = HashMap::new();
+        for (i, d) in body.dispatches.iter().enumerate() {
+            match entry.kernels.get(&d.work).map(|k| plan.kernels.get(k.index())) {
+                Some(Some(k)) if k.work == d.work => {}
+                _ => self.fault(&entry.name, format!("work {} has no kernel", d.work)),
+            }
+            for b in d.reads.iter().chain(&d.writes) {
+                lives.entry(*b).and_modify(|l| l.1 = i).or_insert((i, i));
+            }
+        }
+        let places: HashMap<BufferId, _> = entry.arena.iter().map(|p| (p.buffer, p)).collect();
+        let mut temps = Vec::new();
+        for (b, life) in &lives {
+            let Some(buffer) = plan.buffers.get(b.index()) else { continue };
+            if buffer.kind != BufferKind::Temp {
+                continue;
+            }
+            match places.get(b) {
+                Some(p)
+                    if p.bytes >= buffer.bytes(&entry.bind) && p.offset + p.bytes <= entry.arena_bytes =>
+                {
+                    temps.push((*p, *life));
+                }
+                _ => self.fault(&entry.name, format!("{} has no place in the arena", buffer.name)),
+            }
+        }
+        temps.sort_by_key(|(p, _)| (p.offset, p.buffer));
+        for (i, (p, life)) in temps.iter().enumerate() {
+            for (q, other) in temps[i + 1..].iter().take_while(|(q, _)| q.offset < p.offset + p.bytes) {
+                if life.0 <= other.1 && other.0 <= life.1 {
+                    self.fault(&entry.name, format!("{} and {} live in the same memory", p.buffer, q.buffer));
+                }
+            }
+        }
+    }
+}
+
+/// Product of the constant extents, and the symbolic ones in order.
+fn factors(shape: &[Dim]) -> (usize, Vec<Dim>) {
+    let constant = shape.iter().filter_map(|d| d.as_const()).product();
+    (constant, shape.iter().copied().filter(|d| d.as_const().is_none()).collect())
+}

@@ -1,0 +1,66 @@
+//! What all passes share: options, target, timings and dumps.
+
+use std::time::{Duration, Instant};
+use weft_ir::dtype::DType;
+use weft_ir::target::Target;
+
+/// What a user chooses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// GPU family.
+    pub target: &'static Target,
+    /// Type of activations and weights; the graph was built with it.
+    pub dtype: DType,
+    /// 0: one kernel an op; 1: pointwise ops and reductions share loops; 2: also epilogues and attention.
+    pub opt_level: u8,
+    /// Longest context of a sequence, in tokens.
+    pub max_seq: usize,
+    /// Most sequences of a step.
+    pub max_batch: usize,
+    /// Whether to keep the IR's text after each pass.
+    pub dump: bool,
+}
+
+/// Time a pass took.
+#[derive(Clone, Debug)]
+pub struct PassTime {
+    /// Name of the pass.
+    pub name: &'static str,
+    /// Wall-clock time.
+    pub time: Duration,
+}
+
+/// State of a compilation.
+#[derive(Debug)]
+pub struct Context {
+    /// Options.
+    pub options: Options,
+    /// Times of the passes, in order.
+    pub times: Vec<PassTime>,
+    /// IR after each pass, when dumps are wanted: (pass, text).
+    pub dumps: Vec<(&'static str, String)>,
+}
+
+impl Context {
+    /// A fresh compilation.
+    pub fn new(options: Options) -> Self {
+        Context { options, times: Vec::new(), dumps: Vec::new() }
+    }
+
+    /// Runs a pass, timed.
+    pub fn timed<T>(&mut self, name: &'static str, run: impl FnOnce(&mut Self) -> T) -> T {
+        let start = Instant::now();
+        let out = run(self);
+        self.times.push(PassTime { name, time: start.elapsed() });
+        out
+    }
+
+    /// Keeps the IR's text after a pass, when dumps are wanted.
+    pub fn dump(&mut self, name: &'static str, text: impl FnOnce() -> String) {
+        if self.options.dump {
+            let text = text();
+            let same = self.dumps.last().is_some_and(|(_, last)| *last == text);
+            self.dumps.push((name, if same { "(unchanged)\n".into() } else { text }));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Recognises attention over the slot-mapped cache: matmul – score modification – softmax – matmul on rows
+//! gathered from two states by one index.
+
+use std::collections::HashSet;
+use weft_ir::graph::{Graph, Op};
+use weft_ir::ids::NodeId;
+
+/// An attention in the graph.
+#[derive(Clone, Debug)]
+pub struct AttentionSite {
+    /// Last node: weights · values, [t, kv, group, d].
+    pub out: NodeId,
+    /// Queries [t, heads, d].
+    pub q: NodeId,
+    /// Key state after this step's write, [slots, kv, d].
+    pub keys: NodeId,
+    /// Value state after this step's write, [slots, kv, d].
+    pub values: NodeId,
+    /// Slots [t, context].
+    pub index: NodeId,
+    /// q · keysᵀ, [t, kv, group, context].
+    pub scores: NodeId,
+    /// Input of the softmax.
+    pub masked: NodeId,
+    /// Nodes that exist only inside, but for `out`.
+    pub covered: HashSet<NodeId>,
+}
+
+/// All sites, in order.
+pub fn find(graph: &Graph, users: &[Vec<NodeId>], kept: &HashSet<NodeId>) -> Vec<AttentionSite> {
+    let matcher = Matcher { graph, users, kept };
+    graph.ids().filter_map(|id| matcher.site(id)).collect()
+}
+
+struct Matcher<'a> {
+    graph: &'a Graph,
+    users: &'a [Vec<NodeId>],
+    kept: &'a HashSet<NodeId>,
+}
+
+impl Matcher<'_> {
+    fn op(&self, id: NodeId) -> &Op {
+        &self.graph.node(id).op
+    }
+
+    fn input(&self, id: NodeId, i: usize) -> NodeId {
+        self.graph.node(id).inputs[i]
+    }
+
+    fn site(&self, out: NodeId) -> Option<AttentionSite> {
+        if !matches!(self.op(out), Op::MatMul { transpose_b: false, .. }) || self.graph.ty(out).shape.len() != 4
+        {
+            return None;
+        }
+        let mut covered = HashSet::new();
+        let mut weights = self.input(out, 0);
+        while matches!(self.op(weights), Op::Cast(_)) {
+            covered.insert(weights);
+            weights = self.input(weights, 0);
+        }
+        if !matches!(self.op(weights), Op::Softmax) {
+            return None;
+        }
+        covered.insert(weights);
+        let masked = self.input(weights, 0);
+        let (values, index) = self.cache_read(self.input(out, 1), &mut covered)?;
+        let scores = self.scores_of(masked, &mut covered)?;
+        let (keys, key_index) = self.cache_read(self.input(scores, 1), &mut covered)?;
+        if key_index != index {
+            return None;
+        }
+        let grouped = self.input(scores, 0);
+        if !matches!(self.op(grouped), Op::Reshape(_)) {
+            return None;
+        }
+        let q = self.input(grouped, 0);
+        if self.graph.ty(q).shape.len() != 3 {
+            return None;
+        }
+        covered.insert(grouped);
+        // Nothing inside may be used outside.
+        let private = covered.iter().all(|n| {
+            let inside = |u: &NodeId| *u == out || covered.contains(u);
+            !self.kept.contains(n) && self.users[n.index()].iter().all(inside)
+        });
+        private.then_some(AttentionSite { out, q, keys, values, index, scores, masked, covered })
+    }
+
+    /// `transpose(gather(state, index), [0, 2, 1, 3])` → (state, index).
+    fn cache_read(&self, id: NodeId, covered: &mut HashSet<NodeId>) -> Option<(NodeId, NodeId)> {
+        let Op::Transpose(perm) = self.op(id) else { return None };
+        let gather = self.input(id, 0);
+        if perm != &[0, 2, 1, 3] || !matches!(self.op(gather), Op::Gather) {
+            return None;
+        }
+        covered.extend([id, gather]);
+        Some((self.input(gather, 0), self.input(gather, 1)))
+    }
+
+    /// The one matmul that elementwise ops turn into `masked`; these ops are covered.
+    fn scores_of(&self, masked: NodeId, covered: &mut HashSet<NodeId>) -> Option<NodeId> {
+        if matches!(self.op(masked), Op::MatMul { transpose_b: true, .. }) {
+            covered.insert(masked);
+            return Some(masked);
+        }
+        let elementwise = match self.op(masked) {
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast(_) => true,
+            _ => return None,
+        };
+        let shape = &self.graph.ty(masked).shape;
+        let mut found = None;
+        for &x in &self.graph.node(masked).inputs {
+            if elementwise && self.graph.ty(x).shape == *shape && self.reaches_scores(x) {
+                found = Some(self.scores_of(x, covered)?);
+            }
+        }
+        covered.insert(masked);
+        found
+    }
+
+    fn reaches_scores(&self, id: NodeId) -> bool {
+        match self.op(id) {
+            Op::MatMul { transpose_b: true, .. } => true,
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast(_) => {
+                self.graph.node(id).inputs.iter().any(|&x| self.reaches_scores(x))
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! One work for each computed buffer, in topological order; equal works are shared.
+
+use super::attention::AttentionSite;
+use super::buffers::Buffers;
+use super::forms::{Form, Forms};
+use super::inline::Inliner;
+use super::{Lowered, Stop, index};
+use std::collections::HashMap;
+use weft_ir::graph::{Graph, Op};
+use weft_ir::ids::{BufferId, NodeId};
+use weft_ir::plan::{
+    Attention, Compute, Dispatch, Loop, MatMul, Operand, Sample, Scalar, Stage, Store, Work,
+};
+use weft_ir::scalar::{Binary, Compare, Reduce};
+use weft_ir::shape::{Dim, Shape, Sym};
+
+/// Lowers all roots.
+pub(super) fn emit(graph: &Graph, forms: &Forms) -> Result<Lowered, Stop> {
+    let mut e = Emitter { graph, forms, buffers: Buffers::default(), out: Lowered::default(), known: HashMap::new() };
+    for id in graph.ids().filter(|id| forms.of[id.index()] == Form::Root) {
+        let made = e.root(id)?;
+        e.add(id, made);
+    }
+    for root in graph.roots() {
+        if forms.of[root.index()] != Form::Root {
+            let why = format!("output {root} ({}) is not computed by the step", graph.node(root).scope);
+            return Err(Stop::Fault(why));
+        }
+    }
+    e.out.buffers = e.buffers.list;
+    Ok(e.out)
+}
+
+/// A work before it has a name.
+struct Made {
+    compute: Compute,
+    reads: Vec<(Operand, BufferId)>,
+    write: (Operand, BufferId),
+    ops: Vec<NodeId>,
+    rules: Vec<&'static str>,
+    scope: String,
+}
+
+struct Emitter<'a> {
+    graph: &'a Graph,
+    forms: &'a Forms,
+    buffers: Buffers,
+    out: Lowered,
+    /// Works by their content.
+    known: HashMap<String, u32>,
+}
+
+fn coords(n: usize) -> Vec<Scalar> {
+    (0..n).map(|i| Scalar::Coord(i as u8)).collect()
+}
+
+impl Emitter<'_> {
+    fn root(&mut self, id: NodeId) -> Result<Made, Stop> {
+        if let Some(site) = self.forms.attention.get(&id) {
+            return self.attention(site);
+        }
+        if let Some(chain) = self.forms.chains.get(&id) {
+            return self.linear(chain);
+        }
+        match &self.graph.node(id).op {
+            Op::MatMul { .. } => self.matmul_loop(id),
+            Op::Scatter => self.scatter(id),
+            Op::Sample => self.sample(id),
+            Op::Input(_) | Op::Weight { .. } | Op::State { .. } | Op::Decode => {
+                Err(Stop::Fault(format!("{id} is not computed by the step")))
+            }
+            Op::Constant { .. }
+            | Op::Iota { .. }
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Compare(_)
+            | Op::Select
+            | Op::Cast(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Broadcast(_)
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Reduce(_)
+            | Op::Softmax
+            | Op::Gather => self.pointwise(id),
+        }
+    }
+
+    fn inliner(&mut self, domain: Shape) -> Inliner<'_> {
+        Inliner::new(self.graph, self.forms, &mut self.buffers, domain)
+    }
+
+    /// Where the result of a root goes: operand, buffer.
+    fn write(&mut self, id: NodeId) -> Result<(Operand, BufferId), Stop> {
+        let buffer = self.buffers.of(self.graph, self.forms, id)?;
+        let ty = self.graph.ty(id);
+        let name = match self.buffers.list[buffer.index()].kind {
+            weft_ir::plan::BufferKind::Temp => "out".into(),
+            _ => self.buffers.operand_name(buffer),
+        };
+        let operand = Operand { name, dtype: ty.dtype(), shape: ty.shape.clone(), constant: false };
+        Ok((operand, buffer))
+    }
+
+    /// Elementwise ops, movement, reductions.
+    fn pointwise(&mut self, id: NodeId) -> Result<Made, Stop> {
+        let shape = self.graph.ty(id).shape.clone();
+        let extent = self.reduction_below(id);
+        let write = self.write(id)?;
+        let (domain, reduced) = match (extent, shape.split_last()) {
+            (Some((extent, _)), Some((last, rows))) if *last == extent || *last == Dim::Const(1) => {
+                (rows.to_vec(), Some(extent))
+            }
+            (Some((_, node)), _) => return Err(Stop::Materialise(node)),
+            (None, _) => (shape.clone(), None),
+        };
+        let rows = domain.len();
+        let mut inl = self.inliner(domain.iter().copied().chain(reduced).collect());
+        inl.rows = rows;
+        inl.reduced = reduced;
+        let one_a_row = reduced.is_some() && shape.last() == Some(&Dim::Const(1));
+        let at = if one_a_row {
+            coords(rows).into_iter().chain([Scalar::Int(0)]).collect()
+        } else {
+            coords(shape.len())
+        };
+        let value = inl.define(id, &at)?;
+        let store = vec![Store { output: 0, index: at, value, guard: None }];
+        let (row_stores, element_stores) = if one_a_row { (store, vec![]) } else { (vec![], store) };
+        let stages = std::mem::take(&mut inl.stages);
+        let (reads, ops) = finish(inl);
+        let mut rules = Vec::new();
+        if ops.len() > 1 {
+            rules.push("pointwise-group");
+        }
+        if !stages.is_empty() {
+            rules.push("row-reduction");
+        }
+        let compute = Compute::Loop(Loop { domain, reduced, stages, element_stores, row_stores });
+        Ok(Made { compute, reads, write, ops, rules, scope: self.graph.node(id).scope.clone() })
+    }
+
+    /// A reduction among the ops computed in place for `id`: its extent and node.
+    fn reduction_below(&self, id: NodeId) -> Option<(Dim, NodeId)> {
+        let node = self.graph.node(id);
+        if matches!(node.op, Op::Reduce(_) | Op::Softmax) {
+            let extent = *self.graph.ty(node.inputs[0]).shape.last()?;
+            return Some((extent, id));
+        }
+        let inline = |x: &&NodeId| self.forms.of[x.index()] == Form::Inline;
+        node.inputs.iter().filter(inline).find_map(|&x| self.reduction_below(x))
+    }
+
+    /// A batched matrix product as a loop with a sum: no kernel family of its own.
+    fn matmul_loop(&mut self, id: NodeId) -> Result<Made, Stop> {
+        let node = self.graph.node(id);
+        let (a, b) = (node.inputs[0], node.inputs[1]);
+        let Op::MatMul { transpose_b, .. } = node.op else {
+            return Err(Stop::Fault(format!("{id} is not a matmul")));
+        };
+        let domain = node.ty.shape.clone();
+        let rank = domain.len();
+        let k = self.graph.ty(a).shape[rank - 1];
+        let write = self.write(id)?;
+        let mut inl = self.inliner(domain.iter().copied().chain([k]).collect());
+        inl.ops.push(id);
+        let at = coords(rank);
+        let batch = &at[..rank - 2];
+        let (m, n, kk) = (&at[rank - 2], &at[rank - 1], Scalar::Coord(rank as u8));
+        let a_at: Vec<Scalar> = batch.iter().cloned().chain([m.clone(), kk.clone()]).collect();
+        let b_ends = if transpose_b { [n.clone(), kk] } else { [kk, n.clone()] };
+        let b_at: Vec<Scalar> = batch.iter().cloned().chain(b_ends).collect();
+        let (x, y) = (inl.value(a, &a_at)?, inl.value(b, &b_at)?);
+        let stages = vec![Stage { op: Reduce::Sum, value: Scalar::binary(Binary::Mul, x, y) }];
+        let row_stores = vec![Store { output: 0, index: at, value: Scalar::Reduced(0), guard: None }];
+        let (reads, ops) = finish(inl);
+        let compute = Compute::Loop(Loop { domain, reduced: Some(k), stages, element_stores: vec![], row_stores });
+        Ok(Made { compute, reads, write, ops, rules: vec![], scope: node.scope.clone() })
+    }
+
+    /// A linear layer and the ops that follow it.
+    fn linear(&mut self, chain: &[NodeId]) -> Result<Made, Stop> {
+        let (first, last) = (chain[0], chain[chain.len() - 1]);
+        let graph = self.graph;
+        let node = graph.node(first);
+        let (Dim::Const(n), Dim::Const(k)) = (node.ty.shape[1], self.graph.ty(node.inputs[0]).shape[1]) else {
+            return Err(Stop::Fault(format!("{first} ({}): a linear layer has symbolic sizes", node.scope)));
+        };
+        let m = node.ty.shape[0];
+        let write = self.write(last)?;
+        let mut inl = self.inliner(vec![m, Dim::Const(n)]);
+        let x = inl.operand(node.inputs[0])?;
+        let b = inl.operand(node.inputs[1])?;
+        let a = Scalar::Load(x, coords(2));
+        inl.ops.push(first);
+        // Walk forward: the coordinates of each node of the chain in terms of (m, n).
+        let mut at = coords(2);
+        let mut value = Scalar::Acc;
+        let mut guard = None;
+        inl.known.insert(first, (at.clone(), value.clone()));
+        for (&before, &id) in chain.iter().zip(&chain[1..]) {
+            let step = graph.node(id);
+            match &step.op {
+                Op::Reshape(to) => {
+                    at = index::reshape(&at, &graph.ty(before).shape, to, &inl.domain);
+                    inl.ops.push(id);
+                }
+                Op::Scatter => {
+                    let slot = inl.value(step.inputs[2], &at[..1])?;
+                    guard = Some(Scalar::Compare(Compare::Le, Box::new(Scalar::Int(0)), Box::new(slot.clone())));
+                    at[0] = slot;
+                    inl.ops.push(id);
+                }
+                _ => value = inl.define(id, &at)?,
+            }
+            inl.known.insert(id, (at.clone(), value.clone()));
+        }
+        let (reads, ops) = finish(inl);
+        let mut rules = Vec::new();
+        if chain.len() > 1 {
+            rules.push(if guard.is_some() { "cache-write-epilogue" } else { "linear-epilogue" });
+        }
+        let stores = vec![Store { output: 0, index: at, value, guard }];
+        let compute = Compute::MatMul(MatMul { m, n, k, a, b, stores });
+        Ok(Made { compute, reads, write, ops, rules, scope: node.scope.clone() })
+    }
+
+    /// A state write: computed rows stored at the slots of their tokens.
+    fn scatter(&mut self, id: NodeId) -> Result<Made, Stop> {
+        let node = self.graph.node(id);
+        let domain = self.graph.ty(node.inputs[1]).shape.clone();
+        let write = self.write(id)?;
+        let mut at = coords(domain.len());
+        let mut inl = self.inliner(domain.clone());
+        inl.ops.push(id);
+        let value = inl.value(node.inputs[1], &at)?;
+        let slot = inl.value(node.inputs[2], &at[..1])?;
+        let guard = Scalar::Compare(Compare::Le, Box::new(Scalar::Int(0)), Box::new(slot.clone()));
+        at[0] = slot;
+        let element_stores = vec![Store { output: 0, index: at, value, guard: Some(guard) }];
+        let (reads, ops) = finish(inl);
+        let rules = if ops.len() > 1 { vec!["pointwise-group"] } else { vec![] };
+        let compute =
+            Compute::Loop(Loop { domain, reduced: None, stages: vec![], element_stores, row_stores: vec![] });
+        Ok(Made { compute, reads, write, ops, rules, scope: node.scope.clone() })
+    }
+
+    fn sample(&mut self, id: NodeId) -> Result<Made, Stop> {
+        let node = self.graph.node(id);
+        let write = self.write(id)?;
+        let vocab = self.graph.ty(node.inputs[0]).shape.get(1).and_then(|d| d.as_const());
+        let vocab = vocab.ok_or_else(|| Stop::Fault(format!("{id}: sample needs a known vocabulary")))?;
+        let mut inl = self.inliner(node.ty.shape.clone());
+        for &x in &node.inputs {
+            inl.operand(x)?;
+        }
+        inl.ops.push(id);
+        let (mut reads, ops) = finish(inl);
+        if reads.len() != node.inputs.len() {
+            return Err(Stop::Fault(format!("{id}: sample reads a value twice")));
+        }
+        let names = ["logits", "position", "temperature", "top_k", "top_p", "min_p", "seed"];
+        reads.iter_mut().zip(names).for_each(|((o, _), name)| o.name = name.into());
+        let compute = Compute::Sample(Sample { rows: Dim::Sym(Sym::Rows), vocab });
+        Ok(Made { compute, reads, write, ops, rules: vec![], scope: "sample".into() })
+    }
+
+    fn attention(&mut self, site: &AttentionSite) -> Result<Made, Stop> {
+        let shape = self.graph.ty(site.out).shape.clone();
+        let known = |d: Dim| d.as_const().ok_or_else(|| Stop::Fault(format!("{}: symbolic head", site.out)));
+        let (kv_heads, group, value_dim) = (known(shape[1])?, known(shape[2])?, known(shape[3])?);
+        let head_dim = known(self.graph.ty(site.keys).shape[2])?;
+        let write = self.write(site.out)?;
+        let context = Dim::Sym(Sym::Context);
+        let mut inl = self.inliner(vec![shape[0], Dim::Const(kv_heads * group), context]);
+        let (q, keys, values) = (inl.operand(site.q)?, inl.operand(site.keys)?, inl.operand(site.values)?);
+        inl.ops.extend(site.covered.iter().copied());
+        inl.ops.push(site.out);
+        let head = |inl: &Inliner<'_>| index::div_rem(&Scalar::Coord(1), group as i64, &inl.domain);
+        let (kv, in_group) = head(&inl);
+        let at = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
+        inl.known.insert(site.scores, (at.clone(), Scalar::Acc));
+        let masked = inl.value(site.masked, &at)?;
+        let (length, score) = causal(masked);
+        inl.domain = vec![shape[0], context];
+        let slot = inl.value(site.index, &coords(2))?;
+        inl.ops.sort_unstable();
+        inl.ops.dedup();
+        // The epilogue's coordinates are (t, head, element).
+        let domain = vec![shape[0], Dim::Const(kv_heads * group), Dim::Const(value_dim)];
+        let (kv, in_group) = index::div_rem(&Scalar::Coord(1), group as i64, &domain);
+        let out = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
+        let stores = vec![Store { output: 0, index: out, value: Scalar::Acc, guard: None }];
+        let (reads, ops) = finish(inl);
+        let compute = Compute::Attention(Attention {
+            tokens: shape[0],
+            kv_heads,
+            group,
+            head_dim,
+            value_dim,
+            q,
+            keys,
+            values,
+            slot,
+            length,
+            score,
+            stores,
+        });
+        let scope = self.graph.node(site.out).scope.clone();
+        Ok(Made { compute, reads, write, ops, rules: vec!["attention"], scope })
+    }
+
+    /// Adds a work (or finds its equal) and its dispatch.
+    fn add(&mut self, root: NodeId, mut made: Made) {
+        made.ops.sort_unstable();
+        let ops: Vec<String> = made.ops.iter().map(|&n| self.graph.node(n).op.name().to_string()).collect();
+        let (reads, read_buffers): (Vec<_>, Vec<_>) = made.reads.into_iter().unzip();
+        let key = format!("{:?} {:?} {:?}", made.compute, reads, made.write.0);
+        let work = match self.known.get(&key) {
+            Some(&w) => w,
+            None => {
+                let name = self.unique_name(&made.scope, root);
+                let rules = made.rules.iter().map(|r| r.to_string()).collect();
+                let writes = vec![made.write.0];
+                let work =
+                    Work { name, compute: made.compute, reads, writes, in_place: vec![], ops, rules };
+                self.out.works.push(work);
+                let w = (self.out.works.len() - 1) as u32;
+                self.known.insert(key, w);
+                w
+            }
+        };
+        let writes = vec![made.write.1];
+        self.out.dispatches.push(Dispatch { work, reads: read_buffers, writes, scope: made.scope });
+    }
+
+    /// Innermost part of the scope that is a word; a kernel of one op is named after the op.
+    fn unique_name(&self, scope: &str, root: NodeId) -> String {
+        let word = |p: &&str| !p.is_empty() && !p.starts_with(|c: char| c.is_ascii_digit());
+        let part = scope.rsplit('.').find(word).unwrap_or(self.graph.node(root).op.name());
+        let base: String = part.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let taken = |n: &str| self.out.works.iter().any(|w| w.name == n);
+        let mut name = base.clone();
+        let mut i = 1;
+        while taken(&name) {
+            i += 1;
+            name = format!("{base}_{i}");
+        }
+        name
+    }
+}
+
+fn finish(inl: Inliner<'_>) -> (Vec<(Operand, BufferId)>, Vec<NodeId>) {
+    (inl.operands.into_iter().zip(inl.reads).collect(), inl.ops)
+}
+
+/// Splits `select(j <= p, x, −∞)` into the number of keys p + 1 and the score x; other masks stay in the
+/// score and all keys of the context are visited.
+fn causal(masked: Scalar) -> (Scalar, Scalar) {
+    if let Scalar::Select(c, x, hidden) = &masked
+        && let Scalar::Compare(Compare::Le, j, p) = c.as_ref()
+        && **j == Scalar::Coord(2)
+        && **hidden == Scalar::Float(f32::NEG_INFINITY)
+    {
+        let mut own = true;
+        p.visit(&mut |e| own &= !matches!(e, Scalar::Coord(1..)));
+        if own {
+            return (index::add((**p).clone(), Scalar::Int(1)), (**x).clone());
+        }
+    }
+    (Scalar::Dim(Sym::Context), masked)
+}

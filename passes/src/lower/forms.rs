@@ -1,0 +1,220 @@
+//! Which values become buffers, which are computed where they are used, which belong to a larger work.
+
+use super::attention::{self, AttentionSite};
+use std::collections::{BTreeMap, HashSet};
+use weft_ir::graph::{Graph, Op};
+use weft_ir::ids::NodeId;
+
+/// How a value exists in the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Only part of the making of a weight.
+    LoadPart,
+    /// A weight buffer, made at load.
+    Weight,
+    /// A step input, a state or a literal array: a buffer that nothing computes.
+    Source,
+    /// Computed where it is used.
+    Inline,
+    /// Another view of the buffer of a reshaped value.
+    Alias,
+    /// Inside a larger work (a matmul's epilogue, an attention) and nowhere else.
+    Covered,
+    /// A buffer that a work of its own computes.
+    Root,
+}
+
+impl Form {
+    /// Whether the value is in memory.
+    pub fn is_buffer(self) -> bool {
+        match self {
+            Form::Weight | Form::Source | Form::Alias | Form::Root => true,
+            Form::LoadPart | Form::Inline | Form::Covered => false,
+        }
+    }
+}
+
+/// Decisions for a graph.
+#[derive(Debug)]
+pub struct Forms {
+    /// Form of each node.
+    pub of: Vec<Form>,
+    /// Epilogues: last node → the matmul and the nodes after it, in order.
+    pub chains: BTreeMap<NodeId, Vec<NodeId>>,
+    /// Attention sites by their last node.
+    pub attention: BTreeMap<NodeId, AttentionSite>,
+    /// Uses of each node.
+    pub users: Vec<Vec<NodeId>>,
+}
+
+/// Float operations above which a value with several uses is stored rather than computed again.
+const RECOMPUTE_LIMIT: u32 = 1;
+
+impl Forms {
+    /// Decides, with these values forced into buffers.
+    pub fn decide(graph: &Graph, opt_level: u8, forced: &HashSet<NodeId>) -> Forms {
+        let users = graph.users();
+        let kept: HashSet<NodeId> = graph.roots().into_iter().chain(forced.iter().copied()).collect();
+        let load = graph.load_time();
+        let mut forms = Forms {
+            of: vec![Form::Inline; graph.nodes.len()],
+            chains: BTreeMap::new(),
+            attention: BTreeMap::new(),
+            users,
+        };
+        let mut covered = HashSet::new();
+        if opt_level >= 2 {
+            for site in attention::find(graph, &forms.users, &kept) {
+                covered.extend(site.covered.iter().copied());
+                forms.attention.insert(site.out, site);
+            }
+            forms.find_chains(graph, &load, &kept, &mut covered);
+        }
+        let mut cost = vec![0u32; graph.nodes.len()];
+        for id in graph.ids() {
+            let i = id.index();
+            forms.of[i] = if load[i] {
+                let part = forms.users[i].iter().all(|u| load[u.index()]) && !kept.contains(&id);
+                if part { Form::LoadPart } else { Form::Weight }
+            } else if covered.contains(&id) {
+                Form::Covered
+            } else {
+                forms.decide_node(graph, id, opt_level, &kept, &mut cost)
+            };
+        }
+        forms
+    }
+
+    fn decide_node(
+        &self,
+        graph: &Graph,
+        id: NodeId,
+        opt_level: u8,
+        kept: &HashSet<NodeId>,
+        cost: &mut [u32],
+    ) -> Form {
+        let node = graph.node(id);
+        let uses = &self.users[id.index()];
+        let inline_cost: u32 = node
+            .inputs
+            .iter()
+            .filter(|i| self.of[i.index()] == Form::Inline)
+            .map(|i| cost[i.index()])
+            .sum();
+        let (own_cost, may_inline) = match &node.op {
+            Op::Input(_) | Op::State { .. } => return Form::Source,
+            Op::Constant { shape, .. } => {
+                let one = shape.iter().all(|d| d.as_const() == Some(1));
+                return if one { Form::Inline } else { Form::Source };
+            }
+            Op::Weight { .. } | Op::Decode => return Form::Weight,
+            Op::MatMul { .. } | Op::Scatter | Op::Sample => return Form::Root,
+            Op::Reduce(_) | Op::Softmax => (8, uses.len() == 1),
+            Op::Unary(u) => (if u.is_costly() { 8 } else { 1 }, true),
+            Op::Binary(_) => (u32::from(node.ty.dtype().is_float()), true),
+            Op::Iota { .. }
+            | Op::Compare(_)
+            | Op::Select
+            | Op::Cast(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Broadcast(_)
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Gather => (0, true),
+        };
+        cost[id.index()] = inline_cost + own_cost;
+        let needs_buffer = uses.iter().any(|&u| self.reads_buffer(graph, u, id));
+        let repeated = uses.len() > 1 && cost[id.index()] > RECOMPUTE_LIMIT;
+        let root = opt_level == 0 || !may_inline || kept.contains(&id) || needs_buffer || repeated;
+        match &node.op {
+            _ if !root => Form::Inline,
+            Op::Reshape(_)
+                if opt_level > 0 && !kept.contains(&id) && self.of[node.inputs[0].index()].is_buffer() =>
+            {
+                Form::Alias
+            }
+            _ => Form::Root,
+        }
+    }
+
+    /// Whether `user` takes `input` as an array rather than element by element.
+    fn reads_buffer(&self, graph: &Graph, user: NodeId, input: NodeId) -> bool {
+        if let Some(site) = self.attention.values().find(|s| s.covered.contains(&user) || s.out == user) {
+            return site.q == input;
+        }
+        match &graph.node(user).op {
+            Op::MatMul { .. } | Op::Sample => true,
+            Op::Scatter => graph.node(user).inputs[0] == input,
+            Op::Input(_)
+            | Op::Weight { .. }
+            | Op::Constant { .. }
+            | Op::Iota { .. }
+            | Op::State { .. }
+            | Op::Decode
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Compare(_)
+            | Op::Select
+            | Op::Cast(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Broadcast(_)
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Reduce(_)
+            | Op::Softmax
+            | Op::Gather => false,
+        }
+    }
+
+    /// Linear layers take the elementwise ops that follow them, up to a state write, as their epilogue.
+    fn find_chains(
+        &mut self,
+        graph: &Graph,
+        load: &[bool],
+        kept: &HashSet<NodeId>,
+        covered: &mut HashSet<NodeId>,
+    ) {
+        let mut claimed: HashSet<NodeId> = HashSet::new();
+        for id in graph.ids().filter(|&id| is_linear(graph, load, id)) {
+            let mut chain = vec![id];
+            let mut last = id;
+            while let [user] = self.users[last.index()][..] {
+                let free = !kept.contains(&last) && !covered.contains(&user) && !claimed.contains(&user);
+                let (follows, ends) = match &graph.node(user).op {
+                    Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast(_) | Op::Reshape(_) => (true, false),
+                    Op::Scatter => (graph.node(user).inputs[1] == last, true),
+                    _ => (false, true),
+                };
+                if !free || !follows {
+                    break;
+                }
+                chain.push(user);
+                last = user;
+                if ends {
+                    break;
+                }
+            }
+            while chain.len() > 1 && matches!(graph.node(last).op, Op::Reshape(_)) {
+                chain.pop();
+                last = chain[chain.len() - 1];
+            }
+            claimed.extend(chain.iter().copied());
+            covered.extend(chain[..chain.len() - 1].iter().copied());
+            self.chains.insert(last, chain);
+        }
+        // The last node of a chain is a root, computed by the chain's work.
+        for last in self.chains.keys() {
+            covered.remove(last);
+        }
+    }
+}
+
+/// Whether a node is a product [m, k] · [n, k]ᵀ with a weight.
+pub fn is_linear(graph: &Graph, load: &[bool], id: NodeId) -> bool {
+    let node = graph.node(id);
+    matches!(node.op, Op::MatMul { transpose_b: true, .. })
+        && node.ty.shape.len() == 2
+        && load[node.inputs[1].index()]
+}

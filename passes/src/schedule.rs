@@ -1,0 +1,243 @@
+//! Scheduling: the kernel family, tiles and grid of each work in each bucket.
+//!
+//! Before: works. After: a [`KernelSpec`] for each work and bucket; buckets whose choice is the same share
+//! the kernel. Where the fast family cannot take a work, the reason is kept as its fallback and reported.
+//! Tests: `passes/tests/schedule.rs`.
+
+use weft_ir::ids::KernelId;
+use weft_ir::plan::{
+    Attention, Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Scalar, Schedule, Work,
+};
+use weft_ir::shape::{Bindings, Dim, Shape};
+use weft_ir::target::Target;
+
+/// Most rows that a GEMV keeps accumulators for.
+pub const GEMV_ROWS: usize = 8;
+
+/// A bucket to schedule for.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Name: `decode_4`.
+    pub name: String,
+    /// Purpose.
+    pub role: Role,
+    /// Sizes.
+    pub bind: Bindings,
+}
+
+/// Buckets of a plan: decode steps of 1, 2, 4, 8 sequences, prefill and scoring steps of some sizes.
+///
+/// Level 0 stores every intermediate (rows gathered from the cache for each token among them), so its
+/// prefill buckets are small.
+pub fn buckets(max_seq: usize, max_batch: usize, opt_level: u8) -> Vec<Bucket> {
+    let bind = |tokens, rows| Bindings {
+        tokens,
+        seqs: max_batch,
+        rows,
+        context: max_seq,
+        slots: max_batch * max_seq,
+    };
+    let up_to = |sizes: &[usize], limit: usize| -> Vec<usize> {
+        let below = sizes.iter().copied().filter(|&s| s < limit);
+        below.chain(sizes.iter().copied().find(|&s| s >= limit)).collect()
+    };
+    let prefill: &[usize] = if opt_level == 0 { &[16, 64] } else { &[16, 64, 256, 1024] };
+    let score: &[usize] = if opt_level == 0 { &[64] } else { &[64, 256] };
+    let mut out = Vec::new();
+    for n in up_to(&[1, 2, 4, 8], max_batch.min(GEMV_ROWS)) {
+        out.push(Bucket { name: format!("decode_{n}"), role: Role::Decode, bind: bind(n, n) });
+    }
+    let all = max_seq.saturating_mul(max_batch);
+    for n in up_to(prefill, all) {
+        out.push(Bucket { name: format!("prefill_{n}"), role: Role::Prefill, bind: bind(n, max_batch) });
+    }
+    for n in up_to(score, all) {
+        out.push(Bucket { name: format!("score_{n}"), role: Role::Score, bind: bind(n, n) });
+    }
+    out
+}
+
+/// Chooses a schedule for each work in each bucket. Result: kernels, and for each bucket the kernel of
+/// each work.
+pub fn run(works: &[Work], buckets: &[Bucket], target: &Target) -> (Vec<KernelSpec>, Vec<Vec<KernelId>>) {
+    let mut kernels: Vec<KernelSpec> = Vec::new();
+    let mut chosen = vec![Vec::with_capacity(works.len()); buckets.len()];
+    for (w, work) in works.iter().enumerate() {
+        let first = kernels.len();
+        for (bucket, ids) in buckets.iter().zip(&mut chosen) {
+            let (schedule, fallback) = choose(work, &bucket.bind, target);
+            let same = kernels[first..].iter().position(|k| k.schedule == schedule);
+            let id = same.map(|i| first + i).unwrap_or_else(|| {
+                let (grid, threads) = launch_shape(work, &schedule);
+                kernels.push(KernelSpec {
+                    name: format!("{}{}", work.name, suffix(&schedule)),
+                    work: w as u32,
+                    schedule,
+                    grid,
+                    threads,
+                    programmatic: target.features.programmatic_launch,
+                    fallback,
+                });
+                kernels.len() - 1
+            });
+            ids.push(KernelId::new(id));
+        }
+    }
+    unique_names(&mut kernels);
+    (kernels, chosen)
+}
+
+fn unique_names(kernels: &mut [KernelSpec]) {
+    let mut seen = std::collections::HashSet::new();
+    for k in kernels {
+        let base = k.name.clone();
+        let mut i = 1;
+        while !seen.insert(k.name.clone()) {
+            i += 1;
+            k.name = format!("{base}_v{i}");
+        }
+    }
+}
+
+fn suffix(s: &Schedule) -> String {
+    match s {
+        Schedule::Elementwise { .. } | Schedule::SampleRow { .. } => String::new(),
+        Schedule::WarpRow { .. } => "_warp_row".into(),
+        Schedule::BlockRow { .. } => "_block_row".into(),
+        Schedule::Gemv { rows, .. } => format!("_gemv_{rows}"),
+        Schedule::Gemm { tile_m, tile_n, .. } => format!("_gemm_{tile_m}x{tile_n}"),
+        Schedule::AttentionRow { .. } => "_row".into(),
+        Schedule::AttentionTile { tile_q, tile_k } => format!("_tile_{tile_q}x{tile_k}"),
+    }
+}
+
+fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Option<String>) {
+    match &work.compute {
+        Compute::Loop(l) => (loop_schedule(l, bind), None),
+        Compute::MatMul(m) => matmul_schedule(work, m, bind, target),
+        Compute::Attention(a) => attention_schedule(work, a, bind, target),
+        Compute::Sample(_) => (Schedule::SampleRow { threads: 1024 }, None),
+    }
+}
+
+fn loop_schedule(l: &Loop, bind: &Bindings) -> Schedule {
+    let Some(reduced) = l.reduced else { return Schedule::Elementwise { threads: 256 } };
+    // A block a row while rows are few, so that they spread over the SMs; else a warp a row.
+    if bind.elements(&l.domain) >= 2048 || reduced.eval(bind) <= 64 {
+        return Schedule::WarpRow { warps: 4 };
+    }
+    let threads = (reduced.eval(bind) / 4).next_power_of_two().clamp(32, 512);
+    Schedule::BlockRow { threads: threads as u32 }
+}
+
+/// Why tensor cores cannot take a matrix product, if so.
+fn no_tensor_cores(work: &Work, m: &MatMul, target: &Target) -> Option<String> {
+    let b = &work.reads[m.b.index()];
+    let plain = match &m.a {
+        Scalar::Load(x, at) => {
+            *at == [Scalar::Coord(0), Scalar::Coord(1)] && work.reads[x.index()].dtype == b.dtype
+        }
+        _ => false,
+    };
+    if !target.features.mma_sync || !target.features.cp_async {
+        Some(format!("{} has no mma.sync or cp.async", target.name))
+    } else if !b.dtype.is_half() {
+        Some(format!("tensor cores take f16 and bf16, not {}", b.dtype))
+    } else if m.k % 8 != 0 {
+        Some(format!("k = {} is not a multiple of 8 (16-byte rows)", m.k))
+    } else if !plain {
+        Some("the left operand is computed".into())
+    } else {
+        None
+    }
+}
+
+fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) -> (Schedule, Option<String>) {
+    let rows = m.m.eval(bind);
+    let fallback = no_tensor_cores(work, m, target);
+    if rows <= GEMV_ROWS || fallback.is_some() {
+        let rows = rows.min(GEMV_ROWS).next_power_of_two() as u32;
+        // Enough warps for 8 on each SM; more columns a warp reuse its reads of a.
+        let spare = m.n / (target.profile.sms as usize * 8);
+        let columns = spare.next_power_of_two().clamp(1, if rows > 4 { 2 } else { 4 }) as u32;
+        let fallback = if m.m.eval(bind) > GEMV_ROWS { fallback } else { None };
+        return (Schedule::Gemv { rows, warps: 4, columns }, fallback);
+    }
+    let tile_k = if m.k % 64 == 0 { 64 } else { 32 };
+    let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.n.div_ceil(tn);
+    let (tile_m, tile_n, warps_m, warps_n) = if rows <= 16 {
+        (16, 64, 1, 4)
+    } else if rows <= 32 || blocks(64, 64) < target.profile.sms as usize {
+        (32, 64, 2, 2)
+    } else if blocks(128, 128) >= target.profile.sms as usize {
+        (128, 128, 2, 4)
+    } else {
+        (64, 64, 2, 2)
+    };
+    (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages: 3 }, None)
+}
+
+fn attention_schedule(
+    work: &Work,
+    a: &Attention,
+    bind: &Bindings,
+    target: &Target,
+) -> (Schedule, Option<String>) {
+    let row = Schedule::AttentionRow { warps: 4 };
+    if a.tokens.eval(bind) <= GEMV_ROWS {
+        return (row, None);
+    }
+    let dtype = work.reads[a.q.index()].dtype;
+    let why = if !target.features.mma_sync {
+        format!("{} has no mma.sync", target.name)
+    } else if !dtype.is_half() {
+        format!("tensor cores take f16 and bf16, not {dtype}")
+    } else if a.head_dim % 16 != 0 || a.value_dim % 16 != 0 || a.head_dim > 128 || a.value_dim > 128 {
+        format!("head sizes {} and {} are not multiples of 16 up to 128", a.head_dim, a.value_dim)
+    } else if !a.sequential_slots() {
+        "keys of a sequence are not in consecutive slots".into()
+    } else {
+        return (Schedule::AttentionTile { tile_q: 64, tile_k: 64 }, None);
+    };
+    (row, Some(why))
+}
+
+fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
+    let over = |dims: Shape, per: u32| Extent { dims, per: per as usize };
+    let c = |n: usize| vec![Dim::Const(n)];
+    let domain = match &work.compute {
+        Compute::Loop(l) => l.domain.clone(),
+        Compute::MatMul(m) => vec![m.m, Dim::Const(m.n)],
+        Compute::Attention(a) => vec![a.tokens, Dim::Const(a.kv_heads * a.group)],
+        Compute::Sample(s) => vec![s.rows],
+    };
+    let one = Extent::one;
+    match (schedule, &work.compute) {
+        (Schedule::Elementwise { threads }, _) => ([over(domain, *threads), one(), one()], *threads),
+        (Schedule::WarpRow { warps }, _) => ([over(domain, *warps), one(), one()], warps * 32),
+        (Schedule::BlockRow { threads }, _) | (Schedule::SampleRow { threads }, _) => {
+            ([over(domain, 1), one(), one()], *threads)
+        }
+        (Schedule::Gemv { rows, warps, columns }, Compute::MatMul(m)) => {
+            ([over(c(m.n), warps * columns), over(vec![m.m], *rows), one()], warps * 32)
+        }
+        (Schedule::Gemm { tile_m, tile_n, warps_m, warps_n, .. }, Compute::MatMul(m)) => {
+            ([over(c(m.n), *tile_n), over(vec![m.m], *tile_m), one()], warps_m * warps_n * 32)
+        }
+        (Schedule::AttentionRow { warps }, Compute::Attention(a)) => {
+            ([over(vec![a.tokens], 1), over(c(a.kv_heads), 1), one()], warps * 32)
+        }
+        (Schedule::AttentionTile { tile_q, .. }, Compute::Attention(a)) => {
+            let heads = a.kv_heads * a.group;
+            ([over(vec![a.tokens], *tile_q), over(c(heads), 1), one()], tile_q * 2)
+        }
+        // Families of another kind of work: `choose` does not make them.
+        (
+            Schedule::Gemv { .. }
+            | Schedule::Gemm { .. }
+            | Schedule::AttentionRow { .. }
+            | Schedule::AttentionTile { .. },
+            _,
+        ) => ([one(), one(), one()], 32),
+    }
+}
