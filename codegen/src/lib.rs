@@ -1,4 +1,13 @@
-//! TODO
+//! Weft's code generation: from a plan to CUDA C.
+//!
+//! [`kernels`] builds kernel IR for each kernel of the plan, [`cuda`] prints it, [`emulator`] executes it
+//! on the CPU. Pure: the same plan gives the same bytes, whatever the number of threads.
 
 pub mod cuda;
 pub mod emulator;
+mod emit;
+mod error;
+pub mod kernels;
+
+pub use emit::{Emitted, emit};
+pub use error::Error;

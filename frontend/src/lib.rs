@@ -11,6 +11,7 @@ pub mod convert;
 pub mod error;
 pub mod gguf;
 pub mod mmap;
+pub mod models;
 pub mod safetensors;
 pub mod tensor;
 pub mod text;

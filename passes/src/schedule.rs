@@ -163,7 +163,6 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
         let fallback = if m.m.eval(bind) > GEMV_ROWS { fallback } else { None };
         return (Schedule::Gemv { rows, warps: 4, columns }, fallback);
     }
-    let tile_k = if m.k % 64 == 0 { 64 } else { 32 };
     let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.n.div_ceil(tn);
     let (tile_m, tile_n, warps_m, warps_n) = if rows <= 16 {
         (16, 64, 1, 4)
@@ -174,7 +173,9 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
     } else {
         (64, 64, 2, 2)
     };
-    (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages: 3 }, None)
+    // Shared memory: at most 83 KB, which every target has.
+    let (tile_k, stages) = if tile_m == 128 || m.k % 64 != 0 { (32, 4) } else { (64, 3) };
+    (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, None)
 }
 
 fn attention_schedule(
@@ -183,7 +184,9 @@ fn attention_schedule(
     bind: &Bindings,
     target: &Target,
 ) -> (Schedule, Option<String>) {
-    let row = Schedule::AttentionRow { warps: 4 };
+    // Accumulators of up to 8 heads fit in registers.
+    let heads = (1..=a.group.min(8)).rev().find(|h| a.group % h == 0).unwrap_or(1) as u32;
+    let row = Schedule::AttentionRow { warps: 4, heads };
     if a.tokens.eval(bind) <= GEMV_ROWS {
         return (row, None);
     }
@@ -224,8 +227,9 @@ fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         (Schedule::Gemm { tile_m, tile_n, warps_m, warps_n, .. }, Compute::MatMul(m)) => {
             ([over(c(m.n), *tile_n), over(vec![m.m], *tile_m), one()], warps_m * warps_n * 32)
         }
-        (Schedule::AttentionRow { warps }, Compute::Attention(a)) => {
-            ([over(vec![a.tokens], 1), over(c(a.kv_heads), 1), one()], warps * 32)
+        (Schedule::AttentionRow { warps, heads }, Compute::Attention(a)) => {
+            let split = over(c(a.kv_heads * a.group), *heads);
+            ([over(vec![a.tokens], 1), split, one()], warps * 32)
         }
         (Schedule::AttentionTile { tile_q, .. }, Compute::Attention(a)) => {
             let heads = a.kv_heads * a.group;

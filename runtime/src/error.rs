@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use weft_ir::reference::ReferenceError;
+
+use crate::exec::memory::{MemoryNeed, bytes_text};
+
 /// Result of every fallible call in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -121,6 +125,85 @@ pub enum Error {
         /// The system's reason.
         why: String,
     },
+
+    /// The GPU is of another family than the plan was made for.
+    #[error(
+        "the plan was compiled for {target}, and GPU {ordinal} ({device}) is {arch}; compile it again with --target {remedy}"
+    )]
+    WrongTarget {
+        /// The plan's target.
+        target: String,
+        /// The GPU's ordinal.
+        ordinal: usize,
+        /// The GPU's name.
+        device: String,
+        /// Its architecture.
+        arch: String,
+        /// The target to compile for, or why there is none.
+        remedy: String,
+    },
+
+    /// The GPU has less free memory than the plan takes.
+    #[error(
+        "{device} has {} free, and the plan takes {}: {need}; compile with a lower --max-seq or --max-batch, or free GPU memory",
+        bytes_text(*.free), bytes_text(.need.total())
+    )]
+    NotEnoughMemory {
+        /// The GPU's name.
+        device: String,
+        /// Free bytes.
+        free: u64,
+        /// What is needed, by part.
+        need: MemoryNeed,
+    },
+
+    /// A plan (or its kernels) that cannot be executed.
+    #[error("plan, {place}: {why}; compile the model again with this version of weft")]
+    Plan {
+        /// Which part: a field, an entry, a buffer, a kernel.
+        place: String,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// A weight buffer that cannot be made from the checkpoint.
+    #[error("weight {buffer:?}: {why}; compile the model again from this checkpoint")]
+    Weight {
+        /// The buffer's name.
+        buffer: String,
+        /// What is wrong.
+        why: String,
+    },
+
+    /// A step input that the plan cannot take.
+    #[error("step input {input}: {why}")]
+    Input {
+        /// Name of the input.
+        input: &'static str,
+        /// What is wrong with it, and what is allowed.
+        why: String,
+    },
+
+    /// No bucket of the plan holds a step.
+    #[error(
+        "no {role} bucket holds {tokens} tokens with {rows} output rows; the plan has {available}; {remedy}"
+    )]
+    NoBucket {
+        /// The step's role.
+        role: &'static str,
+        /// Its tokens.
+        tokens: usize,
+        /// Its output rows.
+        rows: usize,
+        /// The buckets of the role, or of all roles when it has none.
+        available: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+
+    /// The CPU reference stopped.
+    #[error("CPU reference: {0}")]
+    Reference(#[from] Box<ReferenceError>),
 }
 
 impl Error {
@@ -142,6 +225,14 @@ impl Error {
                 | Error::NoDevice
                 | Error::NvrtcNotFound { .. }
         )
+    }
+
+    pub(crate) fn plan(place: impl Into<String>, why: impl Into<String>) -> Self {
+        Error::Plan { place: place.into(), why: why.into() }
+    }
+
+    pub(crate) fn input(input: &'static str, why: impl Into<String>) -> Self {
+        Error::Input { input, why: why.into() }
     }
 
     pub(crate) fn bad(what: impl Into<String>, why: impl Into<String>) -> Self {

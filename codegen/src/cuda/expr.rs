@@ -56,6 +56,46 @@ impl Writer<'_> {
         self.expr_in(e, level::ANY)
     }
 
+    /// An expression as the initialiser of an int, which converts to its type by itself. Sums and products
+    /// are the same bits in unsigned arithmetic, so thread and block indices need no cast there.
+    pub(super) fn converted(&mut self, e: &Expr) -> Result<String, WriteError> {
+        Ok(self.modular(e)?.at_least(level::ANY))
+    }
+
+    fn modular(&mut self, e: &Expr) -> Result<Text, WriteError> {
+        let (sign, own, a, b) = match e {
+            Expr::ThreadIdx | Expr::BlockIdx(_) | Expr::GridDim(_) => return Ok(postfix(builtin(e))),
+            Expr::Binary(BinaryOp::Add, a, b) => ("+", level::SUM, a, b),
+            Expr::Binary(BinaryOp::Sub, a, b) => ("-", level::SUM, a, b),
+            Expr::Binary(BinaryOp::Mul, a, b) => ("*", level::PRODUCT, a, b),
+            Expr::Const(_)
+            | Expr::Var(_)
+            | Expr::Elem(_, _)
+            | Expr::Param(_)
+            | Expr::Unary(_, _)
+            | Expr::Binary(_, _, _)
+            | Expr::Compare(_, _, _)
+            | Expr::Select(_, _, _)
+            | Expr::Cast(_, _)
+            | Expr::Bitcast(_, _)
+            | Expr::Math(_, _)
+            | Expr::Load(_, _)
+            | Expr::Shuffle(_, _, _)
+            | Expr::Pack2(_, _, _) => return self.text(e),
+        };
+        if expr_type(self.kernel, e)? != DType::I32 {
+            return self.text(e);
+        }
+        let (left, right) = (self.modular(a)?.at_least(own), self.modular(b)?.at_least(own + 1));
+        Ok(Text(format!("{left} {sign} {right}"), own))
+    }
+
+    /// An index into an array: never negative, so a bare thread or block index needs no cast.
+    pub(super) fn index(&mut self, e: &Expr) -> Result<String, WriteError> {
+        let bare = builtin(e);
+        if bare.is_empty() { self.expr(e) } else { Ok(bare) }
+    }
+
     /// An expression as the right side of `<`.
     pub(super) fn bound(&mut self, e: &Expr) -> Result<String, WriteError> {
         self.expr_in(e, level::SHIFT)
@@ -76,12 +116,12 @@ impl Writer<'_> {
             Expr::Var(v) => self.var_name(*v).map(postfix),
             Expr::Elem(v, index) => {
                 let name = self.var_name(*v)?;
-                Ok(postfix(format!("{name}[{}]", self.expr(index)?)))
+                Ok(postfix(format!("{name}[{}]", self.index(index)?)))
             }
             Expr::Param(p) => self.param_name(*p).map(postfix),
-            Expr::ThreadIdx => Ok(Text("(int)threadIdx.x".into(), level::UNARY)),
-            Expr::BlockIdx(axis) => Ok(Text(format!("(int)blockIdx.{}", axis_name(*axis)), level::UNARY)),
-            Expr::GridDim(axis) => Ok(Text(format!("(int)gridDim.{}", axis_name(*axis)), level::UNARY)),
+            Expr::ThreadIdx | Expr::BlockIdx(_) | Expr::GridDim(_) => {
+                Ok(Text(format!("(int){}", builtin(e)), level::UNARY))
+            }
             Expr::Unary(op, a) => {
                 let sign = match op {
                     UnaryOp::Neg => "-",
@@ -130,7 +170,7 @@ impl Writer<'_> {
             Expr::Math(f, args) => self.call(math_name(*f), &args.iter().collect::<Vec<_>>()),
             Expr::Load(mem, index) => {
                 let array = self.mem_name(*mem)?;
-                Ok(postfix(format!("{array}[{}]", self.expr(index)?)))
+                Ok(postfix(format!("{array}[{}]", self.index(index)?)))
             }
             Expr::Shuffle(mode, value, lane) => {
                 let function = match mode {
@@ -199,6 +239,7 @@ impl Writer<'_> {
                 let name = self.helper(Helper::F16ToFloat);
                 self.call(name, &[a])?
             }
+            DType::I32 if !builtin(a).is_empty() => postfix(builtin(a)),
             DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::Bool => self.text(a)?,
         };
         let is_float = from.is_float();
@@ -215,8 +256,7 @@ impl Writer<'_> {
                 return Ok(Text(format!("({}){value}", type_name(to)), level::UNARY));
             }
         };
-        let argument =
-            if is_float { value.0 } else { format!("(float){}", value.at_least(level::UNARY)) };
+        let argument = if is_float { value.0 } else { format!("(float){}", value.at_least(level::UNARY)) };
         Ok(postfix(format!("{}({argument})", self.helper(helper))))
     }
 
@@ -225,7 +265,7 @@ impl Writer<'_> {
         if index.as_int() == Some(0) {
             return Ok(array.to_string());
         }
-        Ok(format!("&{array}[{}]", self.expr(index)?))
+        Ok(format!("&{array}[{}]", self.index(index)?))
     }
 
     /// Address of an element of memory.
@@ -235,7 +275,30 @@ impl Writer<'_> {
     }
 }
 
-pub(super) fn axis_name(axis: Axis) -> &'static str {
+/// A built-in variable, which C has as an unsigned; empty for other expressions.
+fn builtin(e: &Expr) -> String {
+    match e {
+        Expr::ThreadIdx => "threadIdx.x".into(),
+        Expr::BlockIdx(axis) => format!("blockIdx.{}", axis_name(*axis)),
+        Expr::GridDim(axis) => format!("gridDim.{}", axis_name(*axis)),
+        Expr::Const(_)
+        | Expr::Var(_)
+        | Expr::Elem(_, _)
+        | Expr::Param(_)
+        | Expr::Unary(_, _)
+        | Expr::Binary(_, _, _)
+        | Expr::Compare(_, _, _)
+        | Expr::Select(_, _, _)
+        | Expr::Cast(_, _)
+        | Expr::Bitcast(_, _)
+        | Expr::Math(_, _)
+        | Expr::Load(_, _)
+        | Expr::Shuffle(_, _, _)
+        | Expr::Pack2(_, _, _) => String::new(),
+    }
+}
+
+fn axis_name(axis: Axis) -> &'static str {
     match axis {
         Axis::X => "x",
         Axis::Y => "y",

@@ -169,7 +169,9 @@ impl Helper {
         let name = self.name();
         match self {
             Helper::Bf16 | Helper::F16 => format!("struct __align__(2) {name} {{ unsigned short bits; }};"),
-            Helper::Bf16ToFloat => function("float", name, "bf16 x", &["return __uint_as_float((unsigned)x.bits << 16);"]),
+            Helper::Bf16ToFloat => {
+                function("float", name, "bf16 x", &["return __uint_as_float((unsigned)x.bits << 16);"])
+            }
             Helper::F16ToFloat => function(
                 "float",
                 name,
@@ -247,7 +249,8 @@ fn streaming(name: &str, result: &str, shape: &str, fields: &[&str]) -> String {
         _ => format!("{{{}}}", registers.join(", ")),
     };
     let outputs: Vec<String> = fields.iter().map(|f| format!(r#""=r"({f})"#)).collect();
-    let first = format!(r#"asm volatile("ld.global.nc.L1::no_allocate.{shape} {registers}, [%{}];""#, fields.len());
+    let first =
+        format!(r#"asm volatile("ld.global.nc.L1::no_allocate.{shape} {registers}, [%{}];""#, fields.len());
     let second = format!(r#"             : {} : "l"(__cvta_generic_to_global(p)));"#, outputs.join(", "));
     function(result, name, "const void* p", &[&format!("{result} value;"), &first, &second, "return value;"])
 }

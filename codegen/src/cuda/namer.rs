@@ -3,19 +3,15 @@
 use std::collections::BTreeSet;
 
 /// Words that cannot name a variable, sorted.
-const RESERVED: &[&str] = &[
-    "alignas", "alignof", "and", "and_eq", "asm", "atomicAdd", "auto", "bf16", "bitand", "bitor", "blockDim",
-    "blockIdx", "bool", "break", "case", "catch", "char", "class", "compl", "const", "const_cast", "constexpr",
-    "continue", "cosf", "decltype", "default", "delete", "do", "double", "dynamic_cast", "else", "enum", "erff",
-    "exp2f", "expf", "explicit", "export", "extern", "f16", "fabsf", "false", "float", "float2", "float4",
-    "fmaf", "fmaxf", "fminf", "for", "friend", "goto", "gridDim", "half", "if", "inline", "int", "int2", "int4",
-    "logf", "long", "main", "max", "min", "mutable", "namespace", "new", "noexcept", "not", "not_eq", "nullptr",
-    "operator", "or", "or_eq", "powf", "private", "protected", "public", "register", "reinterpret_cast",
-    "restrict", "return", "rsqrtf", "short", "signed", "sinf", "sizeof", "smem", "sqrtf", "static",
-    "static_assert", "static_cast", "struct", "switch", "tanhf", "template", "this", "threadIdx", "thread_local",
-    "throw", "true", "try", "typedef", "typeid", "typename", "uint2", "uint4", "union", "unsigned", "using",
-    "virtual", "void", "volatile", "warpSize", "wchar_t", "while", "xor", "xor_eq",
-];
+const RESERVED: &str = "\
+    alignas alignof and and_eq asm atomicAdd auto bf16 bitand bitor blockDim blockIdx bool break case \
+    catch char class compl const const_cast constexpr continue cosf decltype default delete do double \
+    dynamic_cast else enum erff exp2f expf explicit export extern f16 fabsf false float float2 float4 \
+    fmaf fmaxf fminf for friend goto gridDim half if inline int int2 int4 logf long main max min mutable \
+    namespace new noexcept not not_eq nullptr operator or or_eq powf private protected public register \
+    reinterpret_cast restrict return rsqrtf short signed sinf sizeof smem sqrtf static static_assert \
+    static_cast struct switch tanhf template this threadIdx thread_local throw true try typedef typeid \
+    typename uint2 uint4 union unsigned using virtual void volatile warpSize wchar_t while xor xor_eq";
 
 /// Gives unique names in nested scopes: a name is free again when its scope ends, and no live name is
 /// ever shadowed.
@@ -28,7 +24,7 @@ pub struct Namer {
 impl Namer {
     /// A namer in which `taken` names are never given out.
     pub fn new<'a>(taken: impl IntoIterator<Item = &'a str>) -> Self {
-        let live = RESERVED.iter().copied().chain(taken).map(String::from).collect();
+        let live = RESERVED.split_whitespace().chain(taken).map(String::from).collect();
         Namer { live, scopes: Vec::new() }
     }
 

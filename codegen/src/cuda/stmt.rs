@@ -1,6 +1,6 @@
 //! Statements as C.
 
-use super::expr::{axis_name, type_name};
+use super::expr::type_name;
 use super::helpers::Helper;
 use super::writer::{WriteError, Writer};
 use weft_ir::dtype::DType;
@@ -37,12 +37,9 @@ impl Writer<'_> {
                 Ok(())
             }
             Stmt::Let { var, value, mutable } => {
-                // An initialiser converts to int by itself.
-                let value = match value {
-                    Expr::ThreadIdx => "threadIdx.x".into(),
-                    Expr::BlockIdx(axis) => format!("blockIdx.{}", axis_name(*axis)),
-                    Expr::GridDim(axis) => format!("gridDim.{}", axis_name(*axis)),
-                    value => self.expr(value)?,
+                let value = match self.kernel.var(*var).map(|v| v.dtype) {
+                    Some(DType::I32) => self.converted(value)?,
+                    _ => self.expr(value)?,
                 };
                 let (dtype, name) = self.declare(*var)?;
                 let qualifier = if *mutable { "" } else { "const " };
@@ -56,12 +53,12 @@ impl Writer<'_> {
                 Ok(())
             }
             Stmt::AssignElem { var, index, value } => {
-                let (name, index, value) = (self.var_name(*var)?, self.expr(index)?, self.expr(value)?);
+                let (name, index, value) = (self.var_name(*var)?, self.index(index)?, self.expr(value)?);
                 self.line(&format!("{name}[{index}] = {value};"));
                 Ok(())
             }
             Stmt::Store { mem, index, value } => {
-                let (name, index, value) = (self.mem_name(*mem)?, self.expr(index)?, self.expr(value)?);
+                let (name, index, value) = (self.mem_name(*mem)?, self.index(index)?, self.expr(value)?);
                 self.line(&format!("{name}[{index}] = {value};"));
                 Ok(())
             }
@@ -140,7 +137,7 @@ impl Writer<'_> {
             }
             Stmt::AtomicAdd { mem, index, value, old } => {
                 let array = self.mem_name(*mem)?;
-                let (index, value) = (self.expr(index)?, self.expr(value)?);
+                let (index, value) = (self.index(index)?, self.expr(value)?);
                 let call = format!("atomicAdd(&{array}[{index}], {value});");
                 match old {
                     None => self.line(&call),

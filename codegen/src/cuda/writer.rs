@@ -123,7 +123,10 @@ impl<'k> Writer<'k> {
             true => String::new(),
             false => format!("\n    {}", params.join(",\n    ")),
         };
-        self.line(&format!("extern \"C\" __global__ void __launch_bounds__({bounds}) {}({params}) {{", k.name));
+        self.line(&format!(
+            "extern \"C\" __global__ void __launch_bounds__({bounds}) {}({params}) {{",
+            k.name
+        ));
         self.enter();
         self.shared_arrays();
         self.stmts(&k.body)?;

@@ -78,8 +78,7 @@ impl Machine<'_> {
             }
             NodeKind::Select(c, a, b) => {
                 let mut out = self.eval(c, active)?;
-                let (yes, no): (Vec<u32>, Vec<u32>) =
-                    active.iter().partition(|t| out[**t as usize] & 1 != 0);
+                let (yes, no): (Vec<u32>, Vec<u32>) = active.iter().partition(|t| out[**t as usize] & 1 != 0);
                 for (side, lanes) in [(a, yes), (b, no)] {
                     if !lanes.is_empty() {
                         let chosen = self.eval(side, &lanes)?;

@@ -121,9 +121,8 @@ impl Memory {
     }
 
     fn read<T>(&self, buffer: usize, convert: impl Fn(DType, u64) -> T) -> Vec<Option<T>> {
-        let elements = |b: &Buffer| {
-            (0..b.len()).map(|i| b.element(i).map(|bits| convert(b.dtype, bits))).collect()
-        };
+        let elements =
+            |b: &Buffer| (0..b.len()).map(|i| b.element(i).map(|bits| convert(b.dtype, bits))).collect();
         self.buffers.get(buffer).map(elements).unwrap_or_default()
     }
 }

@@ -2,7 +2,7 @@
 //! stops at the first fault: bounds, alignment, initialisation, races, divergence, copies in flight, the
 //! grid dependency, integer overflow.
 //!
-//! Lockstep hides no race: every access is checked against what the program orders (see [`race`]). Warp
+//! Lockstep hides no race: every access is checked against what the program orders (`race.rs` says by what). Warp
 //! shuffles, `mma` and `ldmatrix` gather their lanes but, as on the GPU, order no memory: that takes a
 //! `WarpBarrier` or a `Barrier`.
 
@@ -80,8 +80,13 @@ pub struct Stats {
 /// Runs a launch. After a fault the memory holds what was stored up to there.
 pub fn run(kernel: &Kernel, launch: &Launch, memory: &mut Memory) -> Result<Stats, Fault> {
     let invalid = |message: String| {
-        let place =
-            Place { kernel: kernel.name.clone(), statement: 0, text: String::new(), block: [0; 3], thread: 0 };
+        let place = Place {
+            kernel: kernel.name.clone(),
+            statement: 0,
+            text: String::new(),
+            block: [0; 3],
+            thread: 0,
+        };
         Fault { place: Box::new(place), kind: FaultKind::Invalid(message) }
     };
     let structural: Vec<String> = verify(kernel)

@@ -3,7 +3,7 @@
 use super::value;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::{
-    Axis, BinaryOp, CompareOp, Expr, Kernel, MatrixCount, MathFn, Mem, ShuffleMode, Stmt, UnaryOp,
+    Axis, BinaryOp, CompareOp, Expr, Kernel, MathFn, MatrixCount, Mem, ShuffleMode, Stmt, UnaryOp,
 };
 use weft_ir::verify::kernel::{TypeError, expr_type};
 
@@ -185,11 +185,9 @@ impl Compiler<'_> {
                 step: self.node(step)?,
                 body: self.block(body)?,
             },
-            Stmt::If { cond, then, otherwise } => Op::If {
-                cond: self.node(cond)?,
-                then: self.block(then)?,
-                otherwise: self.block(otherwise)?,
-            },
+            Stmt::If { cond, then, otherwise } => {
+                Op::If { cond: self.node(cond)?, then: self.block(then)?, otherwise: self.block(otherwise)? }
+            }
             Stmt::Barrier => Op::Barrier,
             Stmt::WarpBarrier => Op::WarpBarrier,
             Stmt::GridDependencyWait => Op::DependencyWait,

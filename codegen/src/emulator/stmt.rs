@@ -179,7 +179,14 @@ impl Machine<'_> {
         }
     }
 
-    fn load_vec(&mut self, to: &Registers, mem: usize, index: &Node, lanes: usize, active: &[u32]) -> Step<()> {
+    fn load_vec(
+        &mut self,
+        to: &Registers,
+        mem: usize,
+        index: &Node,
+        lanes: usize,
+        active: &[u32],
+    ) -> Step<()> {
         let from = self.eval(index, active)?;
         let at = self.eval(&to.at, active)?;
         let size = self.array(mem)?.size;
@@ -209,7 +216,8 @@ impl Machine<'_> {
         let at = self.eval(&from.at, active)?;
         let size = self.array(mem)?.size;
         for &t in active {
-            let position = self.registers(from.slot, value::int_of(from.at.dtype, at[t as usize]), lanes, t)?;
+            let position =
+                self.registers(from.slot, value::int_of(from.at.dtype, at[t as usize]), lanes, t)?;
             let index = value::int_of(index.dtype, to[t as usize]);
             let (region, offset) = self.touch(mem, index, lanes, t, Mode::Write)?;
             for lane in 0..lanes {
@@ -223,7 +231,13 @@ impl Machine<'_> {
     }
 
     /// `N` registers of every lane of a warp, and where they are.
-    fn fragment<const N: usize>(&self, slot: usize, at: &[u64], ty: DType, warp: usize) -> Step<[[u64; N]; 32]> {
+    fn fragment<const N: usize>(
+        &self,
+        slot: usize,
+        at: &[u64],
+        ty: DType,
+        warp: usize,
+    ) -> Step<[[u64; N]; 32]> {
         let mut out = [[0; N]; 32];
         for (lane, registers) in out.iter_mut().enumerate() {
             let t = warp * 32 + lane;
@@ -235,7 +249,14 @@ impl Machine<'_> {
         Ok(out)
     }
 
-    fn mma(&mut self, dtype: DType, acc: &Registers, a: &Registers, b: &Registers, active: &[u32]) -> Step<()> {
+    fn mma(
+        &mut self,
+        dtype: DType,
+        acc: &Registers,
+        a: &Registers,
+        b: &Registers,
+        active: &[u32],
+    ) -> Step<()> {
         let warps = self.full_warps(active, "mma")?;
         let at_acc = self.eval(&acc.at, active)?;
         let at_a = self.eval(&a.at, active)?;
@@ -243,7 +264,8 @@ impl Machine<'_> {
         for warp in warps {
             let words_a = self.fragment::<4>(a.slot, &at_a, a.at.dtype, warp)?.map(|r| r.map(|x| x as u32));
             let words_b = self.fragment::<2>(b.slot, &at_b, b.at.dtype, warp)?.map(|r| r.map(|x| x as u32));
-            let mut d = self.fragment::<4>(acc.slot, &at_acc, acc.at.dtype, warp)?.map(|r| r.map(value::f32_of));
+            let mut d =
+                self.fragment::<4>(acc.slot, &at_acc, acc.at.dtype, warp)?.map(|r| r.map(value::f32_of));
             fragments::mma_m16n8k16(dtype, &mut d, &words_a, &words_b);
             for (lane, values) in d.iter().enumerate() {
                 let t = warp * 32 + lane;

@@ -44,14 +44,14 @@ const PRES: &[Pre] = &[
         add_bos: false,
     },
     Pre {
-        names: &["gpt-2", "gpt2", "phi-2", "olmo", "dbrx", "jais"],
+        names: &["gpt-2", "phi-2"],
         split: || byte_level(true),
         nfc: false,
         ignore_merges: false,
         add_bos: false,
     },
     Pre {
-        names: &["smollm", "starcoder", "refact", "command-r", "codeshell"],
+        names: &["smollm", "starcoder", "refact", "codeshell"],
         split: || {
             let digits = json!({"type": "Digits", "individual_digits": true});
             json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]})

@@ -1,6 +1,7 @@
 //! What the tests share: fixture paths, and writers of small GGUF and safetensors files.
 #![allow(dead_code)]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A path under the workspace's `testsuite/fixtures`.
@@ -18,7 +19,9 @@ pub fn smollm2() -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("SKIPPED: no SmolLM2 at {}: set WEFT_SMOLLM2 to the .gguf file", path.display());
+    // Not eprintln!, which the test harness swallows.
+    let line = format!("SKIPPED: no SmolLM2 at {}: set WEFT_SMOLLM2 to the .gguf file\n", path.display());
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
     None
 }
 

@@ -89,6 +89,7 @@ impl Line {
         self.spaces();
         while self.peek() == Some('%') {
             inputs.push(self.value(graph)?);
+            self.spaces();
             if !self.eat(",") {
                 break;
             }

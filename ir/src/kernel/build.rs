@@ -259,6 +259,14 @@ impl KernelBuilder {
         self.push(Stmt::Store { mem, index, value });
     }
 
+    /// `atomicAdd` on an i32 or u32 element; gives the old value.
+    pub fn atomic_add(&mut self, name: &str, mem: Mem, index: Expr, value: Expr) -> Expr {
+        let dtype = self.mem_dtype(mem).unwrap_or(DType::I32);
+        let old = self.new_var(name, dtype, None);
+        self.push(Stmt::AtomicAdd { mem, index, value, old: Some(old) });
+        Expr::Var(old)
+    }
+
     /// A loop; the closure fills its body and receives the variable.
     pub fn for_loop(
         &mut self,
@@ -297,6 +305,21 @@ impl KernelBuilder {
         self.blocks.push(Vec::new());
         fill(self);
         self.blocks.pop().unwrap_or_default()
+    }
+
+    /// Opens a block of statements, for [`KernelBuilder::close`].
+    pub fn open(&mut self) {
+        self.blocks.push(Vec::new());
+    }
+
+    /// Closes the innermost open block and returns its statements.
+    pub fn close(&mut self) -> Vec<Stmt> {
+        self.blocks.pop().unwrap_or_default()
+    }
+
+    /// Declares the i32 variable of a loop that the caller pushes.
+    pub fn loop_var(&mut self, name: &str) -> VarId {
+        self.new_var(name, DType::I32, None)
     }
 
     /// Element type of a memory operand.

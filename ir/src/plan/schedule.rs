@@ -46,10 +46,12 @@ pub enum Schedule {
         /// Stages in flight.
         stages: u32,
     },
-    /// Attention: one block a token and key head; warps split the keys.
+    /// Attention: one block a token and some query heads of a key head; warps split the keys.
     AttentionRow {
         /// Warps of a block.
         warps: u32,
+        /// Query heads of a block; divides the group.
+        heads: u32,
     },
     /// Attention on tensor cores: one block a tile of tokens and a query head.
     AttentionTile {

@@ -11,11 +11,12 @@ use super::reduce::fold_lanes;
 use super::tensor::{Tensor, copied};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, ShapeBuilder};
+use pulp::Arch;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// Most rows that are worth streaming rather than packing for the tiled product.
-const FEW: usize = 8;
+const FEW: usize = 12;
 /// Columns of the result that one task makes when it streams.
 const STREAM: usize = 32;
 /// Rows or columns of the result that one task makes when it multiplies tiles.
@@ -119,14 +120,19 @@ fn packed<'a, R: Real>(a: Matrix<'a, R>, m: usize, k: usize) -> Cow<'a, [R]> {
 
 /// Few rows: each row of b [n, k] is read once and multiplied with all rows of a.
 fn stream_rows<R: Real>(a: &[R], b: Matrix<R>, out: &mut [R], [m, n, k]: [usize; 3]) {
+    let arch = Arch::new();
     let chunk = |first: usize, part: &mut [R]| {
-        for (j, o) in part.chunks_mut(m).enumerate() {
-            let at = b.offset + (first + j) * b.rows;
-            let row = &b.data[at..at + k];
-            for (o, x) in o.iter_mut().zip(a.chunks(k)) {
-                *o = dot(x, row);
-            }
-        }
+        // Compiled for the vector registers there are; products and sums are rounded one by one, so the
+        // result is the same on each of them.
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for (j, o) in part.chunks_mut(m).enumerate() {
+                    let at = b.offset + (first + j) * b.rows;
+                    dots(a, &b.data[at..at + k], o);
+                }
+            },
+        );
     };
     let each = |part: &mut [R]| {
         if m * n * k < SERIAL {
@@ -166,17 +172,56 @@ fn stream_columns<R: Real>(a: &[R], b: Matrix<R>, out: &mut [R]) {
     }
 }
 
+/// Dot products of the rows of a with one vector.
+#[inline(always)]
+fn dots<R: Real>(a: &[R], b: &[R], out: &mut [R]) {
+    let k = b.len();
+    let mut rows = a.chunks_exact(2 * k);
+    let (pairs, rest) = out.as_chunks_mut::<2>();
+    for (o, two) in pairs.iter_mut().zip(&mut rows) {
+        let (x, y) = two.split_at(k);
+        *o = dot_pair(x, y, b);
+    }
+    if let [o] = rest {
+        *o = dot(rows.remainder(), b);
+    }
+}
+
 /// Σ a·b over equal lengths, in a fixed order.
+#[inline(always)]
 pub(super) fn dot<R: Real>(a: &[R], b: &[R]) -> R {
-    let (ca, ra) = a.as_chunks::<LANES>();
-    let (cb, rb) = b.as_chunks::<LANES>();
+    let ((ca, ra), (cb, rb)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [R::ZERO; LANES];
     for (x, y) in ca.iter().zip(cb) {
         for i in 0..LANES {
             lanes[i] = lanes[i] + x[i] * y[i];
         }
     }
-    for (l, (&x, &y)) in lanes.iter_mut().zip(ra.iter().zip(rb)) {
+    finish(lanes, ra, rb)
+}
+
+/// Two dot products with the same vector, each as [`dot`] makes it.
+#[inline(always)]
+fn dot_pair<R: Real>(a: &[R], z: &[R], b: &[R]) -> [R; 2] {
+    let ((ca, ra), (cz, rz), (cb, rb)) =
+        (a.as_chunks::<LANES>(), z.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let (mut first, mut second) = ([R::ZERO; LANES], [R::ZERO; LANES]);
+    for ((x, w), y) in ca.iter().zip(cz).zip(cb) {
+        for i in 0..LANES {
+            first[i] = first[i] + x[i] * y[i];
+        }
+        for i in 0..LANES {
+            second[i] = second[i] + w[i] * y[i];
+        }
+    }
+    [finish(first, ra, rb), finish(second, rz, rb)]
+}
+
+/// Adds the elements beyond the last whole chunk, then the lanes. Not inlined: the lanes of the loops
+/// above would live in memory rather than in registers.
+#[inline(never)]
+fn finish<R: Real>(mut lanes: [R; LANES], a: &[R], b: &[R]) -> R {
+    for (l, (&x, &y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
         *l = *l + x * y;
     }
     fold_lanes(lanes)

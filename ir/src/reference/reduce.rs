@@ -26,17 +26,15 @@ pub fn sum<R: Real>(v: &[R]) -> R {
     fold_lanes(lanes)
 }
 
-/// Adds lanes up pairwise.
-pub(super) fn fold_lanes<R: Real, const N: usize>(mut lanes: [R; N]) -> R {
-    let mut n = N;
-    while n > 1 {
-        let half = n / 2;
-        for i in 0..half {
-            lanes[i] = lanes[i] + lanes[n - half + i];
+/// Adds lanes up: groups of eight one after the other, then the eight pairwise. `N` is a multiple of 8.
+pub(super) fn fold_lanes<R: Real, const N: usize>(lanes: [R; N]) -> R {
+    let mut s = [R::ZERO; 8];
+    for eight in lanes.as_chunks::<8>().0 {
+        for i in 0..8 {
+            s[i] = s[i] + eight[i];
         }
-        n -= half;
     }
-    lanes.first().copied().unwrap_or(R::ZERO)
+    ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 }
 
 /// Largest element; NaN if there is one; −∞ of nothing.

@@ -4,6 +4,7 @@ use super::error::{OpError, ReferenceError};
 use super::precision::Real;
 use super::tensor::{Data, Tensor};
 use crate::graph::{Graph, Input, Op};
+use crate::plan::{BufferKind, Plan};
 use crate::shape::{Bindings, Sym};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,6 +80,17 @@ impl<R: Real> States<R> {
         for node in &graph.nodes {
             if let Op::State { name, ty } = &node.op {
                 states.put(name, Tensor::zeros(ty.dtype(), bind.shape(&ty.shape)));
+            }
+        }
+        states
+    }
+
+    /// The states of a plan, all zeros, under bindings.
+    pub fn zeros_of_plan(plan: &Plan, bind: &Bindings) -> States<R> {
+        let mut states = States::new();
+        for buffer in &plan.buffers {
+            if let BufferKind::State(name) = &buffer.kind {
+                states.put(name, Tensor::zeros(buffer.dtype, bind.shape(&buffer.shape)));
             }
         }
         states

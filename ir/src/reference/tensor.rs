@@ -177,6 +177,16 @@ impl<R: Real> Tensor<R> {
         Tensor { data, layout: Layout::packed(self.layout.shape.clone()) }
     }
 
+    /// The same elements, in data that holds nothing else, in row-major order.
+    pub(super) fn owned(self) -> Tensor<R> {
+        if self.data.len() == self.len() && self.layout.is_packed() { self } else { self.compact() }
+    }
+
+    /// Data of an owned tensor.
+    pub(super) fn into_data(self) -> Data<R> {
+        self.owned().data
+    }
+
     /// Data and layout, for changing in place.
     pub(super) fn parts_mut(&mut self) -> (&mut Data<R>, &Layout) {
         (&mut self.data, &self.layout)

@@ -78,6 +78,8 @@ impl Forms {
                 if part { Form::LoadPart } else { Form::Weight }
             } else if covered.contains(&id) {
                 Form::Covered
+            } else if forms.chains.contains_key(&id) {
+                Form::Root
             } else {
                 forms.decide_node(graph, id, opt_level, &kept, &mut cost)
             };

@@ -21,6 +21,7 @@ fn inverse_frequencies(m: &ModelBuilder<'_>) -> Vec<f32> {
     let plain = (0..d / 2).map(|i| theta.powf(-(2.0 * i as f64) / d as f64));
     match &m.config.rope.scaling {
         RopeScaling::None => plain.map(|f| f as f32).collect(),
+        RopeScaling::Factors(by) => plain.zip(by).map(|(f, by)| (f / f64::from(*by)) as f32).collect(),
         RopeScaling::Linear { factor } => plain.map(|f| (f / factor) as f32).collect(),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
             // Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated.

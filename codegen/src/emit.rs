@@ -1,0 +1,48 @@
+//! Emission of all kernels of a plan, in parallel and in the plan's order.
+
+use crate::error::Error;
+use crate::{cuda, kernels};
+use rayon::prelude::*;
+use weft_ir::kernel::Kernel;
+use weft_ir::plan::Plan;
+use weft_ir::verify;
+
+/// Static shared memory a kernel can have; more is dynamic.
+const STATIC_SHARED: u32 = 48 * 1024;
+
+/// An emitted kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Emitted {
+    /// Function name.
+    pub name: String,
+    /// Kernel IR.
+    pub kernel: Kernel,
+    /// CUDA C.
+    pub source: String,
+    /// Dynamic shared memory of a block in bytes; 0 when it is static.
+    pub dynamic_shared: u32,
+}
+
+/// Builds, verifies and prints every kernel of a plan.
+///
+/// # Errors
+/// The first kernel, in the plan's order, that could not be built.
+pub fn emit(plan: &Plan) -> Result<Vec<Emitted>, Error> {
+    let emitted: Vec<Result<Emitted, Error>> = plan
+        .kernels
+        .par_iter()
+        .map(|spec| {
+            let kernel = kernels::build(plan, spec)?;
+            verify::kernel::verify(&kernel).map_err(|faults| Error::Invalid {
+                kernel: spec.name.clone(),
+                faults: faults.iter().map(|f| format!("  {f}")).collect::<Vec<_>>().join("\n"),
+            })?;
+            let source = cuda::write(&kernel)
+                .map_err(|e| Error::Write { kernel: spec.name.clone(), why: e.to_string() })?;
+            let (_, shared) = kernel.shared_layout();
+            let dynamic_shared = if shared > STATIC_SHARED { shared } else { 0 };
+            Ok(Emitted { name: spec.name.clone(), kernel, source, dynamic_shared })
+        })
+        .collect();
+    emitted.into_iter().collect()
+}

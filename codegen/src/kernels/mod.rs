@@ -1,0 +1,63 @@
+//! From a kernel spec of the plan to kernel IR: one builder a schedule family.
+//!
+//! Builders share [`Body`]: it declares the parameters in launch order (reads, writes, symbols), turns
+//! scalar expressions into kernel expressions, and emits stores.
+
+mod attention_row;
+mod attention_tile;
+mod elementwise;
+mod gemm;
+mod gemv;
+mod rows;
+mod sample;
+mod scalar;
+mod warp;
+
+use crate::error::Error;
+use weft_ir::kernel::Kernel;
+use weft_ir::plan::{Compute, KernelSpec, Plan, Schedule};
+
+pub(crate) use scalar::{Body, Point};
+
+/// Builds the kernel of a spec.
+///
+/// # Errors
+/// A schedule of another kind of work, or an expression that has no kernel form.
+pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
+    let fail = |why: String| Error::Build { kernel: spec.name.clone(), why };
+    let work = plan
+        .works
+        .get(spec.work as usize)
+        .ok_or_else(|| fail(format!("work {} does not exist", spec.work)))?;
+    let mut body = Body::new(plan, spec, work);
+    body.header();
+    let built = match (&spec.schedule, &work.compute) {
+        (Schedule::Elementwise { threads }, Compute::Loop(l)) => elementwise::build(&mut body, l, *threads),
+        (Schedule::WarpRow { warps }, Compute::Loop(l)) => rows::warp_row(&mut body, l, *warps),
+        (Schedule::BlockRow { threads }, Compute::Loop(l)) => rows::block_row(&mut body, l, *threads),
+        (Schedule::Gemv { rows, warps, columns }, Compute::MatMul(m)) => {
+            gemv::build(&mut body, m, &gemv::Shape { rows: *rows, warps: *warps, columns: *columns })
+        }
+        (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, Compute::MatMul(m)) => {
+            let tile = gemm::Tile {
+                m: *tile_m,
+                n: *tile_n,
+                k: *tile_k,
+                warps_m: *warps_m,
+                warps_n: *warps_n,
+                stages: *stages,
+            };
+            gemm::build(&mut body, m, &tile)
+        }
+        (Schedule::AttentionRow { warps, heads }, Compute::Attention(a)) => {
+            attention_row::build(&mut body, a, *warps, *heads)
+        }
+        (Schedule::AttentionTile { tile_q, tile_k }, Compute::Attention(a)) => {
+            attention_tile::build(&mut body, a, *tile_q, *tile_k)
+        }
+        (Schedule::SampleRow { threads }, Compute::Sample(s)) => sample::build(&mut body, s, *threads),
+        (schedule, _) => Err(format!("{schedule:?} does not fit the work {}", work.name)),
+    };
+    built.map_err(fail)?;
+    Ok(body.k.finish())
+}

@@ -1,0 +1,376 @@
+//! From scalar expressions of the plan to expressions of kernel IR.
+
+use weft_ir::dtype::DType;
+use weft_ir::ids::OperandId;
+use weft_ir::kernel::build::KernelBuilder;
+use weft_ir::kernel::{Access, BinaryOp, CompareOp, Const, Expr, MathFn, Mem, Stmt, UnaryOp};
+use weft_ir::plan::{KernelSpec, Operand, Plan, Scalar, Store, Work};
+use weft_ir::scalar::{Binary, Compare, Unary};
+use weft_ir::shape::{Dim, Shape, Sym};
+
+/// A kernel being built for a work: its parameters and helpers.
+pub(crate) struct Body<'a> {
+    pub k: KernelBuilder,
+    pub spec: &'a KernelSpec,
+    pub work: &'a Work,
+    pub reads: Vec<Mem>,
+    pub writes: Vec<Mem>,
+    plan: &'a Plan,
+    syms: Vec<(Sym, Expr)>,
+}
+
+/// Values of the free parts of a scalar expression at one point.
+#[derive(Clone, Default)]
+pub(crate) struct Point {
+    /// Coordinates, i32.
+    pub coords: Vec<Expr>,
+    /// Results of reduction stages, f32.
+    pub reduced: Vec<Expr>,
+    /// Accumulator, f32.
+    pub acc: Option<Expr>,
+}
+
+impl Point {
+    pub fn at(coords: Vec<Expr>) -> Point {
+        Point { coords, ..Point::default() }
+    }
+
+    pub fn with_acc(coords: Vec<Expr>, acc: Expr) -> Point {
+        Point { coords, reduced: Vec::new(), acc: Some(acc) }
+    }
+}
+
+/// Kind of a lowered expression.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Float,
+    Int,
+    Uint,
+    Bool,
+}
+
+fn kind_of(d: DType) -> Kind {
+    match d {
+        DType::F32 | DType::F16 | DType::BF16 => Kind::Float,
+        DType::I32 | DType::I64 => Kind::Int,
+        DType::U32 => Kind::Uint,
+        DType::Bool => Kind::Bool,
+    }
+}
+
+impl<'a> Body<'a> {
+    pub fn new(plan: &'a Plan, spec: &'a KernelSpec, work: &'a Work) -> Self {
+        let mut k = KernelBuilder::new(&spec.name, spec.threads);
+        let access = |o: &Operand| if o.constant { Access::Constant } else { Access::Read };
+        let reads = work.reads.iter().map(|o| k.pointer(&o.name, o.dtype, access(o))).collect();
+        let writes = work.writes.iter().map(|o| k.pointer(&o.name, o.dtype, Access::Write)).collect();
+        let syms = work.syms().into_iter().map(|s| (s, k.scalar(s.name(), DType::I32))).collect();
+        Body { k, spec, work, reads, writes, plan, syms }
+    }
+
+    /// Header comment: what the kernel is, where it comes from, how it is scheduled.
+    pub fn header(&mut self) {
+        let plan = self.plan;
+        let sites: Vec<&str> = plan
+            .bodies
+            .iter()
+            .flat_map(|b| &b.dispatches)
+            .filter(|d| d.work == self.spec.work)
+            .map(|d| d.scope.as_str())
+            .collect();
+        let mut lines = Vec::new();
+        match sites[..] {
+            [] => {}
+            [one] => lines.push(format!("from: {one}")),
+            [first, .., last] => lines.push(format!("from: {first} … {last} ({} sites)", sites.len())),
+        }
+        lines.push(format!("ops: {}", self.work.ops.join(", ")));
+        if !self.work.rules.is_empty() {
+            lines.push(format!("rules: {}", self.work.rules.join(", ")));
+        }
+        lines.push(format!("schedule: {:?}", self.spec.schedule));
+        if let Some(why) = &self.spec.fallback {
+            lines.push(format!("fallback: {why}"));
+        }
+        for o in self.work.reads.iter().chain(&self.work.writes) {
+            lines.push(format!("{}: {} {}", o.name, o.dtype, weft_ir::shape::shape_text(&o.shape)));
+        }
+        lines.into_iter().for_each(|l| self.k.doc(l));
+    }
+
+    /// Lets dependents start, then waits for what this kernel depends on, where the kernel does so itself.
+    pub fn wait_for_dependencies(&mut self) {
+        if self.spec.programmatic {
+            self.k.push(Stmt::GridDependencyLaunch);
+            self.k.push(Stmt::GridDependencyWait);
+        }
+    }
+
+    /// Extent as an i32 expression.
+    pub fn extent(&self, d: Dim) -> Expr {
+        match d {
+            Dim::Const(n) => Expr::int(n as i64),
+            Dim::Sym(s) => self.sym(s),
+        }
+    }
+
+    fn sym(&self, s: Sym) -> Expr {
+        self.syms.iter().find(|(x, _)| *x == s).map(|(_, e)| e.clone()).unwrap_or(Expr::int(0))
+    }
+
+    /// Most elements a shape has in any entry of the plan.
+    pub fn max_elements(&self, shape: &[Dim]) -> usize {
+        self.plan.entries.iter().map(|e| e.bind.elements(shape)).max().unwrap_or(0)
+    }
+
+    /// Type of an index into an array of this shape: 64 bits where 32 do not reach.
+    pub fn index_type(&self, shape: &[Dim]) -> DType {
+        if self.max_elements(shape) > i32::MAX as usize { DType::I64 } else { DType::I32 }
+    }
+
+    /// Flat index into an array.
+    pub fn flat(&self, shape: &[Dim], at: &[Expr]) -> Expr {
+        let wide = self.index_type(shape) == DType::I64;
+        let widen = |e: Expr| match (wide, e.as_int()) {
+            (false, _) => e,
+            (true, Some(v)) => Expr::Const(Const::I64(v)),
+            (true, None) => e.cast(DType::I64),
+        };
+        let mut flat: Option<Expr> = None;
+        for (d, x) in shape.iter().zip(at) {
+            let x = widen(x.clone());
+            flat = Some(match flat {
+                None => x,
+                Some(f) => f * widen(self.extent(*d)) + x,
+            });
+        }
+        flat.unwrap_or(Expr::int(0))
+    }
+
+    /// Coordinates of a flat i32 or i64 index in a domain, as named variables.
+    pub fn unflatten(&mut self, flat: Expr, flat_type: DType, domain: &Shape) -> Vec<Expr> {
+        let mut coords = Vec::new();
+        let mut rest = flat;
+        let narrow = |e: Expr| if flat_type == DType::I64 { e.cast(DType::I32) } else { e };
+        for (i, d) in domain.iter().enumerate().rev() {
+            let extent = match (flat_type, *d) {
+                (DType::I64, Dim::Const(n)) => Expr::Const(Const::I64(n as i64)),
+                (DType::I64, d) => self.extent(d).cast(DType::I64),
+                (_, d) => self.extent(d),
+            };
+            let c = if i == 0 { rest.clone() } else { rest.clone() % extent.clone() };
+            let name = ["i", "j", "k", "l", "m", "n"].get(i).copied().unwrap_or("c");
+            coords.push(self.k.let_(name, DType::I32, narrow(c)));
+            if i > 0 {
+                rest = rest / extent;
+            }
+        }
+        coords.reverse();
+        coords
+    }
+
+    /// An index plus an offset, of the index's type.
+    pub fn flat_offset(&self, shape: &Shape, flat: Expr, offset: Expr) -> Expr {
+        match (self.index_type(shape), offset.as_int()) {
+            (DType::I64, Some(v)) => flat + Expr::Const(Const::I64(v)),
+            (DType::I64, None) => flat + offset.cast(DType::I64),
+            _ => flat + offset,
+        }
+    }
+
+    /// A scalar expression at a point, as f32, i32, u32 or bool.
+    pub fn lower(&mut self, s: &Scalar, p: &Point) -> Result<Expr, String> {
+        Ok(self.expr(s, p, true)?.0)
+    }
+
+    /// Element of an operand as f32 (floats) or its own type.
+    pub fn load(&self, o: OperandId, at: &[Expr]) -> Expr {
+        let operand = &self.work.reads[o.index()];
+        let e = Expr::load(self.reads[o.index()], self.flat(&operand.shape, at));
+        if operand.dtype.is_half() { e.cast(DType::F32) } else { e }
+    }
+
+    fn expr(&mut self, s: &Scalar, p: &Point, hoist: bool) -> Result<(Expr, Kind), String> {
+        Ok(match s {
+            Scalar::Float(v) => (Expr::float(*v), Kind::Float),
+            Scalar::Int(v) => (Expr::int(*v), Kind::Int),
+            Scalar::Bool(v) => (Expr::Const(Const::Bool(*v)), Kind::Bool),
+            Scalar::Coord(c) => {
+                let e = p.coords.get(*c as usize).ok_or_else(|| format!("coordinate {c} is not known"))?;
+                (e.clone(), Kind::Int)
+            }
+            Scalar::Dim(sym) => (self.sym(*sym), Kind::Int),
+            Scalar::Load(o, index) => {
+                let at: Result<Vec<Expr>, String> =
+                    index.iter().map(|i| self.expr(i, p, hoist).map(|e| e.0)).collect();
+                let kind = kind_of(self.work.reads[o.index()].dtype);
+                (self.load(*o, &at?), kind)
+            }
+            Scalar::Reduced(i) => {
+                let e = p.reduced.get(*i as usize).ok_or_else(|| format!("stage {i} is not known"))?;
+                (e.clone(), Kind::Float)
+            }
+            Scalar::Acc => (p.acc.clone().ok_or("there is no accumulator here")?, Kind::Float),
+            Scalar::Unary(op, a) => self.unary(*op, a, p, hoist)?,
+            Scalar::Binary(op, a, b) => {
+                let ((x, kx), (y, ky)) = (self.expr(a, p, hoist)?, self.expr(b, p, hoist)?);
+                if kx != ky {
+                    return Err(format!("{} of {kx:?} and {ky:?}", op.name()));
+                }
+                (binary(*op, x, y), kx)
+            }
+            Scalar::Compare(op, a, b) => {
+                let ((x, kx), (y, ky)) = (self.expr(a, p, hoist)?, self.expr(b, p, hoist)?);
+                if kx != ky {
+                    return Err(format!("{} of {kx:?} and {ky:?}", op.name()));
+                }
+                let op = match op {
+                    Compare::Eq => CompareOp::Eq,
+                    Compare::Lt => CompareOp::Lt,
+                    Compare::Le => CompareOp::Le,
+                };
+                (Expr::cmp(op, x, y), Kind::Bool)
+            }
+            Scalar::Select(c, a, b) => {
+                let (c, _) = self.expr(c, p, hoist)?;
+                // What a branch needs is computed in it: it may be out of bounds otherwise.
+                let ((x, kx), (y, ky)) = (self.expr(a, p, false)?, self.expr(b, p, false)?);
+                if kx != ky {
+                    return Err(format!("select of {kx:?} and {ky:?}"));
+                }
+                (c.select(x, y), kx)
+            }
+            Scalar::Cast(to, a) => {
+                let (x, from) = self.expr(a, p, hoist)?;
+                match (from, kind_of(*to)) {
+                    (f, t) if f == t => (x, t),
+                    (_, Kind::Float) => (x.cast(DType::F32), Kind::Float),
+                    (_, Kind::Int) => (x.cast(DType::I32), Kind::Int),
+                    (_, t) => return Err(format!("no cast from {from:?} to {t:?}")),
+                }
+            }
+        })
+    }
+
+    fn unary(&mut self, op: Unary, a: &Scalar, p: &Point, hoist: bool) -> Result<(Expr, Kind), String> {
+        let (mut x, kind) = self.expr(a, p, hoist)?;
+        let simple = matches!(x, Expr::Var(_) | Expr::Const(_) | Expr::Elem(..));
+        let twice = matches!(op, Unary::Silu);
+        if twice && hoist && !simple {
+            x = self.k.let_("x", DType::F32, x);
+        }
+        let math = |f, x| Expr::math(f, x);
+        let one_plus_exp_neg =
+            |x: Expr| Expr::float(1.0) + math(MathFn::Exp, Expr::Unary(UnaryOp::Neg, Box::new(x)));
+        let e = match op {
+            Unary::Neg => Expr::Unary(UnaryOp::Neg, Box::new(x)),
+            Unary::Exp => math(MathFn::Exp, x),
+            Unary::Log => math(MathFn::Log, x),
+            Unary::Sqrt => math(MathFn::Sqrt, x),
+            Unary::Rsqrt => math(MathFn::Rsqrt, x),
+            Unary::Recip => Expr::float(1.0) / x,
+            Unary::Sin => math(MathFn::Sin, x),
+            Unary::Cos => math(MathFn::Cos, x),
+            Unary::Tanh => math(MathFn::Tanh, x),
+            Unary::Erf => math(MathFn::Erf, x),
+            Unary::Sigmoid => Expr::float(1.0) / one_plus_exp_neg(x),
+            Unary::Silu => x.clone() / one_plus_exp_neg(x),
+            Unary::Abs if kind == Kind::Int => x.clone().max(Expr::int(0) - x),
+            Unary::Abs => math(MathFn::Abs, x),
+            Unary::Not => Expr::Unary(UnaryOp::Not, Box::new(x)),
+        };
+        Ok((e, kind))
+    }
+
+    /// Emits stores at a point.
+    pub fn stores(&mut self, stores: &[Store], p: &Point) -> Result<(), String> {
+        for s in stores {
+            let guard = s.guard.as_ref().map(|g| self.lower(g, p)).transpose()?;
+            let statements = {
+                let mut fault = None;
+                let block = self.block(|b| fault = b.store(s, p).err());
+                if let Some(why) = fault {
+                    return Err(why);
+                }
+                block
+            };
+            match guard {
+                Some(cond) => self.k.push(Stmt::If { cond, then: statements, otherwise: vec![] }),
+                None => statements.into_iter().for_each(|s| self.k.push(s)),
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, s: &Store, p: &Point) -> Result<(), String> {
+        let at: Result<Vec<Expr>, String> = s.index.iter().map(|i| self.lower(i, p)).collect();
+        let operand = &self.work.writes[s.output as usize];
+        let index = self.flat(&operand.shape, &at?);
+        let value = self.lower(&s.value, p)?;
+        let value = if operand.dtype.is_half() { value.cast(operand.dtype) } else { value };
+        self.k.store(self.writes[s.output as usize], index, value);
+        Ok(())
+    }
+
+    /// Statements that a closure appends, as a block of their own.
+    pub fn block(&mut self, fill: impl FnOnce(&mut Self)) -> Vec<Stmt> {
+        self.k.open();
+        fill(self);
+        self.k.close()
+    }
+
+    /// `if (cond) { … }`.
+    pub fn if_then(
+        &mut self,
+        cond: Expr,
+        fill: impl FnOnce(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut result = Ok(());
+        let then = self.block(|b| result = fill(b));
+        self.k.push(Stmt::If { cond, then, otherwise: Vec::new() });
+        result
+    }
+
+    /// A loop over `range` = (start, end, step).
+    pub fn for_loop(
+        &mut self,
+        name: &str,
+        range: (Expr, Expr, Expr),
+        unroll: weft_ir::kernel::Unroll,
+        fill: impl FnOnce(&mut Self, Expr) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let var = self.k.loop_var(name);
+        let mut result = Ok(());
+        let body = self.block(|b| result = fill(b, Expr::Var(var)));
+        let (start, end, step) = range;
+        self.k.push(Stmt::For { var, start, end, step, unroll, body });
+        result
+    }
+
+    /// A fully unrolled loop over `0..count`.
+    pub fn unrolled(
+        &mut self,
+        name: &str,
+        count: u32,
+        fill: impl FnOnce(&mut Self, Expr) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let range = (Expr::int(0), Expr::int(i64::from(count)), Expr::int(1));
+        self.for_loop(name, range, weft_ir::kernel::Unroll::Full, fill)
+    }
+}
+
+fn binary(op: Binary, x: Expr, y: Expr) -> Expr {
+    let bin = |op, x, y| Expr::Binary(op, Box::new(x), Box::new(y));
+    match op {
+        Binary::Add => x + y,
+        Binary::Sub => x - y,
+        Binary::Mul => x * y,
+        Binary::Div => x / y,
+        Binary::Rem => x % y,
+        Binary::Min => x.min(y),
+        Binary::Max => x.max(y),
+        Binary::Pow => Expr::Math(MathFn::Pow, vec![x, y]),
+        Binary::And => bin(BinaryOp::And, x, y),
+        Binary::Or => bin(BinaryOp::Or, x, y),
+    }
+}

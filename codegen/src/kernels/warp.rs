@@ -1,0 +1,82 @@
+//! Pieces that several kernels share: thread coordinates, warp and block reductions.
+
+use super::Body;
+use weft_ir::dtype::DType;
+use weft_ir::ids::{SharedId, VarId};
+use weft_ir::kernel::{BinaryOp, Expr, Mem, Stmt};
+use weft_ir::scalar::Reduce;
+
+/// Named thread coordinates of a block.
+pub(super) struct Threads {
+    /// `threadIdx.x / 32`.
+    pub warp: Expr,
+    /// `threadIdx.x % 32`.
+    pub lane: Expr,
+}
+
+/// Declares `warp` and `lane`.
+pub(super) fn threads(b: &mut Body<'_>) -> Threads {
+    let warp = b.k.let_("warp", DType::I32, Expr::ThreadIdx / 32);
+    let lane = b.k.let_("lane", DType::I32, Expr::ThreadIdx % 32);
+    Threads { warp, lane }
+}
+
+/// Neutral element of a reduction.
+pub(super) fn neutral(op: Reduce) -> Expr {
+    match op {
+        Reduce::Sum | Reduce::Mean => Expr::float(0.0),
+        Reduce::Max => Expr::float(f32::NEG_INFINITY),
+    }
+}
+
+/// `a ⊕ b`.
+pub(super) fn combine(op: Reduce, a: Expr, b: Expr) -> Expr {
+    match op {
+        Reduce::Sum | Reduce::Mean => Expr::Binary(BinaryOp::Add, Box::new(a), Box::new(b)),
+        Reduce::Max => a.max(b),
+    }
+}
+
+/// Reduces a variable over groups of lanes `from..to` apart (powers of two): every lane gets the result.
+pub(super) fn shuffle_reduce(b: &mut Body<'_>, var: VarId, op: Reduce, from: i64, to: i64) {
+    let mut mask = to / 2;
+    while mask >= from {
+        let value = Expr::Var(var);
+        b.k.assign(var, combine(op, value.clone(), value.shuffle_xor(mask)));
+        mask /= 2;
+    }
+}
+
+/// Reduces a variable over a block of `warps` warps through shared memory; every thread gets the result.
+pub(super) fn block_reduce(
+    b: &mut Body<'_>,
+    t: &Threads,
+    var: VarId,
+    op: Reduce,
+    warps: u32,
+    partial: SharedId,
+) -> Result<(), String> {
+    shuffle_reduce(b, var, op, 1, 32);
+    if warps == 1 {
+        return Ok(());
+    }
+    b.if_then(t.lane.clone().eq_(Expr::int(0)), |b| {
+        b.k.store(Mem::Shared(partial), t.warp.clone(), var.into());
+        Ok(())
+    })?;
+    b.k.push(Stmt::Barrier);
+    b.k.assign(var, Expr::load(Mem::Shared(partial), Expr::int(0)));
+    b.unrolled("w", warps - 1, |b, w| {
+        let other = Expr::load(Mem::Shared(partial), w + 1);
+        b.k.assign(var, combine(op, var.into(), other));
+        Ok(())
+    })?;
+    b.k.push(Stmt::Barrier);
+    Ok(())
+}
+
+/// Elements of one vector access: the widest of 16 bytes or less that divides `elements`.
+pub(super) fn vector_lanes(dtype: DType, elements: usize) -> u32 {
+    let most = 16 / dtype.size();
+    (1..=most).rev().find(|l| l.is_power_of_two() && elements % l == 0).unwrap_or(1) as u32
+}

@@ -1,0 +1,509 @@
+//! Works of a plan: compiled once, then run on arrays.
+
+use super::error::OpError;
+use super::layout::{GRAIN, Layout};
+use super::matmul::{Matrix, dot, product};
+use super::precision::{Precision, Real};
+use super::reduce::{max, softmax_row, sum};
+use super::scalar::{Affine, Program, affine, compile};
+use super::tensor::Data;
+use super::vector::{CHUNK, Env, Point, Scratch, Vector, View, boolean, int, real};
+use crate::dtype::DType;
+use crate::plan::{Attention, Compute, Loop, MatMul, Scalar, Store, Work};
+use crate::scalar::Reduce;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// A store, compiled: results are the indices, the value, and the guard where there is one.
+#[derive(Clone, Debug)]
+struct StoreCode {
+    output: usize,
+    program: Program,
+    axes: usize,
+    /// Affine forms of the indices, when all are and nothing guards the store.
+    affine: Option<Vec<Affine>>,
+    /// Axis that varies along a row, if one does.
+    inner: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Kernel {
+    Loop { stages: Vec<(Reduce, Program)>, element: Vec<StoreCode>, row: Vec<StoreCode> },
+    MatMul { a: Program, plain: Option<usize>, stores: Vec<StoreCode> },
+    Attention { slot: Program, length: Program, score: Program, stores: Vec<StoreCode> },
+    Sample,
+}
+
+/// A work, compiled.
+#[derive(Clone, Debug)]
+pub(super) struct Code {
+    kernel: Kernel,
+    /// For each read, whether it is looked at (a state that is only written is not).
+    pub looked_at: Vec<bool>,
+}
+
+/// An array that is written.
+pub(super) struct Target<'a, R> {
+    pub data: &'a mut Data<R>,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+}
+
+/// Compiles a work.
+///
+/// # Errors
+/// When expressions do not type or refer to operands that do not exist.
+pub(super) fn code(work: &Work) -> Result<Code, OpError> {
+    let mut looked_at = vec![false; work.reads.len()];
+    let mut look = |operand: usize| match looked_at.get_mut(operand) {
+        Some(l) => {
+            *l = true;
+            Ok(())
+        }
+        None => Err(OpError::Shape(format!("operand {operand} does not exist"))),
+    };
+    for scalar in work.scalars() {
+        let mut loads = Vec::new();
+        scalar.visit(&mut |e| {
+            if let Scalar::Load(o, _) = e {
+                loads.push(o.index());
+            }
+        });
+        loads.into_iter().try_for_each(&mut look)?;
+    }
+    let reads = &work.reads;
+    let stores = |list: &[Store], rank: usize, inner: bool| -> Result<Vec<StoreCode>, OpError> {
+        list.iter().map(|s| store_code(s, work, rank, inner)).collect()
+    };
+    let kernel = match &work.compute {
+        Compute::Loop(l) => {
+            let rank = l.domain.len();
+            let stage = |s: &crate::plan::Stage| {
+                let p = compile(&[&s.value], None, Some(rank), reads)?;
+                Ok((s.op, p))
+            };
+            let (rows, elements) = if l.reduced.is_some() { (true, rank + 1) } else { (false, rank) };
+            if !rows && !(l.stages.is_empty() && l.row_stores.is_empty()) {
+                return Err(OpError::Shape("a reduction without a reduced axis".into()));
+            }
+            Kernel::Loop {
+                stages: l.stages.iter().map(stage).collect::<Result<_, OpError>>()?,
+                element: stores(&l.element_stores, elements, true)?,
+                row: stores(&l.row_stores, rank, false)?,
+            }
+        }
+        Compute::MatMul(m) => {
+            look(m.b.index())?;
+            let plain = match &m.a {
+                Scalar::Load(o, index) if index[..] == [Scalar::Coord(0), Scalar::Coord(1)] => {
+                    Some(o.index())
+                }
+                _ => None,
+            };
+            Kernel::MatMul {
+                a: compile(&[&m.a], None, Some(1), reads)?,
+                plain,
+                stores: stores(&m.stores, 2, true)?,
+            }
+        }
+        Compute::Attention(a) => {
+            [a.q, a.keys, a.values].iter().try_for_each(|o| look(o.index()))?;
+            Kernel::Attention {
+                slot: compile(&[&a.slot], None, Some(1), reads)?,
+                length: compile(&[&a.length], None, None, reads)?,
+                score: compile(&[&a.score], None, Some(2), reads)?,
+                stores: stores(&a.stores, 3, true)?,
+            }
+        }
+        Compute::Sample(_) => {
+            looked_at.fill(true);
+            Kernel::Sample
+        }
+    };
+    Ok(Code { kernel, looked_at })
+}
+
+fn store_code(s: &Store, work: &Work, rank: usize, inner: bool) -> Result<StoreCode, OpError> {
+    let output = usize::from(s.output);
+    let Some(write) = work.writes.get(output) else {
+        return Err(OpError::Shape(format!("output {output} does not exist")));
+    };
+    if write.shape.len() != s.index.len() {
+        return Err(OpError::Shape(format!("{} indices of {:?}", s.index.len(), write.shape)));
+    }
+    let inner = if inner { rank.checked_sub(1) } else { None };
+    let roots: Vec<&Scalar> = s.index.iter().chain([&s.value]).collect();
+    let program = compile(&roots, s.guard.as_ref(), inner, &work.reads)?;
+    let forms = s.index.iter().map(|i| affine(i, rank)).collect::<Option<Vec<_>>>();
+    let affine = if s.guard.is_none() { forms } else { None };
+    Ok(StoreCode { output, program, axes: s.index.len(), affine, inner })
+}
+
+/// Runs a work other than sampling.
+///
+/// # Errors
+/// When an index is out of range or arrays do not fit.
+pub(super) fn run<R: Real>(
+    work: &Work,
+    code: &Code,
+    env: &Env<R>,
+    targets: &mut [Target<R>],
+) -> Result<(), OpError> {
+    match (&work.compute, &code.kernel) {
+        (Compute::Loop(l), Kernel::Loop { stages, element, row }) => {
+            run_loop(l, stages, element, row, env, targets)
+        }
+        (Compute::MatMul(m), Kernel::MatMul { a, plain, stores }) => {
+            let rows = m.m.eval(&env.bind);
+            let acc = run_matmul(m, rows, a, *plain, env)?;
+            let domain = Domain { shape: &[rows, m.n], acc: &acc, reduced: &[] };
+            stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
+        }
+        (Compute::Attention(a), Kernel::Attention { slot, length, score, stores }) => {
+            let tokens = a.tokens.eval(&env.bind);
+            let acc = run_attention(a, tokens, [slot, length, score], env)?;
+            let shape = [tokens, a.kv_heads * a.group, a.value_dim];
+            let domain = Domain { shape: &shape, acc: &acc, reduced: &[] };
+            stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
+        }
+        _ => Err(OpError::Unsupported("this work is not run by itself".into())),
+    }
+}
+
+/// Points that stores run over, with what their expressions refer to.
+struct Domain<'a, R> {
+    shape: &'a [usize],
+    /// Accumulators of all points; empty where there are none.
+    acc: &'a [R],
+    /// Results of stages, for each row.
+    reduced: &'a [Vec<R>],
+}
+
+/// Coordinates of a row: position `row` over all axes but the innermost, which is 0.
+fn coords(shape: &[usize], inner: Option<usize>, row: usize, out: &mut Vec<usize>) {
+    out.clear();
+    out.resize(shape.len(), 0);
+    let mut rest = row;
+    for axis in (0..shape.len()).rev().filter(|&a| Some(a) != inner) {
+        out[axis] = rest % shape[axis];
+        rest /= shape[axis];
+    }
+}
+
+fn run_loop<R: Real>(
+    l: &Loop,
+    stages: &[(Reduce, Program)],
+    element: &[StoreCode],
+    row: &[StoreCode],
+    env: &Env<R>,
+    targets: &mut [Target<R>],
+) -> Result<(), OpError> {
+    let domain = env.bind.shape(&l.domain);
+    let rows: usize = domain.iter().product();
+    let Some(length) = l.reduced.map(|d| d.eval(&env.bind)) else {
+        let points = Domain { shape: &domain, acc: &[], reduced: &[] };
+        return element.iter().try_for_each(|s| run_store(s, &points, env, targets));
+    };
+    // For each row, the results of its stages.
+    let mut reduced: Vec<Vec<R>> = vec![Vec::with_capacity(stages.len()); rows];
+    let each = |(first, part): (usize, &mut [Vec<R>])| -> Result<(), OpError> {
+        let mut at = Vec::new();
+        let mut values = vec![R::ZERO; length];
+        for (op, program) in stages {
+            let mut scratch = Scratch::new(program);
+            for (i, done) in part.iter_mut().enumerate() {
+                coords(&domain, None, first + i, &mut at);
+                fill_row(program, &mut scratch, env, &at, done, &[], &mut values)?;
+                done.push(match op {
+                    Reduce::Sum => sum(&values),
+                    Reduce::Max => max(&values),
+                    Reduce::Mean => sum(&values) / R::from_f64(length as f64),
+                });
+            }
+        }
+        Ok(())
+    };
+    if !stages.is_empty() {
+        let many = (GRAIN / length.max(1)).max(1);
+        if rows * length < 2 * GRAIN {
+            each((0, &mut reduced))?;
+        } else {
+            reduced.par_chunks_mut(many).enumerate().try_for_each(|(i, p)| each((i * many, p)))?;
+        }
+    }
+    let shape: Vec<usize> = domain.iter().copied().chain([length]).collect();
+    let points = Domain { shape: &shape, acc: &[], reduced: &reduced };
+    element.iter().try_for_each(|s| run_store(s, &points, env, targets))?;
+    let points = Domain { shape: &domain, acc: &[], reduced: &reduced };
+    row.iter().try_for_each(|s| run_store(s, &points, env, targets))
+}
+
+/// Evaluates a program's one float result along a row.
+fn fill_row<R: Real>(
+    program: &Program,
+    scratch: &mut Scratch<R>,
+    env: &Env<R>,
+    coords: &[usize],
+    reduced: &[R],
+    acc: &[R],
+    out: &mut [R],
+) -> Result<(), OpError> {
+    let &[result] = &program.results[..] else {
+        return Err(OpError::Shape("expected one expression".into()));
+    };
+    for (i, part) in out.chunks_mut(CHUNK).enumerate() {
+        let (from, n) = (i * CHUNK, part.len());
+        let acc = if acc.is_empty() { acc } else { &acc[from..from + n] };
+        scratch.run(program, env, &Point { coords, from, n, reduced, acc })?;
+        spread(real(scratch.get(result))?, part, |x| x);
+    }
+    Ok(())
+}
+
+/// Copies values, or repeats the only one.
+fn spread<S: Copy, T>(from: &[S], to: &mut [T], f: impl Fn(S) -> T) {
+    if from.len() == to.len() {
+        to.iter_mut().zip(from).for_each(|(t, &s)| *t = f(s));
+    } else if let Some(&s) = from.first() {
+        to.iter_mut().for_each(|t| *t = f(s));
+    }
+}
+
+fn run_store<R: Real>(
+    s: &StoreCode,
+    domain: &Domain<R>,
+    env: &Env<R>,
+    targets: &mut [Target<R>],
+) -> Result<(), OpError> {
+    let Some(target) = targets.get_mut(s.output) else {
+        return Err(OpError::Shape(format!("output {} is not given", s.output)));
+    };
+    let dtype = target.dtype;
+    let round = env.precision == Precision::Rounded && dtype.is_half();
+    let shape = &target.shape[..];
+    match target.data {
+        Data::Real(v) => {
+            let to = |x: R| if round { x.round_to(dtype) } else { x };
+            store(s, domain, env, shape, Arc::make_mut(v).as_mut_slice(), real, to)
+        }
+        Data::Int(v) => store(s, domain, env, shape, Arc::make_mut(v).as_mut_slice(), int, |x| x),
+        Data::U32(v) => store(s, domain, env, shape, Arc::make_mut(v).as_mut_slice(), int, |x| x as u32),
+        Data::Bool(v) => store(s, domain, env, shape, Arc::make_mut(v).as_mut_slice(), boolean, |x| x),
+    }
+}
+
+fn store<R: Real, S: Copy, T: Send>(
+    s: &StoreCode,
+    domain: &Domain<R>,
+    env: &Env<R>,
+    target: &[usize],
+    out: &mut [T],
+    get: for<'v> fn(&'v Vector<R>) -> Result<&'v [S], OpError>,
+    to: impl Fn(S) -> T + Sync,
+) -> Result<(), OpError> {
+    let length = s.inner.map_or(1, |a| domain.shape[a]);
+    let total: usize = domain.shape.iter().product();
+    if total == 0 {
+        return Ok(());
+    }
+    let strides = Layout::packed(target.to_vec()).strides;
+    let value = s.program.results[s.axes];
+    let guard = s.program.results.get(s.axes + 1);
+    // Calls `put` with each evaluated chunk of the rows `first..first + rows`.
+    let walk =
+        |first: usize, rows: usize, put: &mut dyn FnMut(usize, usize, &Scratch<R>) -> Result<(), OpError>| {
+            let mut scratch = Scratch::new(&s.program);
+            let mut at = Vec::new();
+            for row in first..first + rows {
+                coords(domain.shape, s.inner, row, &mut at);
+                for from in (0..length).step_by(CHUNK) {
+                    let n = CHUNK.min(length - from);
+                    let p = row * length + from;
+                    let acc = if domain.acc.is_empty() { domain.acc } else { &domain.acc[p..p + n] };
+                    let reduced = domain.reduced.get(row).map_or(&[][..], Vec::as_slice);
+                    scratch.run(&s.program, env, &Point { coords: &at, from, n, reduced, acc })?;
+                    put(p, n, &scratch)?;
+                }
+            }
+            Ok(())
+        };
+    if is_in_place(s.affine.as_deref(), domain.shape, &strides) && total <= out.len() {
+        let many = (GRAIN / length).max(1);
+        let part = |i: usize, o: &mut [T]| {
+            let first = i * many;
+            walk(first, o.len() / length, &mut |p, n, scratch| {
+                let start = p - first * length;
+                spread(get(scratch.get(value))?, &mut o[start..start + n], &to);
+                Ok(())
+            })
+        };
+        let out = &mut out[..total];
+        return if total < 2 * GRAIN {
+            out.chunks_mut(many * length).enumerate().try_for_each(|(i, o)| part(i, o))
+        } else {
+            out.par_chunks_mut(many * length).enumerate().try_for_each(|(i, o)| part(i, o))
+        };
+    }
+    let rows = total / length;
+    walk(0, rows, &mut |_, n, scratch| {
+        let values = get(scratch.get(value))?;
+        let index = s.program.results[..s.axes].iter().map(|&r| int(scratch.get(r)));
+        let index = index.collect::<Result<Vec<&[i32]>, OpError>>()?;
+        let on = guard.map(|&g| boolean(scratch.get(g))).transpose()?;
+        for i in 0..n {
+            if on.is_some_and(|on| !pick(on, i)) {
+                continue;
+            }
+            let mut position = 0;
+            for ((index, &extent), &stride) in index.iter().zip(target).zip(&strides) {
+                let at = pick(index, i);
+                match usize::try_from(at) {
+                    Ok(at) if at < extent => position += at * stride,
+                    _ => return Err(OpError::Index { index: at.into(), at: i, extent }),
+                }
+            }
+            if let Some(o) = out.get_mut(position) {
+                *o = to(pick(values, i));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn pick<T: Copy>(v: &[T], i: usize) -> T {
+    if v.len() == 1 { v[0] } else { v[i] }
+}
+
+/// Whether a store writes point i of the domain to element i of its output.
+fn is_in_place(forms: Option<&[Affine]>, domain: &[usize], strides: &[usize]) -> bool {
+    let Some(forms) = forms else { return false };
+    let mut constant = 0i64;
+    let mut factors = vec![0i64; domain.len()];
+    for (form, &stride) in forms.iter().zip(strides) {
+        constant += form.constant * stride as i64;
+        for (f, g) in factors.iter_mut().zip(&form.factors) {
+            *f += g * stride as i64;
+        }
+    }
+    let packed = Layout::packed(domain.to_vec()).strides;
+    constant == 0
+        && factors.iter().zip(&packed).zip(domain).all(|((&f, &p), &extent)| f == p as i64 || extent == 1)
+}
+
+fn floats<'a, R: Real>(env: &'a Env<R>, operand: usize) -> Result<(&'a [R], &'a View<'a, R>), OpError> {
+    let view = env.reads.get(operand).and_then(Option::as_ref);
+    let view = view.ok_or_else(|| OpError::Unsupported(format!("operand {operand} cannot be read here")))?;
+    match view.data {
+        Data::Real(v) => Ok((&v[view.offset..], view)),
+        Data::Int(_) | Data::U32(_) | Data::Bool(_) => {
+            Err(OpError::Type(format!("operand {operand} does not hold floats")))
+        }
+    }
+}
+
+fn run_matmul<R: Real>(
+    m: &MatMul,
+    rows: usize,
+    a: &Program,
+    plain: Option<usize>,
+    env: &Env<R>,
+) -> Result<Vec<R>, OpError> {
+    let (b, view) = floats(env, m.b.index())?;
+    if view.shape != [m.n, m.k] {
+        return Err(OpError::Shape(format!("right operand {:?} is not [{}, {}]", view.shape, m.n, m.k)));
+    }
+    let mut acc = vec![R::ZERO; rows * m.n];
+    if acc.is_empty() || m.k == 0 {
+        return Ok(acc);
+    }
+    let plain = match plain {
+        Some(operand) => Some(floats(env, operand)?).filter(|(_, v)| v.shape == [rows, m.k]).map(|(d, _)| d),
+        None => None,
+    };
+    let made;
+    let left = match plain {
+        Some(data) => data,
+        None => {
+            let mut values = vec![R::ZERO; rows * m.k];
+            let each =
+                |i: usize, row: &mut [R]| fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], &[], row);
+            if values.len() < 2 * GRAIN {
+                values.chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
+            } else {
+                values.par_chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
+            }
+            made = values;
+            &made
+        }
+    };
+    let left = Matrix { data: left, offset: 0, rows: m.k, cols: 1 };
+    let right = Matrix { data: b, offset: 0, rows: m.k, cols: 1 };
+    product(left, right, &mut acc, [rows, m.n, m.k])?;
+    Ok(acc)
+}
+
+fn run_attention<R: Real>(
+    a: &Attention,
+    tokens: usize,
+    [slot, length, score]: [&Program; 3],
+    env: &Env<R>,
+) -> Result<Vec<R>, OpError> {
+    let heads = a.kv_heads * a.group;
+    let ((q, qv), (keys, kv), (values, vv)) =
+        (floats(env, a.q.index())?, floats(env, a.keys.index())?, floats(env, a.values.index())?);
+    let slots_of = kv.shape.first().copied().unwrap_or(0);
+    if qv.shape != [tokens, heads, a.head_dim]
+        || kv.shape != [slots_of, a.kv_heads, a.head_dim]
+        || vv.shape != [slots_of, a.kv_heads, a.value_dim]
+    {
+        return Err(OpError::Shape(format!("attention of {:?}, {:?}, {:?}", qv.shape, kv.shape, vv.shape)));
+    }
+    let (one_slot, one_length) = (result(slot)?, result(length)?);
+    let mut lists: Vec<Vec<usize>> = Vec::with_capacity(tokens);
+    let (mut slots, mut lengths) = (Scratch::new(slot), Scratch::new(length));
+    for t in 0..tokens {
+        let none = Point { coords: &[t, 0], from: 0, n: 1, reduced: &[], acc: &[] };
+        lengths.run(length, env, &none)?;
+        let n = int(lengths.get(one_length))?.first().map_or(0, |&n| n.max(0) as usize);
+        let mut list = Vec::with_capacity(n);
+        if n > 0 {
+            slots.run(slot, env, &Point { n, ..none })?;
+            let found = int(slots.get(one_slot))?;
+            for j in 0..n {
+                let index = pick(found, j);
+                let inside = usize::try_from(index).ok().filter(|&s| s < slots_of);
+                list.push(inside.ok_or(OpError::Index { index: index.into(), at: j, extent: slots_of })?);
+            }
+        }
+        lists.push(list);
+    }
+    let mut out = vec![R::ZERO; tokens * heads * a.value_dim];
+    let each = |i: usize, o: &mut [R]| -> Result<(), OpError> {
+        let (t, h) = (i / heads, i % heads);
+        let g = h / a.group;
+        let query = &q[i * a.head_dim..(i + 1) * a.head_dim];
+        let key = |s: &usize| &keys[(s * a.kv_heads + g) * a.head_dim..][..a.head_dim];
+        let raw: Vec<R> = lists[t].iter().map(|s| dot(query, key(s))).collect();
+        let mut weights = vec![R::ZERO; raw.len()];
+        fill_row(score, &mut Scratch::new(score), env, &[t, h, 0], &[], &raw, &mut weights)?;
+        softmax_row(&mut weights);
+        for (s, &w) in lists[t].iter().zip(&weights) {
+            let value = &values[(s * a.kv_heads + g) * a.value_dim..][..a.value_dim];
+            o.iter_mut().zip(value).for_each(|(o, &v)| *o = *o + w * v);
+        }
+        Ok(())
+    };
+    if a.value_dim > 0 {
+        let work: usize = lists.iter().map(Vec::len).sum::<usize>() * heads * (a.head_dim + a.value_dim);
+        if work < 2 * GRAIN {
+            out.chunks_mut(a.value_dim).enumerate().try_for_each(|(i, o)| each(i, o))?;
+        } else {
+            out.par_chunks_mut(a.value_dim).enumerate().try_for_each(|(i, o)| each(i, o))?;
+        }
+    }
+    Ok(out)
+}
+
+fn result(p: &Program) -> Result<usize, OpError> {
+    p.results.first().copied().ok_or_else(|| OpError::Shape("expected one expression".into()))
+}

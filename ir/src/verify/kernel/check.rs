@@ -1,0 +1,489 @@
+//! The walk that checks a kernel statement by statement.
+
+use super::fault::{Fault, FaultKind};
+use super::fold::fold;
+use super::types::{TypeError, expr_type, index_type};
+use super::uniform::{Agreement, Uniformity};
+use crate::dtype::DType;
+use crate::ids::VarId;
+use crate::kernel::{Access, CacheHint, Expr, Kernel, MatrixCount, Mem, ParamKind, Stmt, Unroll};
+
+/// Largest shared memory of any target, in bytes.
+const MAX_SHARED: u64 = 227 * 1024;
+
+/// How a declared variable may be used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Declared {
+    /// Assignable.
+    Mutable,
+    /// A value that unrolling does not make constant.
+    Fixed,
+    /// A constant, or the variable of a fully unrolled loop.
+    Static,
+}
+
+/// The walk over a kernel.
+pub(super) struct Verifier<'k> {
+    kernel: &'k Kernel,
+    uniformity: Uniformity,
+    has_wait: bool,
+    waited: bool,
+    scope: Vec<Option<Declared>>,
+    number: usize,
+    at: Option<usize>,
+    pub(super) faults: Vec<Fault>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+    Update,
+}
+
+impl<'k> Verifier<'k> {
+    pub(super) fn new(kernel: &'k Kernel) -> Self {
+        let mut has_wait = false;
+        kernel.visit(&mut |s| has_wait |= matches!(s, Stmt::GridDependencyWait));
+        Verifier {
+            kernel,
+            uniformity: Uniformity::new(kernel),
+            has_wait,
+            waited: false,
+            scope: vec![None; kernel.vars.len()],
+            number: 0,
+            at: None,
+            faults: Vec::new(),
+        }
+    }
+
+    fn fault(&mut self, kind: FaultKind) {
+        self.faults.push(Fault { statement: self.at, kind });
+    }
+
+    fn type_fault(&mut self, message: impl Into<String>) {
+        self.fault(FaultKind::Type(message.into()));
+    }
+
+    fn name(&self, var: VarId) -> String {
+        self.kernel.var(var).map_or_else(|| var.to_string(), |v| v.name.clone())
+    }
+
+    pub(super) fn header(&mut self) {
+        let k = self.kernel;
+        let head = k.name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        if !head || !k.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            self.fault(FaultKind::Header(format!("`{}` is not a C identifier", k.name)));
+        }
+        if k.threads == 0 || k.threads > 1024 || !k.threads.is_multiple_of(32) {
+            self.fault(FaultKind::Header(format!(
+                "{} threads a block, must be 32 to 1024 in 32s",
+                k.threads
+            )));
+        }
+        let total: u64 = k.shared.iter().map(|s| (u64::from(s.len) * s.dtype.size() as u64 + 15) & !15).sum();
+        if total > MAX_SHARED {
+            self.fault(FaultKind::Header(format!("{total} bytes of shared memory, at most {MAX_SHARED}")));
+        }
+        for v in &k.vars {
+            if v.len == Some(0) {
+                self.fault(FaultKind::Header(format!("register array `{}` is empty", v.name)));
+            }
+        }
+    }
+
+    pub(super) fn block(&mut self, stmts: &[Stmt], agreement: Agreement, top: bool) {
+        let scope = self.scope.clone();
+        for s in stmts {
+            self.at = Some(self.number);
+            self.number += 1;
+            self.stmt(s, agreement, top);
+        }
+        self.scope = scope;
+    }
+
+    fn declare(&mut self, var: VarId, as_: Declared, array: bool) {
+        let name = self.name(var);
+        match (self.kernel.var(var), self.scope.get(var.index())) {
+            (None, _) | (_, None) => self.type_fault(format!("no variable {var}")),
+            (Some(_), Some(Some(_))) => self.fault(FaultKind::Scope(format!("`{name}` is declared twice"))),
+            (Some(v), Some(None)) if v.len.is_some() != array => {
+                self.type_fault(format!("`{name}` is declared as what it is not (scalar or array)"));
+            }
+            (Some(_), Some(None)) => {}
+        }
+        if let Some(slot) = self.scope.get_mut(var.index()) {
+            *slot = Some(as_);
+        }
+    }
+
+    fn in_scope(&mut self, var: VarId) {
+        if self.scope.get(var.index()).copied().flatten().is_none() {
+            let name = self.name(var);
+            self.fault(FaultKind::Scope(format!("`{name}` is used where it is not declared")));
+        }
+    }
+
+    /// Checks an expression and gives its type when it has one.
+    fn expr(&mut self, e: &Expr, agreement: Agreement) -> Option<DType> {
+        e.visit(&mut |part| match part {
+            Expr::Var(v) => self.in_scope(*v),
+            Expr::Elem(v, index) => {
+                self.in_scope(*v);
+                self.register_index(*v, index, 1);
+            }
+            Expr::Load(mem, index) => self.touch(*mem, Use::Read, Some((index, 1))),
+            Expr::Shuffle(_, _, _) => self.collective("warp shuffle", agreement, Agreement::Warp),
+            Expr::Const(_)
+            | Expr::Param(_)
+            | Expr::ThreadIdx
+            | Expr::BlockIdx(_)
+            | Expr::GridDim(_)
+            | Expr::Unary(_, _)
+            | Expr::Binary(_, _, _)
+            | Expr::Compare(_, _, _)
+            | Expr::Select(_, _, _)
+            | Expr::Cast(_, _)
+            | Expr::Bitcast(_, _)
+            | Expr::Math(_, _)
+            | Expr::Pack2(_, _, _) => {}
+        });
+        expr_type(self.kernel, e).map_err(|TypeError(m)| self.type_fault(m)).ok()
+    }
+
+    fn typed(&mut self, e: &Expr, agreement: Agreement, want: DType, role: &str) {
+        if let Some(got) = self.expr(e, agreement)
+            && got != want
+        {
+            self.type_fault(format!("{role} is {got}, must be {want}"));
+        }
+    }
+
+    fn index(&mut self, e: &Expr, agreement: Agreement) {
+        if self.expr(e, agreement).is_some()
+            && let Err(TypeError(m)) = index_type(self.kernel, e)
+        {
+            self.type_fault(m);
+        }
+    }
+
+    fn collective(&mut self, what: &'static str, agreement: Agreement, needed: Agreement) {
+        if agreement > needed {
+            self.fault(FaultKind::Divergent(what));
+        }
+    }
+
+    /// Checks a use of memory; `at` is the first element and their number.
+    fn touch(&mut self, mem: Mem, how: Use, at: Option<(&Expr, u32)>) {
+        match mem {
+            Mem::Global(p) => {
+                let Some(param) = self.kernel.params.get(p.index()) else {
+                    return self.type_fault(format!("no parameter {p}"));
+                };
+                let name = param.name.clone();
+                let ParamKind::Pointer { dtype: _, access } = param.kind else {
+                    return self.type_fault(format!("scalar `{name}` used as an array"));
+                };
+                let allowed = match access {
+                    Access::Constant | Access::Read => how == Use::Read,
+                    Access::Write => how == Use::Write,
+                    Access::ReadWrite => true,
+                };
+                if !allowed {
+                    let verb = match how {
+                        Use::Read => "read",
+                        Use::Write => "written",
+                        Use::Update => "updated",
+                    };
+                    self.fault(FaultKind::Access(format!("`{name}` is {verb} but declared {access:?}")));
+                }
+                if self.has_wait && !self.waited && access != Access::Constant {
+                    self.fault(FaultKind::BeforeDependencyWait(name));
+                }
+            }
+            Mem::Shared(s) => match self.kernel.shared_array(s) {
+                None => self.type_fault(format!("no shared array {s}")),
+                Some(array) => {
+                    if let Some((index, count)) = at {
+                        let (name, len) = (array.name.clone(), array.len);
+                        self.range(name, len, index, count);
+                    }
+                }
+            },
+        }
+    }
+
+    fn range(&mut self, array: String, len: u32, index: &Expr, count: u32) {
+        if let Some(first) = fold(index) {
+            let last = first + i64::from(count) - 1;
+            if first < 0 {
+                self.fault(FaultKind::OutOfRange { array, index: first, len });
+            } else if last >= i64::from(len) {
+                self.fault(FaultKind::OutOfRange { array, index: last, len });
+            }
+        }
+    }
+
+    fn is_static(&self, e: &Expr) -> bool {
+        let leaf = match e {
+            Expr::Const(_) => true,
+            Expr::Var(v) => self.scope.get(v.index()).copied().flatten() == Some(Declared::Static),
+            Expr::Elem(_, _)
+            | Expr::Param(_)
+            | Expr::ThreadIdx
+            | Expr::BlockIdx(_)
+            | Expr::GridDim(_)
+            | Expr::Load(_, _)
+            | Expr::Shuffle(_, _, _) => false,
+            Expr::Unary(_, _)
+            | Expr::Binary(_, _, _)
+            | Expr::Compare(_, _, _)
+            | Expr::Select(_, _, _)
+            | Expr::Cast(_, _)
+            | Expr::Bitcast(_, _)
+            | Expr::Math(_, _)
+            | Expr::Pack2(_, _, _) => true,
+        };
+        leaf && e.parts().into_iter().all(|p| self.is_static(p))
+    }
+
+    fn register_index(&mut self, var: VarId, index: &Expr, count: u32) {
+        let name = self.name(var);
+        if !self.is_static(index) {
+            self.fault(FaultKind::DynamicIndex(name));
+        } else if let Some(len) = self.kernel.var(var).and_then(|v| v.len) {
+            self.range(name, len, index, count);
+        }
+    }
+
+    /// Checks `count` elements of a register array that an instruction uses.
+    fn registers(&mut self, var: VarId, at: &Expr, agreement: Agreement, count: u32, want: DType) {
+        self.in_scope(var);
+        self.index(at, agreement);
+        self.register_index(var, at, count);
+        let name = self.name(var);
+        match self.kernel.var(var).map(|v| (v.dtype, v.len.is_some())) {
+            None => self.type_fault(format!("no variable {var}")),
+            Some((_, false)) => self.type_fault(format!("scalar `{name}` used as an array")),
+            Some((got, true)) if got != want => {
+                self.type_fault(format!("register array `{name}` is {got}, must be {want}"));
+            }
+            Some((_, true)) => {}
+        }
+    }
+
+    fn width(&mut self, dtype: DType, lanes: u32) {
+        let bytes = (dtype.size() as u32).saturating_mul(lanes);
+        if !matches!(bytes, 4 | 8 | 16) {
+            self.fault(FaultKind::VectorWidth(bytes));
+        }
+    }
+
+    fn stmt(&mut self, s: &Stmt, agreement: Agreement, top: bool) {
+        match s {
+            Stmt::Comment(_)
+            | Stmt::GridDependencyLaunch
+            | Stmt::CpAsyncCommit
+            | Stmt::CpAsyncWait { pending: _ }
+            | Stmt::Fence => {}
+            Stmt::Let { var, value, mutable } => {
+                let dtype = self.kernel.var(*var).map(|v| v.dtype);
+                match dtype {
+                    Some(want) => self.typed(value, agreement, want, "initial value"),
+                    None => {
+                        self.expr(value, agreement);
+                    }
+                }
+                let as_ = match (mutable, self.is_static(value)) {
+                    (true, _) => Declared::Mutable,
+                    (false, true) => Declared::Static,
+                    (false, false) => Declared::Fixed,
+                };
+                self.declare(*var, as_, false);
+            }
+            Stmt::DeclareArray { var, init } => {
+                if let (Some(e), Some(v)) = (init, self.kernel.var(*var)) {
+                    self.typed(e, agreement, v.dtype, "initial value");
+                }
+                self.declare(*var, Declared::Mutable, true);
+            }
+            Stmt::Assign { var, value } => {
+                self.in_scope(*var);
+                match self.kernel.var(*var).map(|v| (v.dtype, v.len)) {
+                    Some((want, None)) => self.typed(value, agreement, want, "assigned value"),
+                    Some((_, Some(_))) => self.type_fault("a whole register array is assigned"),
+                    None => self.type_fault(format!("no variable {var}")),
+                }
+                let declared = self.scope.get(var.index()).copied().flatten();
+                if matches!(declared, Some(Declared::Fixed | Declared::Static)) {
+                    let name = self.name(*var);
+                    self.fault(FaultKind::Immutable(name));
+                }
+            }
+            Stmt::AssignElem { var, index, value } => {
+                if let Some(v) = self.kernel.var(*var) {
+                    self.registers(*var, index, agreement, 1, v.dtype);
+                    self.typed(value, agreement, v.dtype, "assigned value");
+                } else {
+                    self.type_fault(format!("no variable {var}"));
+                }
+            }
+            Stmt::Store { mem, index, value } => {
+                self.index(index, agreement);
+                self.touch(*mem, Use::Write, Some((index, 1)));
+                match self.kernel.mem_dtype(*mem) {
+                    Some(want) => self.typed(value, agreement, want, "stored value"),
+                    None => {
+                        self.expr(value, agreement);
+                    }
+                }
+            }
+            Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint } => {
+                self.vector(*mem, Use::Read, index, (*dst, dst_at), *lanes, agreement);
+                if *hint == CacheHint::Streaming && !self.is_constant(*mem) {
+                    self.fault(FaultKind::Access("streaming load from memory that is not Constant".into()));
+                }
+            }
+            Stmt::StoreVec { mem, index, src, src_at, lanes } => {
+                self.vector(*mem, Use::Write, index, (*src, src_at), *lanes, agreement);
+            }
+            Stmt::For { var, start, end, step, unroll, body } => {
+                self.for_loop(*var, [start, end, step], *unroll, body, agreement);
+            }
+            Stmt::If { cond, then, otherwise } => {
+                self.typed(cond, agreement, DType::Bool, "condition");
+                let inner = agreement.max(self.uniformity.of(cond));
+                self.block(then, inner, false);
+                self.block(otherwise, inner, false);
+            }
+            Stmt::Barrier => self.collective("block barrier", agreement, Agreement::Block),
+            Stmt::WarpBarrier => self.collective("warp barrier", agreement, Agreement::Warp),
+            Stmt::GridDependencyWait => {
+                if !top {
+                    self.fault(FaultKind::ConditionalDependencyWait);
+                }
+                self.waited = true;
+            }
+            Stmt::Mma { dtype, acc, acc_at, a, a_at, b, b_at } => {
+                self.collective("mma", agreement, Agreement::Warp);
+                if !dtype.is_half() {
+                    self.type_fault(format!("mma of {dtype}"));
+                }
+                self.registers(*acc, acc_at, agreement, 4, DType::F32);
+                self.registers(*a, a_at, agreement, 4, DType::U32);
+                self.registers(*b, b_at, agreement, 2, DType::U32);
+            }
+            Stmt::LdMatrix { dst, dst_at, shared, index, count, transpose: _ } => {
+                self.collective("ldmatrix", agreement, Agreement::Warp);
+                let registers = MatrixCount::count(*count);
+                self.registers(*dst, dst_at, agreement, registers, DType::U32);
+                self.index(index, agreement);
+                self.touch(Mem::Shared(*shared), Use::Read, Some((index, 8)));
+                if let Some(d) = self.kernel.mem_dtype(Mem::Shared(*shared))
+                    && !d.is_half()
+                {
+                    self.type_fault(format!("ldmatrix of {d}"));
+                }
+            }
+            Stmt::CpAsync { shared, shared_index, global, global_index, bytes, valid } => {
+                self.copy_async(Mem::Shared(*shared), shared_index, *global, global_index, *bytes, agreement);
+                if let Some(v) = valid {
+                    self.typed(v, agreement, DType::Bool, "condition of a copy");
+                }
+            }
+            Stmt::AtomicAdd { mem, index, value, old } => {
+                self.index(index, agreement);
+                self.touch(*mem, Use::Update, Some((index, 1)));
+                match self.kernel.mem_dtype(*mem) {
+                    Some(want @ (DType::I32 | DType::U32)) => {
+                        self.typed(value, agreement, want, "addend");
+                        if let Some(var) = old {
+                            if self.kernel.var(*var).is_some_and(|v| v.dtype != want) {
+                                self.type_fault("old value of an atomic has another type");
+                            }
+                            self.declare(*var, Declared::Fixed, false);
+                        }
+                    }
+                    other => self.type_fault(format!("atomic add on {other:?}, must be i32 or u32")),
+                }
+            }
+        }
+    }
+
+    fn is_constant(&self, mem: Mem) -> bool {
+        match mem {
+            Mem::Shared(_) => false,
+            Mem::Global(p) => {
+                self.kernel.params.get(p.index()).is_some_and(|p| {
+                    matches!(p.kind, ParamKind::Pointer { dtype: _, access: Access::Constant })
+                })
+            }
+        }
+    }
+
+    fn vector(
+        &mut self,
+        mem: Mem,
+        how: Use,
+        index: &Expr,
+        registers: (VarId, &Expr),
+        lanes: u32,
+        agreement: Agreement,
+    ) {
+        self.index(index, agreement);
+        self.touch(mem, how, Some((index, lanes)));
+        if let Some(dtype) = self.kernel.mem_dtype(mem) {
+            self.width(dtype, lanes);
+            self.registers(registers.0, registers.1, agreement, lanes, dtype);
+        }
+    }
+
+    fn copy_async(&mut self, to: Mem, to_at: &Expr, from: Mem, from_at: &Expr, bytes: u32, a: Agreement) {
+        self.index(to_at, a);
+        self.index(from_at, a);
+        self.touch(from, Use::Read, None);
+        if !matches!(bytes, 4 | 8 | 16) {
+            self.fault(FaultKind::VectorWidth(bytes));
+        }
+        if matches!(from, Mem::Shared(_)) {
+            self.type_fault("asynchronous copy from shared memory");
+        }
+        match (self.kernel.mem_dtype(to), self.kernel.mem_dtype(from)) {
+            (Some(t), Some(f)) if t == f => {
+                self.touch(to, Use::Write, Some((to_at, bytes / t.size() as u32)));
+            }
+            (t, f) => self.type_fault(format!("asynchronous copy from {f:?} to {t:?}")),
+        }
+    }
+
+    fn for_loop(
+        &mut self,
+        var: VarId,
+        range: [&Expr; 3],
+        unroll: Unroll,
+        body: &[Stmt],
+        agreement: Agreement,
+    ) {
+        let mut inner = agreement;
+        for e in range {
+            self.typed(e, agreement, DType::I32, "loop bound");
+            inner = inner.max(self.uniformity.of(e));
+        }
+        if self.kernel.var(var).is_some_and(|v| v.dtype != DType::I32) {
+            self.type_fault("loop variable is not i32");
+        }
+        if fold(range[2]).is_some_and(|step| step <= 0) {
+            self.type_fault("step of a loop is not positive");
+        }
+        let constant = range.iter().all(|e| self.is_static(e));
+        if unroll == Unroll::Full && !constant {
+            let name = self.name(var);
+            self.fault(FaultKind::Unroll(name));
+        }
+        let scope = self.scope.clone();
+        let as_ = if unroll == Unroll::Full { Declared::Static } else { Declared::Fixed };
+        self.declare(var, as_, false);
+        self.block(body, inner, false);
+        self.scope = scope;
+    }
+}

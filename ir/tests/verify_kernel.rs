@@ -1,0 +1,193 @@
+//! The kernel verifier: every kind of fault, and patterns that must pass.
+
+use weft_ir::dtype::DType;
+use weft_ir::ids::VarId;
+use weft_ir::kernel::build::KernelBuilder;
+use weft_ir::kernel::*;
+use weft_ir::verify::kernel::{Facts, FaultKind, expr_type, verify};
+
+struct Arrays {
+    weights: Mem,
+    x: Mem,
+    out: Mem,
+    tile: Mem,
+}
+
+/// A kernel of 128 threads with a constant, a read, a written and a shared array.
+fn kernel(fill: impl FnOnce(&mut KernelBuilder, &Arrays)) -> Kernel {
+    let mut b = KernelBuilder::new("k", 128);
+    let weights = b.pointer("weights", DType::BF16, Access::Constant);
+    let x = b.pointer("x", DType::F32, Access::Read);
+    let out = b.pointer("out", DType::F32, Access::Write);
+    let tile = Mem::Shared(b.shared("tile", DType::F32, 64));
+    fill(&mut b, &Arrays { weights, x, out, tile });
+    b.finish()
+}
+
+fn faults(fill: impl FnOnce(&mut KernelBuilder, &Arrays)) -> Vec<FaultKind> {
+    verify(&kernel(fill)).err().unwrap_or_default().into_iter().map(|f| f.kind).collect()
+}
+
+fn facts(fill: impl FnOnce(&mut KernelBuilder, &Arrays)) -> Facts {
+    verify(&kernel(fill)).unwrap_or_else(|f| panic!("{f:?}"))
+}
+
+fn tid() -> Expr {
+    Expr::ThreadIdx
+}
+
+fn zero() -> Expr {
+    Expr::int(0)
+}
+
+fn load_vec(dst: VarId, mem: Mem, lanes: u32, hint: CacheHint) -> Stmt {
+    Stmt::LoadVec { dst, dst_at: zero(), mem, index: zero(), lanes, hint }
+}
+
+#[test]
+fn all_faults_are_collected_with_their_statements() {
+    let k = kernel(|b, m| {
+        b.store(m.out, zero(), Expr::int(1));
+        b.comment("between");
+        b.store(m.x, zero(), Expr::float(1.0));
+    });
+    let found = verify(&k).expect_err("two faults");
+    assert_eq!(found.iter().map(|f| f.statement).collect::<Vec<_>>(), [Some(0), Some(2)]);
+    assert_eq!(found[0].to_string(), "statement 0: stored value is i32, must be f32");
+    assert_eq!(found[1].to_string(), "statement 2: `x` is written but declared Read");
+}
+
+#[test]
+fn types() {
+    let k = kernel(|_, _| {});
+    let add = Expr::Binary(BinaryOp::Add, Box::new(Expr::int(1)), Box::new(Expr::float(1.0)));
+    assert!(expr_type(&k, &add).is_err());
+    assert_eq!(expr_type(&k, &tid().lt(zero()).select(Expr::uint(1), Expr::uint(2))), Ok(DType::U32));
+    assert!(expr_type(&k, &Expr::load(Mem::Global(weft_ir::ids::ParamId::new(9)), zero())).is_err());
+    assert!(expr_type(&k, &Expr::Math(MathFn::Fma, vec![Expr::float(1.0)])).is_err());
+    assert!(expr_type(&k, &Expr::Bitcast(DType::I64, Box::new(Expr::float(1.0)))).is_err());
+}
+
+#[test]
+fn scopes_and_mutability() {
+    let found = faults(|b, _| {
+        let mut inner = Expr::int(0);
+        b.if_then(tid().lt(Expr::int(4)), |b| inner = b.let_("inner", DType::I32, Expr::int(1)));
+        b.let_("outer", DType::I32, inner);
+    });
+    assert!(matches!(&found[..], [FaultKind::Scope(m)] if m.contains("inner")), "{found:?}");
+    let found = faults(|b, _| {
+        b.let_("fixed", DType::I32, Expr::int(1));
+        b.assign(VarId::new(0), Expr::int(2));
+    });
+    assert_eq!(found, [FaultKind::Immutable("fixed".into())]);
+}
+
+#[test]
+fn literal_indices() {
+    let found = faults(|b, m| {
+        b.store(m.tile, Expr::int(64), Expr::float(0.0));
+        let r = b.array("r", DType::F32, 4, Some(Expr::float(0.0)));
+        b.assign_elem(r, Expr::int(-1), Expr::float(0.0));
+        b.push(Stmt::StoreVec { mem: m.tile, index: zero(), src: r, src_at: Expr::int(1), lanes: 4 });
+    });
+    let range = |array: &str, index, len| FaultKind::OutOfRange { array: array.into(), index, len };
+    assert_eq!(found, [range("tile", 64, 64), range("r", -1, 4), range("r", 4, 4)]);
+}
+
+#[test]
+fn register_arrays_need_constant_indices() {
+    let found = faults(|b, m| {
+        let r = b.array("r", DType::F32, 4, Some(Expr::float(0.0)));
+        b.unrolled("i", 2, |b, i| {
+            let twice = b.let_("twice", DType::I32, i * 2);
+            b.assign_elem(r, twice, Expr::float(1.0));
+        });
+        b.for_loop("j", (zero(), Expr::int(4), Expr::int(1)), Unroll::Never, |b, j| {
+            b.assign_elem(r, j, Expr::float(1.0));
+        });
+        b.store(m.out, tid(), Expr::elem(r, tid() % 4));
+    });
+    assert_eq!(found, vec![FaultKind::DynamicIndex("r".into()); 2]);
+}
+
+#[test]
+fn widths_unrolling_and_hints() {
+    let found = faults(|b, m| {
+        let r = b.array("r", DType::F32, 8, None);
+        b.push(load_vec(r, m.x, 3, CacheHint::Default));
+        b.push(load_vec(r, m.x, 4, CacheHint::Streaming));
+        b.for_loop("i", (zero(), tid(), Expr::int(1)), Unroll::Full, |_, _| {});
+    });
+    assert!(
+        matches!(&found[..], [FaultKind::VectorWidth(12), FaultKind::Access(_), FaultKind::Unroll(i)] if i == "i"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn barriers_must_converge() {
+    let found = faults(|b, _| {
+        let lane = b.let_("lane", DType::I32, tid() % 32);
+        let warp = b.let_("warp", DType::I32, tid() / 32);
+        b.if_then(lane.lt(Expr::int(4)), |b| {
+            b.push(Stmt::WarpBarrier);
+            b.let_("v", DType::F32, Expr::float(1.0).shuffle_xor(1));
+        });
+        b.if_then(warp.eq_(zero()), |b| b.push(Stmt::Barrier));
+    });
+    let names = ["warp barrier", "warp shuffle", "block barrier"];
+    assert_eq!(found, names.map(FaultKind::Divergent));
+}
+
+#[test]
+fn warp_uniform_branches_may_hold_collectives() {
+    facts(|b, m| {
+        let t = b.let_("tid", DType::I32, tid());
+        let warp = b.let_("warp", DType::I32, t.clone() / 32);
+        b.if_then(warp.eq_(zero()), |b| {
+            b.let_("v", DType::F32, Expr::float(1.0).shuffle_xor(1));
+        });
+        b.if_then(t.lt(Expr::int(64)), |b| b.push(Stmt::WarpBarrier));
+        b.if_then(Expr::load(m.tile, zero()).lt(Expr::float(0.0)), |b| b.push(Stmt::Barrier));
+    });
+}
+
+#[test]
+fn dependency_wait_comes_first_and_always() {
+    let early = faults(|b, m| {
+        b.let_("w", DType::BF16, Expr::load(m.weights, zero()));
+        b.let_("v", DType::F32, Expr::load(m.x, zero()));
+        b.push(Stmt::GridDependencyWait);
+        b.store(m.out, tid(), Expr::float(0.0));
+    });
+    assert_eq!(early, [FaultKind::BeforeDependencyWait("x".into())]);
+    let conditional = faults(|b, _| {
+        b.if_then(Expr::BlockIdx(Axis::X).eq_(zero()), |b| b.push(Stmt::GridDependencyWait));
+    });
+    assert_eq!(conditional, [FaultKind::ConditionalDependencyWait]);
+}
+
+#[test]
+fn headers() {
+    let mut k = kernel(|b, _| {
+        b.shared("huge", DType::F32, 1 << 20);
+    });
+    k.name = "not a name".into();
+    k.threads = 33;
+    let found = verify(&k).expect_err("three faults");
+    assert_eq!(found.iter().filter(|f| matches!(f.kind, FaultKind::Header(_))).count(), 3);
+}
+
+#[test]
+fn facts_say_what_is_used() {
+    let found = facts(|b, m| {
+        let r = b.array("r", DType::F32, 4, None);
+        b.push(Stmt::GridDependencyWait);
+        b.push(load_vec(r, m.x, 4, CacheHint::Default));
+        b.push(Stmt::CpAsyncCommit);
+    });
+    let expected =
+        Facts { shared_bytes: 256, cp_async: true, pdl: true, max_vector_bytes: 16, ..Facts::default() };
+    assert_eq!(found, expected);
+}

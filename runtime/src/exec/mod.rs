@@ -1,0 +1,79 @@
+//! Execution of plans: one interface for the GPU and the CPU reference.
+//!
+//! - [`cuda`]: a plan on the GPU; [`load`] brings it there, [`graphs`] makes a CUDA graph of an entry.
+//! - [`cpu`]: a graph or a plan interpreted by the reference.
+//! - Shared, and free of both: [`bucket`] (limits, the choice of an entry, padding), [`check`] (step inputs),
+//!   [`memory`] (where buffers lie, and how much that takes), [`nodes`] (the nodes of an entry), [`pack`] (the bytes
+//!   of a weight).
+
+pub mod bucket;
+pub mod check;
+pub mod cpu;
+pub mod cuda;
+mod graphs;
+mod load;
+pub mod memory;
+pub mod nodes;
+pub mod pack;
+pub mod report;
+mod upload;
+
+pub use cpu::{CpuModel, CpuOptions};
+pub use cuda::CudaModel;
+pub use load::{CudaOptions, KernelSource, LoadProgress};
+pub use memory::MemoryNeed;
+pub use report::{EntryReport, KernelReport, LoadReport};
+
+use crate::Result;
+use serde::Serialize;
+use weft_ir::plan::Role;
+use weft_ir::reference::StepInputs;
+
+/// Most that a step can hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Longest context of a sequence, in tokens.
+    pub max_seq: usize,
+    /// Most sequences at once.
+    pub max_batch: usize,
+    /// Most tokens of a prefill step.
+    pub prefill_tokens: usize,
+    /// Most tokens of a scoring step.
+    pub score_tokens: usize,
+    /// Entries of the vocabulary.
+    pub vocab: usize,
+}
+
+/// What a step gives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepOutput {
+    /// Sampled token of each output row.
+    pub tokens: Vec<i32>,
+    /// Logits [rows, vocab], row-major, when they were asked for.
+    pub logits: Vec<f32>,
+}
+
+/// A loaded plan with its states, ready to run steps.
+///
+/// Inputs hold what the step really has (no padding): `token_ids`, `positions`, `sequences`, `slots` one
+/// for each token, sequences in ascending order; `slot_base` one for each sequence of the cache
+/// (`max_batch`); `output_rows` and the sampling parameters one for each output row. The executor takes
+/// the nearest bucket and pads.
+pub trait Executor {
+    /// Runs a step. State rows of the step's slots are replaced.
+    ///
+    /// # Errors
+    /// A step that no bucket holds, inputs that do not fit each other, or a failure of the device.
+    fn step(&mut self, role: Role, inputs: &StepInputs, logits: bool) -> Result<StepOutput>;
+
+    /// What a step can hold.
+    fn limits(&self) -> Limits;
+
+    /// Where it runs, in words: `NVIDIA H200` or `CPU reference (f32, 2 threads)`.
+    fn device(&self) -> String;
+
+    /// Most sequences share a cache of `max_batch · max_seq` slots: first slot of sequence `s`.
+    fn slot_base(&self, sequence: usize) -> i32 {
+        (sequence * self.limits().max_seq) as i32
+    }
+}

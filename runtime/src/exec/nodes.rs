@@ -1,0 +1,165 @@
+//! The graph nodes of an entry, as data: what runs, on which memory, after what. Needs no GPU.
+
+use weft_ir::ids::DispatchId;
+use weft_ir::plan::{Body, EdgeKind, Entry, KernelSpec, Plan};
+
+use super::bucket::TOKENS;
+use super::memory::{Layout, Region, output};
+use crate::error::{Error, Result};
+
+/// Most blocks along x, y and z.
+const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65535, 65535];
+
+/// An argument of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// Address of a buffer.
+    Buffer(Region, usize),
+    /// Value of a symbol.
+    Sym(i32),
+}
+
+/// What a node does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Copies so many bytes of step inputs to the device.
+    Inputs(usize),
+    /// Runs a kernel.
+    Kernel {
+        /// Dispatch of the body.
+        dispatch: DispatchId,
+        /// Position in [`Plan::kernels`].
+        kernel: usize,
+        /// Blocks in x, y, z.
+        grid: [u32; 3],
+        /// Threads of a block.
+        threads: u32,
+        /// Reads, writes, symbols.
+        args: Vec<Arg>,
+    },
+    /// Copies the sampled tokens to the host: offset in the outputs, bytes.
+    Tokens(usize, usize),
+}
+
+/// A node, after earlier ones (positions in the list).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it does.
+    pub what: What,
+    /// What it waits for.
+    pub after: Vec<(usize, EdgeKind)>,
+}
+
+/// The nodes of an entry, each after those it waits for.
+///
+/// The copy of the inputs comes first; launches that wait for no other wait for it, and so all others do,
+/// transitively: a kernel that waits by itself (`griddepcontrol.wait`) completes after those it waits for.
+/// The copy of the sampled tokens comes last.
+///
+/// # Errors
+/// [`Error::Plan`] for what does not fit together.
+pub fn nodes(plan: &Plan, layout: &Layout, entry: usize, full_edges: bool) -> Result<Vec<Node>> {
+    let spot = entry;
+    let entry = plan.entries.get(spot).ok_or_else(|| no_entry(plan, spot))?;
+    let fault = |why: &str| Error::plan(format!("entry {}", entry.name), why);
+    let body = plan.bodies.get(entry.body as usize).ok_or_else(|| fault("its body does not exist"))?;
+    if body.launches.len() != body.dispatches.len() {
+        return Err(fault("its body has not one launch for each dispatch"));
+    }
+    let mut out = Vec::with_capacity(body.launches.len() + 2);
+    let bytes = layout.inputs(spot).bytes;
+    if bytes > 0 {
+        out.push(Node { what: What::Inputs(bytes), after: Vec::new() });
+    }
+    let (first, roots) = (out.len(), (0..out.len()).map(|i| (i, EdgeKind::Full)));
+    for (at, launch) in body.launches.iter().enumerate() {
+        if launch.dispatch.index() != at || launch.after.iter().any(|(d, _)| d.index() >= at) {
+            return Err(fault(&format!("launch {at} is out of order")));
+        }
+        let (kernel, spec) = kernel_of(plan, entry, body, at)?;
+        let mut after: Vec<(usize, EdgeKind)> = Vec::with_capacity(launch.after.len().max(1));
+        for &(before, kind) in &launch.after {
+            let earlier = kernel_of(plan, entry, body, before.index())?.1;
+            let waits = spec.programmatic && earlier.programmatic;
+            let kind = if full_edges || !waits { EdgeKind::Full } else { kind };
+            after.push((first + before.index(), kind));
+        }
+        if after.is_empty() {
+            after.extend(roots.clone());
+        }
+        let what = What::Kernel {
+            dispatch: launch.dispatch,
+            kernel,
+            grid: grid(entry, spec)?,
+            threads: spec.threads,
+            args: args(plan, layout, spot, body, at)?,
+        };
+        out.push(Node { what, after });
+    }
+    if let Some((id, buffer)) = output(plan, TOKENS)
+        && let Some(writer) = body.dispatches.iter().rposition(|d| d.writes.contains(&id))
+    {
+        let what = What::Tokens(layout.place(plan, spot, id)?.1, buffer.bytes(&entry.bind));
+        out.push(Node { what, after: vec![(first + writer, EdgeKind::Full)] });
+    }
+    Ok(out)
+}
+
+/// Edges between nodes: (full, programmatic).
+pub fn edges(nodes: &[Node]) -> (usize, usize) {
+    let all = nodes.iter().flat_map(|n| &n.after);
+    let programmatic = all.clone().filter(|e| e.1 == EdgeKind::Programmatic).count();
+    (all.count() - programmatic, programmatic)
+}
+
+pub(super) fn no_entry(plan: &Plan, at: usize) -> Error {
+    let names: Vec<&str> = plan.entries.iter().map(|e| e.name.as_str()).collect();
+    Error::bad(format!("entry {at}"), format!("the plan has {}: {}", names.len(), names.join(", ")))
+}
+
+fn kernel_of<'a>(
+    plan: &'a Plan,
+    entry: &Entry,
+    body: &Body,
+    dispatch: usize,
+) -> Result<(usize, &'a KernelSpec)> {
+    let work = body.dispatches.get(dispatch).map(|d| d.work);
+    let id = work.and_then(|w| entry.kernels.get(&w)).map(|k| k.index());
+    let found = id.and_then(|k| Some((k, plan.kernels.get(k)?)));
+    found.ok_or_else(|| Error::plan(format!("entry {}", entry.name), format!("dispatch {dispatch} has no kernel")))
+}
+
+fn grid(entry: &Entry, spec: &KernelSpec) -> Result<[u32; 3]> {
+    let mut grid = [1; 3];
+    for (axis, (blocks, extent)) in grid.iter_mut().zip(&spec.grid).enumerate() {
+        let fault = |why: String| Error::plan(format!("entry {}, kernel {}", entry.name, spec.name), why);
+        if extent.per == 0 {
+            return Err(fault(format!("axis {axis} of its grid gives 0 elements to a block")));
+        }
+        let n = extent.blocks(&entry.bind);
+        if n == 0 || n > MAX_GRID[axis] {
+            return Err(fault(format!("{n} blocks along axis {axis}; 1 to {} are possible", MAX_GRID[axis])));
+        }
+        *blocks = n as u32;
+    }
+    Ok(grid)
+}
+
+/// Arguments in the order of the kernel's parameters: reads, writes, symbols.
+fn args(plan: &Plan, layout: &Layout, entry: usize, body: &Body, at: usize) -> Result<Vec<Arg>> {
+    let dispatch = &body.dispatches[at];
+    let fault = |why: String| Error::plan(format!("dispatch {at} ({})", dispatch.scope), why);
+    let work = plan.works.get(dispatch.work as usize);
+    let work = work.ok_or_else(|| fault("its work does not exist".into()))?;
+    let mut args = Vec::new();
+    for &buffer in dispatch.reads.iter().chain(&dispatch.writes) {
+        let (region, offset) = layout.place(plan, entry, buffer)?;
+        args.push(Arg::Buffer(region, offset));
+    }
+    for sym in work.syms() {
+        let value = plan.entries[entry].bind.get(sym);
+        let value = i32::try_from(value).map_err(|_| fault(format!("{} = {value} is beyond 32 bits", sym.name())))?;
+        args.push(Arg::Sym(value));
+    }
+    Ok(args)
+}

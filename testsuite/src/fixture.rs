@@ -1,0 +1,112 @@
+//! Tiny checkpoints with reference outputs, and their compilation.
+
+use std::path::{Path, PathBuf};
+use weft_frontend::checkpoint::Checkpoint;
+use weft_ir::dtype::DType;
+use weft_ir::graph::Graph;
+use weft_ir::plan::Plan;
+use weft_ir::reference::WeightBytes;
+use weft_ir::target::Target;
+use weft_passes::Options;
+
+/// Folder of the fixtures.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// A tiny checkpoint and what it should give.
+pub struct Fixture {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    folder: PathBuf,
+}
+
+/// A golden tensor.
+#[derive(Clone, Debug)]
+pub struct Golden<T> {
+    /// Extents.
+    pub shape: Vec<usize>,
+    /// Elements, row-major.
+    pub values: Vec<T>,
+}
+
+/// Bytes of a checkpoint's tensors.
+pub struct Bytes<'a>(pub &'a Checkpoint);
+
+impl WeightBytes for Bytes<'_> {
+    fn bytes(&self, tensor: &str) -> Option<&[u8]> {
+        self.0.bytes(tensor).ok()
+    }
+}
+
+impl Fixture {
+    /// Opens a fixture by its name.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn open(name: &str) -> Fixture {
+        let folder = folder().join("tiny").join(name);
+        let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|e| panic!("fixture {name}: {e}"));
+        Fixture { checkpoint, folder }
+    }
+
+    /// Graph of the model.
+    ///
+    /// # Panics
+    /// When it does not build.
+    pub fn graph(&self, dtype: DType) -> Graph {
+        weft_frontend::models::build(&self.checkpoint, dtype).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn golden(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
+        let bytes = std::fs::read(self.folder.join("golden.safetensors")).expect("golden.safetensors");
+        let all = safetensors::SafeTensors::deserialize(&bytes).expect("golden.safetensors");
+        let t = all.tensor(name).expect(name);
+        (t.shape().to_vec(), t.data().to_vec())
+    }
+
+    /// A golden f32 tensor.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn golden_f32(&self, name: &str) -> Golden<f32> {
+        let (shape, bytes) = self.golden(name);
+        let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Golden { shape, values }
+    }
+
+    /// A golden i64 tensor, as i32.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn golden_ids(&self, name: &str) -> Golden<i32> {
+        let (shape, bytes) = self.golden(name);
+        let values = bytes.chunks_exact(8).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Golden { shape, values }
+    }
+}
+
+/// Compiles a graph for a target.
+///
+/// # Panics
+/// When it does not compile.
+pub fn compile(
+    graph: &Graph,
+    target: &str,
+    dtype: DType,
+    opt_level: u8,
+    (max_seq, max_batch): (usize, usize),
+) -> Plan {
+    let target = Target::parse(target).unwrap_or_else(|e| panic!("{e}"));
+    let options = Options { target, dtype, opt_level, max_seq, max_batch, dump: false };
+    weft_passes::compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
+}
+
+/// ‖a − b‖ / ‖b‖.
+pub fn relative_rmse(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len(), "lengths differ");
+    let square = |x: f64| x * x;
+    let difference: f64 = a.iter().zip(b).map(|(x, y)| square(f64::from(*x) - f64::from(*y))).sum();
+    let norm: f64 = b.iter().map(|y| square(f64::from(*y))).sum();
+    (difference / norm).sqrt()
+}
