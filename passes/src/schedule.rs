@@ -101,7 +101,9 @@ fn unique_names(kernels: &mut [KernelSpec]) {
 
 fn suffix(s: &Schedule) -> String {
     match s {
-        Schedule::Elementwise { .. } | Schedule::SampleRow { .. } => String::new(),
+        // Never empty: a bare word may be a function of the CUDA headers (`norm`).
+        Schedule::Elementwise { .. } => "_pointwise".into(),
+        Schedule::SampleRow { .. } => "_row".into(),
         Schedule::WarpRow { .. } => "_warp_row".into(),
         Schedule::BlockRow { .. } => "_block_row".into(),
         Schedule::Gemv { rows, .. } => format!("_gemv_{rows}"),

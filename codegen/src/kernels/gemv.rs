@@ -35,7 +35,9 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     let acc = b.k.array("acc", DType::F32, s.rows * s.columns, Some(Expr::float(0.0)));
     let along = (t.lane.clone() * v, Expr::int(k), Expr::int(32 * v));
     let w_shape = weight.shape.clone();
-    b.for_loop("k", along, Unroll::By(4), |b, kk| {
+    // Loads in flight against registers: more rows leave less room.
+    let unroll = Unroll::By(if rows * columns <= 4 { 4 } else { 2 });
+    b.for_loop("k", along, unroll, |b, kk| {
         let w = b.k.array("w", w_type, lanes * s.columns, None);
         b.unrolled("c", s.columns, |b, c| {
             // Columns past the end repeat the last one and are not stored.

@@ -83,6 +83,8 @@ fn key(b: &mut Body<'_>, x: Expr) -> Expr {
 
 pub(super) fn build(b: &mut Body<'_>, s: &Sample, block: u32) -> Result<(), String> {
     let warps = block / 32;
+    // One block an SM is enough: two would halve the registers.
+    b.k.min_blocks(1);
     let partial = b.k.shared("partial", DType::F32, warps);
     let scores = b.k.shared("best_score", DType::F32, warps);
     let tokens = b.k.shared("best_token", DType::I32, warps);

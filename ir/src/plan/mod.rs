@@ -6,6 +6,7 @@
 
 mod scalar;
 mod schedule;
+mod text;
 mod work;
 
 pub use scalar::Scalar;
@@ -197,16 +198,5 @@ impl Plan {
     /// When the id belongs to another plan (`verify::plan` excludes it).
     pub fn buffer(&self, id: BufferId) -> &Buffer {
         &self.buffers[id.index()]
-    }
-
-    /// As RON text: lists one element a line.
-    pub fn to_ron(&self) -> Result<String, ron::Error> {
-        let config = ron::ser::PrettyConfig::new().depth_limit(3).indentor("  ").struct_names(false);
-        ron::ser::to_string_pretty(self, config)
-    }
-
-    /// From RON text.
-    pub fn from_ron(text: &str) -> Result<Plan, ron::error::SpannedError> {
-        ron::from_str(text)
     }
 }

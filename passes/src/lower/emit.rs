@@ -320,7 +320,7 @@ impl Emitter<'_> {
         let work = match self.known.get(&key) {
             Some(&w) => w,
             None => {
-                let name = self.unique_name(&made.scope, root);
+                let name = self.unique_name(&made.scope, root, &ops);
                 let rules = made.rules.iter().map(|r| r.to_string()).collect();
                 let writes = vec![made.write.0];
                 let work =
@@ -336,10 +336,16 @@ impl Emitter<'_> {
     }
 
     /// Innermost part of the scope that is a word; a kernel of one op is named after the op.
-    fn unique_name(&self, scope: &str, root: NodeId) -> String {
+    fn unique_name(&self, scope: &str, root: NodeId, ops: &[String]) -> String {
         let word = |p: &&str| !p.is_empty() && !p.starts_with(|c: char| c.is_ascii_digit());
         let part = scope.rsplit('.').find(word).unwrap_or(self.graph.node(root).op.name());
-        let base: String = part.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let mut base: String = part.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        if let [op] = ops
+            && op.as_str() != "matmul"
+            && *op != base
+        {
+            base = format!("{base}_{op}");
+        }
         let taken = |n: &str| self.out.works.iter().any(|w| w.name == n);
         let mut name = base.clone();
         let mut i = 1;

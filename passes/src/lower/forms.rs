@@ -122,8 +122,9 @@ impl Forms {
             | Op::Transpose(_)
             | Op::Broadcast(_)
             | Op::Slice { .. }
-            | Op::Concat { .. }
-            | Op::Gather => (0, true),
+            | Op::Concat { .. } => (0, true),
+            // Rows of a table that several works use are fetched once.
+            Op::Gather => (if node.ty.dtype().is_float() { 2 } else { 0 }, true),
         };
         cost[id.index()] = inline_cost + own_cost;
         let needs_buffer = uses.iter().any(|&u| self.reads_buffer(graph, u, id));

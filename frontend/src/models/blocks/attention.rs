@@ -8,7 +8,7 @@ use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Compare, Unary};
 use weft_ir::shape::{Dim, Sym};
 
-/// Cosines and sines of the step's positions: each f32 [t, d/2].
+/// Cosines and sines of the step's positions: each f32 [t, 1, d/2].
 #[derive(Clone, Copy)]
 pub struct Rotary {
     cos: NodeId,
@@ -47,10 +47,11 @@ pub fn rotary_tables(m: &mut ModelBuilder<'_>) -> Rotary {
     let frequencies = inverse_frequencies(m);
     m.scoped("model.rotary_emb", |m| {
         let half = frequencies.len();
-        let frequencies = m.g.constant(frequencies, vec![Dim::Const(1), Dim::Const(half)]);
+        let one = Dim::Const(1);
+        let frequencies = m.g.constant(frequencies, vec![one, one, Dim::Const(half)]);
         let position = m.g.input(Input::Positions);
         let position = m.g.cast(position, DType::F32);
-        let position = m.g.reshape(position, vec![Sym::Tokens.into(), Dim::Const(1)]);
+        let position = m.g.reshape(position, vec![Sym::Tokens.into(), one, one]);
         let angle = m.g.binary(Binary::Mul, position, frequencies);
         Rotary { cos: m.g.unary(Unary::Cos, angle), sin: m.g.unary(Unary::Sin, angle) }
     })
@@ -61,9 +62,7 @@ pub fn rotate(m: &mut ModelBuilder<'_>, x: NodeId, rotary: Rotary) -> NodeId {
     let shape = m.g.shape(x);
     let dtype = m.g.dtype(x);
     let half = shape.last().and_then(|d| d.as_const()).unwrap_or(0) / 2;
-    let table = vec![Sym::Tokens.into(), Dim::Const(1), Dim::Const(half)];
-    let cos = m.g.reshape(rotary.cos, table.clone());
-    let sin = m.g.reshape(rotary.sin, table);
+    let Rotary { cos, sin } = rotary;
     let first = m.g.slice(x, 2, 0, half);
     let second = m.g.slice(x, 2, half, half);
     let (a, b) = (m.g.cast(first, DType::F32), m.g.cast(second, DType::F32));

@@ -1,0 +1,247 @@
+//! The command line's grammar.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use weft_ir::dtype::DType;
+use weft_ir::target::Target;
+
+/// A graph compiler for language models: from a checkpoint to readable CUDA kernels and tokens.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile a checkpoint to a bundle: kernels, memory map and launch graph.
+    Compile(CompileArgs),
+    /// Answer prompts with a checkpoint or a bundle.
+    Run(RunArgs),
+    /// Compute the logits of given token ids, file to file.
+    Forward(ForwardArgs),
+    /// Turn a GGUF file into a Hugging Face folder.
+    Convert(ConvertArgs),
+    /// Say what of driver, GPU, NVRTC and cache is there, and what to do about the rest.
+    Doctor(DoctorArgs),
+    /// List the model families that can be compiled.
+    Models,
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+}
+
+/// Where to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    /// The GPU when one is usable, else the CPU reference (stderr says which and why).
+    Auto,
+    /// The CPU reference, in f32.
+    Cpu,
+    /// The GPU.
+    Cuda,
+}
+
+/// A floating-point type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FloatArg {
+    /// bfloat16.
+    Bf16,
+    /// IEEE binary16.
+    F16,
+    /// IEEE binary32.
+    F32,
+}
+
+impl From<FloatArg> for DType {
+    fn from(arg: FloatArg) -> DType {
+        match arg {
+            FloatArg::Bf16 => DType::BF16,
+            FloatArg::F16 => DType::F16,
+            FloatArg::F32 => DType::F32,
+        }
+    }
+}
+
+/// Choices of a compilation; fixed in a bundle.
+#[derive(Clone, Debug, Default, Args)]
+pub struct BuildArgs {
+    /// 0: one kernel an op; 1: fused loops; 2: all fusions [default: 2].
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub opt_level: Option<u8>,
+    /// Type of weights and activations [default: the checkpoint's where it is 16-bit, else bf16].
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatArg>,
+    /// Longest context of a sequence, in tokens [default: the model's, at most 4096].
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub max_seq: Option<usize>,
+}
+
+/// `weft compile`.
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// A folder with config.json and safetensors, a .safetensors file, or a .gguf file.
+    pub model: PathBuf,
+    /// GPU generation, its architecture-specific features included [default: this machine's GPU, else sm_90].
+    #[arg(long, value_parser = Target::parse)]
+    pub target: Option<&'static Target>,
+    /// Folder to write; an older bundle there is replaced [default: NAME.weft in the current folder].
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// What the bundle is for.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Most sequences of a step.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = batch)]
+    pub max_batch: usize,
+    /// Write the IR after each pass to this folder.
+    #[arg(long, value_name = "DIR")]
+    pub dump_passes: Option<PathBuf>,
+    /// Do not compile the kernels with NVRTC.
+    #[arg(long)]
+    pub no_check: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weft run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A checkpoint (as for compile) or a bundle.
+    pub model: PathBuf,
+    /// Prompts, answered as one batch; from stdin when there is none and stdin is not a terminal.
+    #[arg(value_name = "PROMPT")]
+    pub prompts: Vec<String>,
+    /// Apply the chat template; an error when the model has none.
+    #[arg(long, overrides_with = "no_chat")]
+    pub chat: bool,
+    /// Take prompts as they are, even when the model has a chat template.
+    #[arg(long, overrides_with = "chat")]
+    pub no_chat: bool,
+    /// System message of the chat.
+    #[arg(long, value_name = "TEXT", conflicts_with = "no_chat")]
+    pub system: Option<String>,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
+    pub max_new_tokens: usize,
+    /// How to choose tokens.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// End an answer before this text; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    pub device: DeviceArg,
+    /// How to compile a checkpoint.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Print answers, token ids and timings as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, Args)]
+pub struct SamplingArgs {
+    /// Divides the logits; 0 takes the most likely token.
+    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero)]
+    pub temperature: f32,
+    /// Keep the K most likely tokens; 0 keeps all.
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
+    pub top_k: i32,
+    /// Keep the most likely tokens of this total probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
+    pub top_p: f32,
+    /// Keep tokens at least this likely relative to the most likely one.
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = probability)]
+    pub min_p: f32,
+    /// Seed of the draws; prompt i of a batch draws with seed + i.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u32,
+}
+
+/// `weft forward`.
+#[derive(Debug, Args)]
+pub struct ForwardArgs {
+    /// A checkpoint (as for compile) or a bundle.
+    pub model: PathBuf,
+    /// Safetensors file with input_ids [B,T] i64; with continue_ids [B,N] i64, the continuation is computed
+    /// on these tokens instead of the greedy ones.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Safetensors file to write: logits [B,T,V] f32; with a continuation also greedy_ids [B,N] i64 and
+    /// greedy_logits [B,N,V] f32.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Tokens to continue each row by, through the cache [default: as many as continue_ids has, else 0].
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    pub device: DeviceArg,
+    /// How to compile a checkpoint.
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+/// `weft convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The GGUF file.
+    pub file: PathBuf,
+    /// Folder to write; it must not exist.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Type of the weights.
+    #[arg(long, value_enum, default_value_t = FloatArg::F32)]
+    pub dtype: FloatArg,
+}
+
+/// `weft doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weft completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if n > 0 && n <= i32::MAX as usize => Ok(n),
+        _ => Err("give a whole number from 1".into()),
+    }
+}
+
+fn batch(text: &str) -> Result<usize, String> {
+    let most = weft_passes::schedule::GEMV_ROWS;
+    match text.parse::<usize>() {
+        Ok(n) if (1..=most).contains(&n) => Ok(n),
+        _ => Err(format!("give a whole number from 1 to {most}")),
+    }
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
+        _ => Err("give a number, 0 or more".into()),
+    }
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
+        _ => Err("give a number from 0 to 1".into()),
+    }
+}

@@ -1,0 +1,119 @@
+//! From a checkpoint to kernels: the way of `weft compile`, in memory.
+
+use crate::args::BuildArgs;
+use crate::errors::{Error, Result};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use weft_codegen::Emitted;
+use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::models;
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Graph, Op};
+use weft_ir::plan::Plan;
+use weft_ir::target::Target;
+use weft_passes::{Context, Options};
+
+/// The target where there is no GPU and none is named.
+pub const DEFAULT_TARGET: &str = "sm_90";
+/// Longest context unless another is asked for.
+const DEFAULT_MAX_SEQ: usize = 4096;
+
+/// What a checkpoint is compiled for: the user's choices, with defaults filled in.
+pub fn options(checkpoint: &Checkpoint, args: &BuildArgs, target: &'static Target, max_batch: usize) -> Options {
+    let config = checkpoint.config();
+    let dtype = args.dtype.map_or_else(|| default_dtype(checkpoint), DType::from);
+    Options {
+        target,
+        dtype,
+        opt_level: args.opt_level.unwrap_or(2),
+        max_seq: args.max_seq.unwrap_or(config.max_position.min(DEFAULT_MAX_SEQ)),
+        max_batch,
+        dump: false,
+    }
+}
+
+/// The default type: the checkpoint's where it is 16-bit, else bf16.
+fn default_dtype(checkpoint: &Checkpoint) -> DType {
+    let stored = || {
+        let weights = checkpoint.tensors().filter_map(|t| t.encoding);
+        weights.map(|e| e.value_type()).find(|d| d.is_float())
+    };
+    checkpoint.config().dtype.or_else(stored).filter(|d| d.is_half()).unwrap_or(DType::BF16)
+}
+
+/// A model compiled in memory.
+#[derive(Debug)]
+pub struct Model {
+    /// The graph it came from.
+    pub graph: Graph,
+    /// The plan.
+    pub plan: Plan,
+    /// The kernels, in the plan's order.
+    pub kernels: Vec<Emitted>,
+    /// Pass times and dumps.
+    pub context: Context,
+    /// Time to build the graph.
+    pub build_time: Duration,
+    /// Time to emit the kernels.
+    pub emit_time: Duration,
+}
+
+/// Compiles a checkpoint. Reads headers only.
+///
+/// # Errors
+/// What the frontend, the passes and code generation report.
+pub fn compile(checkpoint: &Checkpoint, options: Options) -> Result<Model> {
+    let start = Instant::now();
+    let graph = models::build(checkpoint, options.dtype)?;
+    let build_time = start.elapsed();
+    let compiled = weft_passes::compile(&graph, options)?;
+    let start = Instant::now();
+    let kernels = weft_codegen::emit(&compiled.plan)?;
+    let emit_time = start.elapsed();
+    Ok(Model { graph, plan: compiled.plan, kernels, context: compiled.context, build_time, emit_time })
+}
+
+/// Names of the checkpoint tensors that a graph uses.
+pub fn used_tensors(graph: &Graph) -> Vec<String> {
+    let used: BTreeSet<&String> = graph
+        .nodes
+        .iter()
+        .filter_map(|n| match &n.op {
+            Op::Weight { tensor, .. } => Some(tensor),
+            _ => None,
+        })
+        .collect();
+    used.into_iter().cloned().collect()
+}
+
+/// What a user should know of a checkpoint that was compiled all the same.
+pub fn warnings(checkpoint: &Checkpoint, graph: &Graph) -> Vec<String> {
+    let mut out = Vec::new();
+    let config = checkpoint.config();
+    if !config.unknown.is_empty() {
+        let keys = config.unknown.join(", ");
+        out.push(format!("config: keys that Weft does not know were passed over: {keys}"));
+    }
+    let unused = checkpoint.unused(&used_tensors(graph));
+    if !unused.is_empty() {
+        let few: Vec<&str> = unused.iter().take(5).map(String::as_str).collect();
+        let more = if unused.len() > few.len() { ", …" } else { "" };
+        out.push(format!("weights: the model does not use {} tensors: {}{more}", unused.len(), few.join(", ")));
+    }
+    out
+}
+
+/// A name for a model, from its path: the folder's name, or a `.gguf` file's.
+pub fn name(path: &Path) -> Result<String> {
+    let full = std::path::absolute(path).map_err(|e| Error::io(path, "open", &e))?;
+    // `.` and `..` have no name until they are resolved.
+    let full = full.canonicalize().unwrap_or(full);
+    let ending = full.extension().map(|x| x.to_string_lossy().into_owned()).unwrap_or_default();
+    let named: Option<PathBuf> = match ending.as_str() {
+        "gguf" if full.is_file() => full.file_stem().map(PathBuf::from),
+        _ if full.is_file() => full.parent().and_then(Path::file_name).map(PathBuf::from),
+        _ => full.file_name().map(PathBuf::from),
+    };
+    Ok(named.map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned()))
+}
