@@ -1,2 +1,5 @@
-//! weft
-fn main() {}
+//! The `weft` binary.
+
+fn main() -> std::process::ExitCode {
+    weft::main_with(std::env::args_os())
+}

@@ -21,16 +21,20 @@ const DEFAULT_MAX_SEQ: usize = 4096;
 
 /// What a checkpoint is compiled for: the user's choices, with defaults filled in.
 pub fn options(checkpoint: &Checkpoint, args: &BuildArgs, target: &'static Target, max_batch: usize) -> Options {
-    let config = checkpoint.config();
     let dtype = args.dtype.map_or_else(|| default_dtype(checkpoint), DType::from);
     Options {
         target,
         dtype,
         opt_level: args.opt_level.unwrap_or(2),
-        max_seq: args.max_seq.unwrap_or(config.max_position.min(DEFAULT_MAX_SEQ)),
+        max_seq: max_seq(checkpoint, args),
         max_batch,
         dump: false,
     }
+}
+
+/// Longest context: what was asked for, else the model's own up to [`DEFAULT_MAX_SEQ`].
+pub fn max_seq(checkpoint: &Checkpoint, args: &BuildArgs) -> usize {
+    args.max_seq.unwrap_or(checkpoint.config().max_position.min(DEFAULT_MAX_SEQ))
 }
 
 /// The default type: the checkpoint's where it is 16-bit, else bf16.

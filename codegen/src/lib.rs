@@ -4,8 +4,8 @@
 //! on the CPU. Pure: the same plan gives the same bytes, whatever the number of threads.
 
 pub mod cuda;
-pub mod emulator;
 mod emit;
+pub mod emulator;
 mod error;
 pub mod kernels;
 

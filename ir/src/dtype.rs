@@ -110,7 +110,7 @@ impl Encoding {
     /// Bytes that `elements` take; `None` when they do not fill whole blocks or overflow.
     pub fn bytes(self, elements: usize) -> Option<usize> {
         let (n, b) = self.block();
-        if elements % n == 0 { (elements / n).checked_mul(b) } else { None }
+        if elements.is_multiple_of(n) { (elements / n).checked_mul(b) } else { None }
     }
 
     /// Name, as printed and parsed.

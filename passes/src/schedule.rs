@@ -67,7 +67,14 @@ pub fn run(works: &[Work], buckets: &[Bucket], target: &Target) -> (Vec<KernelSp
         for (bucket, ids) in buckets.iter().zip(&mut chosen) {
             let (schedule, fallback) = choose(work, &bucket.bind, target);
             let same = kernels[first..].iter().position(|k| k.schedule == schedule);
-            let id = same.map(|i| first + i).unwrap_or_else(|| {
+            if let Some(i) = same {
+                // One bucket may fall back to what is right for another.
+                let known = &mut kernels[first + i].fallback;
+                *known = known.take().or(fallback);
+                ids.push(KernelId::new(first + i));
+                continue;
+            }
+            let id = {
                 let (grid, threads) = launch_shape(work, &schedule);
                 kernels.push(KernelSpec {
                     name: format!("{}{}", work.name, suffix(&schedule)),
@@ -79,7 +86,7 @@ pub fn run(works: &[Work], buckets: &[Bucket], target: &Target) -> (Vec<KernelSp
                     fallback,
                 });
                 kernels.len() - 1
-            });
+            };
             ids.push(KernelId::new(id));
         }
     }
@@ -145,7 +152,7 @@ fn no_tensor_cores(work: &Work, m: &MatMul, target: &Target) -> Option<String> {
         Some(format!("{} has no mma.sync or cp.async", target.name))
     } else if !b.dtype.is_half() {
         Some(format!("tensor cores take f16 and bf16, not {}", b.dtype))
-    } else if m.k % 8 != 0 {
+    } else if !m.k.is_multiple_of(8) {
         Some(format!("k = {} is not a multiple of 8 (16-byte rows)", m.k))
     } else if !plain {
         Some("the left operand is computed".into())
@@ -162,7 +169,8 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
         // Enough warps for 8 on each SM; more columns a warp reuse its reads of a.
         let spare = m.n / (target.profile.sms as usize * 8);
         let columns = spare.next_power_of_two().clamp(1, if rows > 4 { 2 } else { 4 }) as u32;
-        let fallback = if m.m.eval(bind) > GEMV_ROWS { fallback } else { None };
+        let many = m.m.eval(bind) > GEMV_ROWS;
+        let fallback = fallback.filter(|_| many).map(|why| format!("more than {GEMV_ROWS} rows: {why}"));
         return (Schedule::Gemv { rows, warps: 4, columns }, fallback);
     }
     let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.n.div_ceil(tn);
@@ -176,7 +184,7 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
         (64, 64, 2, 2)
     };
     // Shared memory: at most 83 KB, which every target has.
-    let (tile_k, stages) = if tile_m == 128 || m.k % 64 != 0 { (32, 4) } else { (64, 3) };
+    let (tile_k, stages) = if tile_m == 128 || !m.k.is_multiple_of(64) { (32, 4) } else { (64, 3) };
     (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, None)
 }
 
@@ -187,7 +195,7 @@ fn attention_schedule(
     target: &Target,
 ) -> (Schedule, Option<String>) {
     // Accumulators of up to 8 heads fit in registers.
-    let heads = (1..=a.group.min(8)).rev().find(|h| a.group % h == 0).unwrap_or(1) as u32;
+    let heads = (1..=a.group.min(8)).rev().find(|h| a.group.is_multiple_of(*h)).unwrap_or(1) as u32;
     let row = Schedule::AttentionRow { warps: 4, heads };
     if a.tokens.eval(bind) <= GEMV_ROWS {
         return (row, None);
@@ -197,7 +205,7 @@ fn attention_schedule(
         format!("{} has no mma.sync", target.name)
     } else if !dtype.is_half() {
         format!("tensor cores take f16 and bf16, not {dtype}")
-    } else if a.head_dim % 16 != 0 || a.value_dim % 16 != 0 || a.head_dim > 128 || a.value_dim > 128 {
+    } else if !a.head_dim.is_multiple_of(16) || !a.value_dim.is_multiple_of(16) || a.head_dim > 128 || a.value_dim > 128 {
         format!("head sizes {} and {} are not multiples of 16 up to 128", a.head_dim, a.value_dim)
     } else if !a.sequential_slots() {
         "keys of a sequence are not in consecutive slots".into()

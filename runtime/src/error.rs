@@ -127,9 +127,7 @@ pub enum Error {
     },
 
     /// The GPU is of another family than the plan was made for.
-    #[error(
-        "the plan was compiled for {target}, and GPU {ordinal} ({device}) is {arch}; compile it again with --target {remedy}"
-    )]
+    #[error("the plan was compiled for {target}, and GPU {ordinal} ({device}) is {arch}; {remedy}")]
     WrongTarget {
         /// The plan's target.
         target: String,
@@ -139,7 +137,7 @@ pub enum Error {
         device: String,
         /// Its architecture.
         arch: String,
-        /// The target to compile for, or why there is none.
+        /// What to do.
         remedy: String,
     },
 

@@ -8,9 +8,7 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::BufferId;
 use weft_ir::plan::{BufferKind, Entry, Plan};
-use weft_ir::reference::{
-    Data, LoadedPlan, Precision, Real, StepInputs, Tensor, load_plan, run_dispatch,
-};
+use weft_ir::reference::{Data, LoadedPlan, Precision, Real, StepInputs, Tensor, load_plan, run_dispatch};
 use weft_ir::shape::Bindings;
 
 /// A plan on the emulator: one buffer of memory for each buffer of the plan.
@@ -124,7 +122,9 @@ impl<'a> Emulated<'a> {
         match out.data() {
             Data::Int(_) => out.to_ints().expect("ints").into_iter().map(f64::from).collect(),
             Data::U32(_) => out.to_u32s().expect("u32s").into_iter().map(f64::from).collect(),
-            Data::Bool(_) => out.to_bools().expect("bools").into_iter().map(|b| f64::from(u8::from(b))).collect(),
+            Data::Bool(_) => {
+                out.to_bools().expect("bools").into_iter().map(|b| f64::from(u8::from(b))).collect()
+            }
             Data::Real(_) => out.to_reals().expect("floats").into_iter().map(R::to_f64).collect(),
         }
     }
@@ -142,10 +142,12 @@ impl<'a> Emulated<'a> {
             }
             DType::I32 | DType::I64 => Tensor::int(ints().map(|v| v as i32).collect(), shape).expect("shape"),
             DType::U32 => {
-                Tensor::new(Data::U32(std::sync::Arc::new(ints().map(|v| v as u32).collect())), shape).expect("shape")
+                Tensor::new(Data::U32(std::sync::Arc::new(ints().map(|v| v as u32).collect())), shape)
+                    .expect("shape")
             }
             DType::Bool => {
-                Tensor::new(Data::Bool(std::sync::Arc::new(ints().map(|v| v != 0).collect())), shape).expect("shape")
+                Tensor::new(Data::Bool(std::sync::Arc::new(ints().map(|v| v != 0).collect())), shape)
+                    .expect("shape")
             }
         }
     }

@@ -2,5 +2,7 @@
 
 pub mod emulate;
 pub mod fixture;
+pub mod nvrtc;
+pub mod synthetic;
 
 pub use fixture::{Fixture, compile};

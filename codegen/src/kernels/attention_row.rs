@@ -168,7 +168,14 @@ fn load_slice(
 }
 
 /// Adds one key's score and value to a head's running softmax.
-fn update(b: &mut Body<'_>, s: &Online, l: &Layout, h: Expr, score: Expr, value: VarId) -> Result<(), String> {
+fn update(
+    b: &mut Body<'_>,
+    s: &Online,
+    l: &Layout,
+    h: Expr,
+    score: Expr,
+    value: VarId,
+) -> Result<(), String> {
     let old = Expr::elem(s.max, h.clone());
     let max = b.k.let_("new_best", DType::F32, old.clone().max(score.clone()));
     let scale = b.k.let_("scale", DType::F32, Expr::math(MathFn::Exp, old - max.clone()));

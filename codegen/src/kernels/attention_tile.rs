@@ -9,7 +9,7 @@ use super::warp::{Threads, shuffle_reduce, threads};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, SharedId, VarId};
-use weft_ir::kernel::{Axis, CompareOp, Expr, MatrixCount, MathFn, Mem, Stmt, Unroll};
+use weft_ir::kernel::{Axis, CompareOp, Expr, MathFn, MatrixCount, Mem, Stmt, Unroll};
 use weft_ir::plan::Attention;
 use weft_ir::scalar::Reduce;
 

@@ -18,7 +18,8 @@ pub(super) fn build(b: &mut Body<'_>, l: &Loop, threads: u32) -> Result<(), Stri
         (true, Some(v)) => Expr::Const(Const::I64(v)),
         (true, None) => e.cast(DType::I64),
     };
-    let index = typed(Expr::BlockIdx(Axis::X)) * typed(Expr::int(i64::from(threads))) + typed(Expr::ThreadIdx);
+    let index =
+        typed(Expr::BlockIdx(Axis::X)) * typed(Expr::int(i64::from(threads))) + typed(Expr::ThreadIdx);
     let index = b.k.let_("index", ty, index);
     let mut total = typed(Expr::int(1));
     for d in &l.domain {

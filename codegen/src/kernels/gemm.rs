@@ -44,7 +44,7 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let dtype = b.work.reads[w].dtype;
     let (wm, wn) = (tile.m / tile.warps_m, tile.n / tile.warps_n);
     let (mt, nt) = (wm / 16, wn / 8);
-    if wm % 16 != 0 || wn % 16 != 0 || tile.k % 16 != 0 {
+    if wm % 16 != 0 || wn % 16 != 0 || !tile.k.is_multiple_of(16) {
         return Err(format!("a warp's tile of {wm}×{wn}×{} is not whole fragments", tile.k));
     }
     let pitch = tile.k + CHUNK;
@@ -149,7 +149,7 @@ fn copy_tile(
             });
             Ok(())
         };
-        if chunks % threads == 0 {
+        if chunks.is_multiple_of(threads) {
             copy(b)
         } else {
             b.if_then(chunk.clone().lt(Expr::int(i64::from(chunks))), copy)

@@ -38,8 +38,7 @@ pub(super) fn block_row(b: &mut Body<'_>, l: &Loop, threads_: u32) -> Result<(),
     b.wait_for_dependencies();
     let t = threads(b);
     count(b, l)?;
-    let team =
-        Team { t, member: Expr::ThreadIdx, size: threads_, block: Some((threads_ / 32, partial)) };
+    let team = Team { t, member: Expr::ThreadIdx, size: threads_, block: Some((threads_ / 32, partial)) };
     reduce_row(b, l, team, Expr::BlockIdx(Axis::X), None)
 }
 
@@ -52,13 +51,7 @@ fn count(b: &mut Body<'_>, l: &Loop) -> Result<Expr, String> {
     Ok(extents.into_iter().fold(Expr::int(1), |n, e| n * e))
 }
 
-fn reduce_row(
-    b: &mut Body<'_>,
-    l: &Loop,
-    team: Team,
-    row: Expr,
-    inside: Option<Expr>,
-) -> Result<(), String> {
+fn reduce_row(b: &mut Body<'_>, l: &Loop, team: Team, row: Expr, inside: Option<Expr>) -> Result<(), String> {
     let reduced = l.reduced.ok_or("a row kernel needs a reduced axis")?;
     let extent = b.extent(reduced);
     let coords = b.unflatten(row, DType::I32, &l.domain);

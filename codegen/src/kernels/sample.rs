@@ -254,9 +254,8 @@ fn choose(
     token: VarId,
     (scores, tokens): (SharedId, SharedId),
 ) -> Result<(), String> {
-    let shuffled = |v: VarId, by: i64| {
-        Expr::Shuffle(ShuffleMode::Xor, Box::new(Expr::Var(v)), Box::new(Expr::int(by)))
-    };
+    let shuffled =
+        |v: VarId, by: i64| Expr::Shuffle(ShuffleMode::Xor, Box::new(Expr::Var(v)), Box::new(Expr::int(by)));
     for by in [16, 8, 4, 2, 1] {
         keep_better(b, best, token, shuffled(best, by), shuffled(token, by));
     }

@@ -78,5 +78,5 @@ pub(super) fn block_reduce(
 /// Elements of one vector access: the widest of 16 bytes or less that divides `elements`.
 pub(super) fn vector_lanes(dtype: DType, elements: usize) -> u32 {
     let most = 16 / dtype.size();
-    (1..=most).rev().find(|l| l.is_power_of_two() && elements % l == 0).unwrap_or(1) as u32
+    (1..=most).rev().find(|l| l.is_power_of_two() && elements.is_multiple_of(*l)).unwrap_or(1) as u32
 }

@@ -6,6 +6,7 @@
 
 mod build;
 mod infer;
+mod lex;
 pub mod op;
 mod order;
 mod parse;
@@ -13,8 +14,9 @@ mod print;
 
 pub use build::GraphBuilder;
 pub use infer::{infer, text as type_text};
+pub use lex::ParseError;
 pub use op::{Input, Literal, Op, ValueType};
-pub use parse::{ParseError, parse};
+pub use parse::parse;
 
 use crate::ids::NodeId;
 use serde::{Deserialize, Serialize};

@@ -2,14 +2,14 @@
 
 use super::error::OpError;
 use super::layout::{GRAIN, Layout};
-use super::matmul::{Matrix, dot, product};
 use super::precision::{Precision, Real};
-use super::reduce::{max, softmax_row, sum};
+use super::products::{run_attention, run_matmul};
+use super::reduce::{max, sum};
 use super::scalar::{Affine, Program, affine, compile};
 use super::tensor::Data;
-use super::vector::{CHUNK, Env, Point, Scratch, Vector, View, boolean, int, real};
+use super::vector::{CHUNK, Env, Point, Scratch, Vector, boolean, int, pick, real};
 use crate::dtype::DType;
-use crate::plan::{Attention, Compute, Loop, MatMul, Scalar, Store, Work};
+use crate::plan::{Compute, Loop, Scalar, Store, Work};
 use crate::scalar::Reduce;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
                 Ok((s.op, p))
             };
             let (rows, elements) = if l.reduced.is_some() { (true, rank + 1) } else { (false, rank) };
-            if !rows && !(l.stages.is_empty() && l.row_stores.is_empty()) {
+            if !rows && (!l.stages.is_empty() || !l.row_stores.is_empty()) {
                 return Err(OpError::Shape("a reduction without a reduced axis".into()));
             }
             Kernel::Loop {
@@ -239,7 +239,7 @@ fn run_loop<R: Real>(
 }
 
 /// Evaluates a program's one float result along a row.
-fn fill_row<R: Real>(
+pub(super) fn fill_row<R: Real>(
     program: &Program,
     scratch: &mut Scratch<R>,
     env: &Env<R>,
@@ -292,6 +292,9 @@ fn run_store<R: Real>(
     }
 }
 
+/// Takes the first point of a chunk, its number of points, and the registers.
+type Put<'a, R> = &'a mut dyn FnMut(usize, usize, &Scratch<R>) -> Result<(), OpError>;
+
 fn store<R: Real, S: Copy, T: Send>(
     s: &StoreCode,
     domain: &Domain<R>,
@@ -310,23 +313,22 @@ fn store<R: Real, S: Copy, T: Send>(
     let value = s.program.results[s.axes];
     let guard = s.program.results.get(s.axes + 1);
     // Calls `put` with each evaluated chunk of the rows `first..first + rows`.
-    let walk =
-        |first: usize, rows: usize, put: &mut dyn FnMut(usize, usize, &Scratch<R>) -> Result<(), OpError>| {
-            let mut scratch = Scratch::new(&s.program);
-            let mut at = Vec::new();
-            for row in first..first + rows {
-                coords(domain.shape, s.inner, row, &mut at);
-                for from in (0..length).step_by(CHUNK) {
-                    let n = CHUNK.min(length - from);
-                    let p = row * length + from;
-                    let acc = if domain.acc.is_empty() { domain.acc } else { &domain.acc[p..p + n] };
-                    let reduced = domain.reduced.get(row).map_or(&[][..], Vec::as_slice);
-                    scratch.run(&s.program, env, &Point { coords: &at, from, n, reduced, acc })?;
-                    put(p, n, &scratch)?;
-                }
+    let walk = |first: usize, rows: usize, put: Put<R>| -> Result<(), OpError> {
+        let mut scratch = Scratch::new(&s.program);
+        let mut at = Vec::new();
+        for row in first..first + rows {
+            coords(domain.shape, s.inner, row, &mut at);
+            for from in (0..length).step_by(CHUNK) {
+                let n = CHUNK.min(length - from);
+                let p = row * length + from;
+                let acc = if domain.acc.is_empty() { domain.acc } else { &domain.acc[p..p + n] };
+                let reduced = domain.reduced.get(row).map_or(&[][..], Vec::as_slice);
+                scratch.run(&s.program, env, &Point { coords: &at, from, n, reduced, acc })?;
+                put(p, n, &scratch)?;
             }
-            Ok(())
-        };
+        }
+        Ok(())
+    };
     if is_in_place(s.affine.as_deref(), domain.shape, &strides) && total <= out.len() {
         let many = (GRAIN / length).max(1);
         let part = |i: usize, o: &mut [T]| {
@@ -370,10 +372,6 @@ fn store<R: Real, S: Copy, T: Send>(
     })
 }
 
-fn pick<T: Copy>(v: &[T], i: usize) -> T {
-    if v.len() == 1 { v[0] } else { v[i] }
-}
-
 /// Whether a store writes point i of the domain to element i of its output.
 fn is_in_place(forms: Option<&[Affine]>, domain: &[usize], strides: &[usize]) -> bool {
     let Some(forms) = forms else { return false };
@@ -388,122 +386,4 @@ fn is_in_place(forms: Option<&[Affine]>, domain: &[usize], strides: &[usize]) ->
     let packed = Layout::packed(domain.to_vec()).strides;
     constant == 0
         && factors.iter().zip(&packed).zip(domain).all(|((&f, &p), &extent)| f == p as i64 || extent == 1)
-}
-
-fn floats<'a, R: Real>(env: &'a Env<R>, operand: usize) -> Result<(&'a [R], &'a View<'a, R>), OpError> {
-    let view = env.reads.get(operand).and_then(Option::as_ref);
-    let view = view.ok_or_else(|| OpError::Unsupported(format!("operand {operand} cannot be read here")))?;
-    match view.data {
-        Data::Real(v) => Ok((&v[view.offset..], view)),
-        Data::Int(_) | Data::U32(_) | Data::Bool(_) => {
-            Err(OpError::Type(format!("operand {operand} does not hold floats")))
-        }
-    }
-}
-
-fn run_matmul<R: Real>(
-    m: &MatMul,
-    rows: usize,
-    a: &Program,
-    plain: Option<usize>,
-    env: &Env<R>,
-) -> Result<Vec<R>, OpError> {
-    let (b, view) = floats(env, m.b.index())?;
-    if view.shape != [m.n, m.k] {
-        return Err(OpError::Shape(format!("right operand {:?} is not [{}, {}]", view.shape, m.n, m.k)));
-    }
-    let mut acc = vec![R::ZERO; rows * m.n];
-    if acc.is_empty() || m.k == 0 {
-        return Ok(acc);
-    }
-    let plain = match plain {
-        Some(operand) => Some(floats(env, operand)?).filter(|(_, v)| v.shape == [rows, m.k]).map(|(d, _)| d),
-        None => None,
-    };
-    let made;
-    let left = match plain {
-        Some(data) => data,
-        None => {
-            let mut values = vec![R::ZERO; rows * m.k];
-            let each =
-                |i: usize, row: &mut [R]| fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], &[], row);
-            if values.len() < 2 * GRAIN {
-                values.chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
-            } else {
-                values.par_chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
-            }
-            made = values;
-            &made
-        }
-    };
-    let left = Matrix { data: left, offset: 0, rows: m.k, cols: 1 };
-    let right = Matrix { data: b, offset: 0, rows: m.k, cols: 1 };
-    product(left, right, &mut acc, [rows, m.n, m.k])?;
-    Ok(acc)
-}
-
-fn run_attention<R: Real>(
-    a: &Attention,
-    tokens: usize,
-    [slot, length, score]: [&Program; 3],
-    env: &Env<R>,
-) -> Result<Vec<R>, OpError> {
-    let heads = a.kv_heads * a.group;
-    let ((q, qv), (keys, kv), (values, vv)) =
-        (floats(env, a.q.index())?, floats(env, a.keys.index())?, floats(env, a.values.index())?);
-    let slots_of = kv.shape.first().copied().unwrap_or(0);
-    if qv.shape != [tokens, heads, a.head_dim]
-        || kv.shape != [slots_of, a.kv_heads, a.head_dim]
-        || vv.shape != [slots_of, a.kv_heads, a.value_dim]
-    {
-        return Err(OpError::Shape(format!("attention of {:?}, {:?}, {:?}", qv.shape, kv.shape, vv.shape)));
-    }
-    let (one_slot, one_length) = (result(slot)?, result(length)?);
-    let mut lists: Vec<Vec<usize>> = Vec::with_capacity(tokens);
-    let (mut slots, mut lengths) = (Scratch::new(slot), Scratch::new(length));
-    for t in 0..tokens {
-        let none = Point { coords: &[t, 0], from: 0, n: 1, reduced: &[], acc: &[] };
-        lengths.run(length, env, &none)?;
-        let n = int(lengths.get(one_length))?.first().map_or(0, |&n| n.max(0) as usize);
-        let mut list = Vec::with_capacity(n);
-        if n > 0 {
-            slots.run(slot, env, &Point { n, ..none })?;
-            let found = int(slots.get(one_slot))?;
-            for j in 0..n {
-                let index = pick(found, j);
-                let inside = usize::try_from(index).ok().filter(|&s| s < slots_of);
-                list.push(inside.ok_or(OpError::Index { index: index.into(), at: j, extent: slots_of })?);
-            }
-        }
-        lists.push(list);
-    }
-    let mut out = vec![R::ZERO; tokens * heads * a.value_dim];
-    let each = |i: usize, o: &mut [R]| -> Result<(), OpError> {
-        let (t, h) = (i / heads, i % heads);
-        let g = h / a.group;
-        let query = &q[i * a.head_dim..(i + 1) * a.head_dim];
-        let key = |s: &usize| &keys[(s * a.kv_heads + g) * a.head_dim..][..a.head_dim];
-        let raw: Vec<R> = lists[t].iter().map(|s| dot(query, key(s))).collect();
-        let mut weights = vec![R::ZERO; raw.len()];
-        fill_row(score, &mut Scratch::new(score), env, &[t, h, 0], &[], &raw, &mut weights)?;
-        softmax_row(&mut weights);
-        for (s, &w) in lists[t].iter().zip(&weights) {
-            let value = &values[(s * a.kv_heads + g) * a.value_dim..][..a.value_dim];
-            o.iter_mut().zip(value).for_each(|(o, &v)| *o = *o + w * v);
-        }
-        Ok(())
-    };
-    if a.value_dim > 0 {
-        let work: usize = lists.iter().map(Vec::len).sum::<usize>() * heads * (a.head_dim + a.value_dim);
-        if work < 2 * GRAIN {
-            out.chunks_mut(a.value_dim).enumerate().try_for_each(|(i, o)| each(i, o))?;
-        } else {
-            out.par_chunks_mut(a.value_dim).enumerate().try_for_each(|(i, o)| each(i, o))?;
-        }
-    }
-    Ok(out)
-}
-
-fn result(p: &Program) -> Result<usize, OpError> {
-    p.results.first().copied().ok_or_else(|| OpError::Shape("expected one expression".into()))
 }

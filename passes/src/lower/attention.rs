@@ -48,7 +48,8 @@ impl Matcher<'_> {
     }
 
     fn site(&self, out: NodeId) -> Option<AttentionSite> {
-        if !matches!(self.op(out), Op::MatMul { transpose_b: false, .. }) || self.graph.ty(out).shape.len() != 4
+        if !matches!(self.op(out), Op::MatMul { transpose_b: false, .. })
+            || self.graph.ty(out).shape.len() != 4
         {
             return None;
         }

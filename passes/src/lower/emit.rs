@@ -16,7 +16,8 @@ use weft_ir::shape::{Dim, Shape, Sym};
 
 /// Lowers all roots.
 pub(super) fn emit(graph: &Graph, forms: &Forms) -> Result<Lowered, Stop> {
-    let mut e = Emitter { graph, forms, buffers: Buffers::default(), out: Lowered::default(), known: HashMap::new() };
+    let mut e =
+        Emitter { graph, forms, buffers: Buffers::default(), out: Lowered::default(), known: HashMap::new() };
     for id in graph.ids().filter(|id| forms.of[id.index()] == Form::Root) {
         let made = e.root(id)?;
         e.add(id, made);
@@ -131,14 +132,19 @@ impl Emitter<'_> {
         let stages = std::mem::take(&mut inl.stages);
         let (reads, ops) = finish(inl);
         let mut rules = Vec::new();
-        if ops.len() > 1 {
+        if self.is_group(&ops) {
             rules.push("pointwise-group");
-        }
-        if !stages.is_empty() {
-            rules.push("row-reduction");
+            if !stages.is_empty() {
+                rules.push("row-reduction");
+            }
         }
         let compute = Compute::Loop(Loop { domain, reduced, stages, element_stores, row_stores });
         Ok(Made { compute, reads, write, ops, rules, scope: self.graph.node(id).scope.clone() })
+    }
+
+    /// Whether several ops were put together (a literal operand is not one).
+    fn is_group(&self, ops: &[NodeId]) -> bool {
+        ops.iter().filter(|&&n| !matches!(self.graph.node(n).op, Op::Constant { .. })).count() > 1
     }
 
     /// A reduction among the ops computed in place for `id`: its extent and node.
@@ -175,7 +181,8 @@ impl Emitter<'_> {
         let stages = vec![Stage { op: Reduce::Sum, value: Scalar::binary(Binary::Mul, x, y) }];
         let row_stores = vec![Store { output: 0, index: at, value: Scalar::Reduced(0), guard: None }];
         let (reads, ops) = finish(inl);
-        let compute = Compute::Loop(Loop { domain, reduced: Some(k), stages, element_stores: vec![], row_stores });
+        let compute =
+            Compute::Loop(Loop { domain, reduced: Some(k), stages, element_stores: vec![], row_stores });
         Ok(Made { compute, reads, write, ops, rules: vec![], scope: node.scope.clone() })
     }
 
@@ -184,7 +191,8 @@ impl Emitter<'_> {
         let (first, last) = (chain[0], chain[chain.len() - 1]);
         let graph = self.graph;
         let node = graph.node(first);
-        let (Dim::Const(n), Dim::Const(k)) = (node.ty.shape[1], self.graph.ty(node.inputs[0]).shape[1]) else {
+        let (Dim::Const(n), Dim::Const(k)) = (node.ty.shape[1], self.graph.ty(node.inputs[0]).shape[1])
+        else {
             return Err(Stop::Fault(format!("{first} ({}): a linear layer has symbolic sizes", node.scope)));
         };
         let m = node.ty.shape[0];
@@ -208,7 +216,8 @@ impl Emitter<'_> {
                 }
                 Op::Scatter => {
                     let slot = inl.value(step.inputs[2], &at[..1])?;
-                    guard = Some(Scalar::Compare(Compare::Le, Box::new(Scalar::Int(0)), Box::new(slot.clone())));
+                    guard =
+                        Some(Scalar::Compare(Compare::Le, Box::new(Scalar::Int(0)), Box::new(slot.clone())));
                     at[0] = slot;
                     inl.ops.push(id);
                 }
@@ -240,7 +249,7 @@ impl Emitter<'_> {
         at[0] = slot;
         let element_stores = vec![Store { output: 0, index: at, value, guard: Some(guard) }];
         let (reads, ops) = finish(inl);
-        let rules = if ops.len() > 1 { vec!["pointwise-group"] } else { vec![] };
+        let rules = if self.is_group(&ops) { vec!["pointwise-group"] } else { vec![] };
         let compute =
             Compute::Loop(Loop { domain, reduced: None, stages: vec![], element_stores, row_stores: vec![] });
         Ok(Made { compute, reads, write, ops, rules, scope: node.scope.clone() })
@@ -323,8 +332,7 @@ impl Emitter<'_> {
                 let name = self.unique_name(&made.scope, root, &ops);
                 let rules = made.rules.iter().map(|r| r.to_string()).collect();
                 let writes = vec![made.write.0];
-                let work =
-                    Work { name, compute: made.compute, reads, writes, in_place: vec![], ops, rules };
+                let work = Work { name, compute: made.compute, reads, writes, in_place: vec![], ops, rules };
                 self.out.works.push(work);
                 let w = (self.out.works.len() - 1) as u32;
                 self.known.insert(key, w);
@@ -339,7 +347,8 @@ impl Emitter<'_> {
     fn unique_name(&self, scope: &str, root: NodeId, ops: &[String]) -> String {
         let word = |p: &&str| !p.is_empty() && !p.starts_with(|c: char| c.is_ascii_digit());
         let part = scope.rsplit('.').find(word).unwrap_or(self.graph.node(root).op.name());
-        let mut base: String = part.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let mut base: String =
+            part.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         if let [op] = ops
             && op.as_str() != "matmul"
             && *op != base

@@ -97,12 +97,8 @@ impl Forms {
     ) -> Form {
         let node = graph.node(id);
         let uses = &self.users[id.index()];
-        let inline_cost: u32 = node
-            .inputs
-            .iter()
-            .filter(|i| self.of[i.index()] == Form::Inline)
-            .map(|i| cost[i.index()])
-            .sum();
+        let inline_cost: u32 =
+            node.inputs.iter().filter(|i| self.of[i.index()] == Form::Inline).map(|i| cost[i.index()]).sum();
         let (own_cost, may_inline) = match &node.op {
             Op::Input(_) | Op::State { .. } => return Form::Source,
             Op::Constant { shape, .. } => {

@@ -134,8 +134,11 @@ impl<'a> Inliner<'a> {
             Op::Broadcast(_) => {
                 let from = &self.graph.ty(input(0)).shape;
                 let one = |d: &Dim| *d == Dim::Const(1);
-                let inner: Vec<Scalar> =
-                    from.iter().zip(at).map(|(d, x)| if one(d) { Scalar::Int(0) } else { x.clone() }).collect();
+                let inner: Vec<Scalar> = from
+                    .iter()
+                    .zip(at)
+                    .map(|(d, x)| if one(d) { Scalar::Int(0) } else { x.clone() })
+                    .collect();
                 self.value(input(0), &inner)
             }
             Op::Slice { axis, start, .. } => {

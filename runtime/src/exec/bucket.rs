@@ -4,9 +4,10 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Input, Op};
 use weft_ir::plan::{BufferKind, Entry, Plan, Role};
 use weft_ir::reference::StepInputs;
-use weft_ir::shape::{Bindings, Dim, Shape};
+use weft_ir::shape::{Bindings, Dim, Shape, Sym};
 
 use super::Limits;
+use super::check::{Bounds, Sizes};
 use crate::error::{Error, Result};
 
 /// Name of the output that holds sampled tokens.
@@ -26,8 +27,14 @@ pub fn role_name(role: Role) -> &'static str {
 /// What a plan's steps can hold.
 ///
 /// # Errors
-/// [`Error::Plan`] for a plan without `logits` [rows, vocab], which say how large the vocabulary is.
+/// [`Error::Plan`] for a plan without `logits` [rows, vocab], which say how large the vocabulary is, or with
+/// `tokens` that are not i32 [rows].
 pub fn plan_limits(plan: &Plan) -> Result<Limits> {
+    let tokens = plan.buffers.iter().find(|b| matches!(&b.kind, BufferKind::Output(name) if name == TOKENS));
+    if let Some(b) = tokens.filter(|b| b.dtype != DType::I32 || b.shape != [Dim::Sym(Sym::Rows)]) {
+        let text = weft_ir::shape::shape_text(&b.shape);
+        return Err(Error::plan("output tokens", format!("it is {} {text}, not i32 [rows]", b.dtype)));
+    }
     let logits = plan.buffers.iter().find(|b| matches!(&b.kind, BufferKind::Output(name) if name == LOGITS));
     let vocab = vocab_of(logits.map(|b| (b.dtype, &b.shape)))?;
     let most = |role| {
@@ -57,7 +64,7 @@ fn vocab_of(logits: Option<(DType, &Shape)>) -> Result<usize> {
         None => Err(fault("there is none, so the vocabulary's size is not known".into())),
         Some((dtype, _)) if !dtype.is_float() => Err(fault(format!("its type is {dtype}, not a float"))),
         Some((_, shape)) => match shape.as_slice() {
-            [_, Dim::Const(vocab)] => Ok(*vocab),
+            [Dim::Sym(Sym::Rows), Dim::Const(vocab)] => Ok(*vocab),
             other => {
                 let text = weft_ir::shape::shape_text(other);
                 Err(fault(format!("its shape is {text}, not [rows, vocabulary]")))
@@ -78,14 +85,32 @@ pub fn graph_inputs(graph: &Graph) -> Vec<Input> {
     Input::ALL.into_iter().filter(used).collect()
 }
 
-/// The smallest entry of a role that holds so many tokens and output rows: a position in [`Plan::entries`].
+/// What the values of a plan's inputs must stay below, in every entry.
+///
+/// # Errors
+/// As [`plan_limits`].
+pub fn bounds(plan: &Plan) -> Result<Bounds> {
+    let least = |of: fn(&Bindings) -> usize| plan.entries.iter().map(|e| of(&e.bind)).min().unwrap_or(0);
+    Ok(Bounds {
+        vocab: plan_limits(plan)?.vocab,
+        max_seq: plan.max_seq,
+        seqs: least(|b| b.seqs),
+        slots: least(|b| b.slots),
+    })
+}
+
+/// The smallest entry of a role that holds a step: a position in [`Plan::entries`].
 ///
 /// # Errors
 /// [`Error::NoBucket`] with what there is.
-pub fn choose(plan: &Plan, role: Role, tokens: usize, rows: usize) -> Result<usize> {
-    let holds = |e: &Entry| e.role == role && tokens <= e.bind.tokens && rows <= e.bind.rows;
+pub fn choose(plan: &Plan, role: Role, step: &Sizes) -> Result<usize> {
+    let Sizes { tokens, rows, context } = *step;
+    let holds = |e: &Entry| {
+        let b = &e.bind;
+        e.role == role && tokens <= b.tokens && rows <= b.rows && context <= b.context
+    };
     let fitting = plan.entries.iter().enumerate().filter(|(_, e)| holds(e));
-    let best = fitting.min_by_key(|(i, e)| (e.bind.tokens, e.bind.rows, *i));
+    let best = fitting.min_by_key(|(i, e)| (e.bind.tokens, e.bind.rows, e.bind.context, *i));
     best.map(|(i, _)| i).ok_or_else(|| {
         let of_role: Vec<&Entry> = plan.entries.iter().filter(|e| e.role == role).collect();
         let (listed, remedy) = match role {
@@ -93,8 +118,7 @@ pub fn choose(plan: &Plan, role: Role, tokens: usize, rows: usize) -> Result<usi
             Role::Decode => (of_role, "split the step, or compile with a higher --max-batch"),
             Role::Prefill | Role::Score => (of_role, "split the step"),
         };
-        let text =
-            |e: &Entry| format!("{} ({} tokens, {} rows)", e.name, e.bind.tokens, e.bind.rows);
+        let text = |e: &Entry| format!("{} ({} tokens, {} rows)", e.name, e.bind.tokens, e.bind.rows);
         let available: Vec<String> = listed.into_iter().map(text).collect();
         let available = if available.is_empty() { "none".into() } else { available.join(", ") };
         Error::NoBucket { role: role_name(role), tokens, rows, available, remedy }

@@ -243,7 +243,7 @@ fn arena(plan: &Plan, entry: &Entry) -> Result<Vec<Option<usize>>> {
         if p.offset.checked_add(p.bytes).is_none_or(|end| end > entry.arena_bytes) {
             return Err(fault("it is not in the arena"));
         }
-        if p.offset % ALIGN != 0 {
+        if !p.offset.is_multiple_of(ALIGN) {
             return Err(fault("its offset is no multiple of 256"));
         }
         *slot = Some(p.offset);

@@ -20,7 +20,7 @@ mod upload;
 
 pub use cpu::{CpuModel, CpuOptions};
 pub use cuda::CudaModel;
-pub use load::{CudaOptions, KernelSource, LoadProgress};
+pub use load::{CudaOptions, KernelSource, LaunchMode, LoadProgress, OnProgress, check_memory, check_plan};
 pub use memory::MemoryNeed;
 pub use report::{EntryReport, KernelReport, LoadReport};
 

@@ -126,7 +126,9 @@ fn kernel_of<'a>(
     let work = body.dispatches.get(dispatch).map(|d| d.work);
     let id = work.and_then(|w| entry.kernels.get(&w)).map(|k| k.index());
     let found = id.and_then(|k| Some((k, plan.kernels.get(k)?)));
-    found.ok_or_else(|| Error::plan(format!("entry {}", entry.name), format!("dispatch {dispatch} has no kernel")))
+    found.ok_or_else(|| {
+        Error::plan(format!("entry {}", entry.name), format!("dispatch {dispatch} has no kernel"))
+    })
 }
 
 fn grid(entry: &Entry, spec: &KernelSpec) -> Result<[u32; 3]> {
@@ -158,7 +160,8 @@ fn args(plan: &Plan, layout: &Layout, entry: usize, body: &Body, at: usize) -> R
     }
     for sym in work.syms() {
         let value = plan.entries[entry].bind.get(sym);
-        let value = i32::try_from(value).map_err(|_| fault(format!("{} = {value} is beyond 32 bits", sym.name())))?;
+        let value =
+            i32::try_from(value).map_err(|_| fault(format!("{} = {value} is beyond 32 bits", sym.name())))?;
         args.push(Arg::Sym(value));
     }
     Ok(args)

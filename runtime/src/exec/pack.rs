@@ -123,7 +123,7 @@ impl<'a> Packed<'a> {
     pub fn write(&self, at: usize, out: &mut [u8]) -> Result<()> {
         crate::error::check_range("Packed::write", at, out.len(), self.len())?;
         let size = self.dtype.size();
-        if at % size != 0 || out.len() % size != 0 {
+        if !at.is_multiple_of(size) || !out.len().is_multiple_of(size) {
             return Err(Error::bad("Packed::write", format!("{at} and {} cut an element", out.len())));
         }
         out.par_chunks_mut(PART * size)
@@ -290,7 +290,7 @@ fn cut<'a>(l: Linear<'a>, axis: usize, start: usize, len: usize) -> Option<Linea
             continue;
         }
         let (block, bytes) = piece.encoding.block();
-        if from % block != 0 || n % block != 0 {
+        if !from.is_multiple_of(block) || !n.is_multiple_of(block) {
             return None;
         }
         let run = &piece.bytes[from / block * bytes..(from + n) / block * bytes];
@@ -380,6 +380,8 @@ fn store(dtype: DType, values: &[f32], out: &mut [u8]) {
     match dtype {
         DType::F16 => each(values, out, |v| f16::from_f32(v).to_le_bytes()),
         DType::BF16 => each(values, out, |v| bf16::from_f32(v).to_le_bytes()),
-        DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::Bool => each(values, out, f32::to_le_bytes),
+        DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::Bool => {
+            each(values, out, f32::to_le_bytes)
+        }
     }
 }

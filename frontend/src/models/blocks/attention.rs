@@ -33,7 +33,8 @@ fn inverse_frequencies(m: &ModelBuilder<'_>) -> Vec<f32> {
                 } else if wavelength < original / high_freq_factor {
                     f
                 } else {
-                    let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    let smooth =
+                        (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                     (1.0 - smooth) * f / factor + smooth * f
                 }
             });
@@ -86,7 +87,13 @@ fn key_slots(m: &mut ModelBuilder<'_>) -> NodeId {
 }
 
 /// Causal softmax attention of x [t, h] over the layer's cache, grouped-query (Ainslie et al. 2023).
-pub fn grouped_query(m: &mut ModelBuilder<'_>, x: NodeId, name: &str, layer: usize, rotary: Rotary) -> NodeId {
+pub fn grouped_query(
+    m: &mut ModelBuilder<'_>,
+    x: NodeId,
+    name: &str,
+    layer: usize,
+    rotary: Rotary,
+) -> NodeId {
     m.scoped("self_attn", |m| {
         let c = m.config;
         let (heads, kv, d, dtype, bias) = (c.heads, c.kv_heads, c.head_dim, m.dtype, c.attention_bias);

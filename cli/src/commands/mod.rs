@@ -1,0 +1,51 @@
+//! One module a command.
+
+mod compile;
+mod completions;
+mod convert;
+mod doctor;
+mod forward;
+mod models;
+mod run;
+mod summary;
+
+use crate::args::Command;
+use crate::errors::{Error, Result};
+use serde::Serialize;
+use std::io::Write;
+
+/// Runs a command.
+///
+/// # Errors
+/// Why it did not do its work; [`Error::exit_code`] is the process's.
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Compile(args) => compile::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Forward(args) => forward::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Models => models::run(),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::failed(format!("the result cannot be written as JSON: {e}")))?;
+    writeln!(std::io::stdout().lock(), "{text}")?;
+    Ok(())
+}
+
+/// Bytes as text: 64 B, 1.5 MiB.
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let unit = units.get(unit).copied().unwrap_or_default();
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}

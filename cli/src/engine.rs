@@ -1,0 +1,240 @@
+//! Opens a checkpoint or a bundle on a device.
+//!
+//! A checkpoint is compiled in memory first. On the CPU everything is computed in f32: the graph itself at
+//! `--opt-level 0`, else the plan that would go to the GPU, dispatch by dispatch.
+
+use crate::args::{BuildArgs, DeviceArg};
+use crate::bundle::{self, Bundle};
+use crate::errors::{Error, Result};
+use crate::{model, places, progress};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::models;
+use weft_ir::dtype::DType;
+use weft_ir::plan::Plan;
+use weft_ir::reference::{Precision, WeightBytes};
+use weft_ir::target::Target;
+use weft_runtime::exec::{CpuModel, CpuOptions, CudaModel, CudaOptions, Executor, KernelSource, LoadProgress};
+use weft_runtime::nvrtc::Nvrtc;
+use weft_runtime::sys::driver::{Device, Driver};
+
+/// A checkpoint, by itself or behind a bundle.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    checkpoint: Checkpoint,
+    bundle: Option<Bundle>,
+}
+
+/// What is to be run, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Device.
+    pub device: DeviceArg,
+    /// Choices of a compilation in memory.
+    pub build: &'a BuildArgs,
+    /// Sequences that there are; a checkpoint is compiled for as many, if a plan can hold them.
+    pub sequences: usize,
+}
+
+/// The tensors of a checkpoint, for packing.
+struct Weights<'a>(&'a Checkpoint);
+
+impl WeightBytes for Weights<'_> {
+    fn bytes(&self, tensor: &str) -> Option<&[u8]> {
+        self.0.bytes(tensor).ok()
+    }
+}
+
+/// A device that was chosen.
+enum Place {
+    Cpu,
+    Cuda(Device, &'static Target),
+}
+
+impl Source {
+    /// Opens a checkpoint or a bundle.
+    ///
+    /// # Errors
+    /// When it is neither, or a bundle whose checkpoint changed.
+    pub fn open(path: &Path) -> Result<Source> {
+        let bundle = if bundle::is_bundle(path) { Some(bundle::read(path)?) } else { None };
+        let checkpoint = match &bundle {
+            Some(bundle) => bundle.checkpoint(path)?,
+            None => Checkpoint::open(path)?,
+        };
+        Ok(Source { path: path.to_owned(), checkpoint, bundle })
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Longest context of a sequence.
+    pub fn max_seq(&self, build: &BuildArgs) -> usize {
+        match &self.bundle {
+            Some(bundle) => bundle.plan.max_seq,
+            None => model::max_seq(&self.checkpoint, build),
+        }
+    }
+
+    /// Loads it on the device.
+    ///
+    /// # Errors
+    /// Choices that contradict a bundle, a device that is not there, or what loading reports.
+    pub fn load(self, request: Request<'_>) -> Result<Box<dyn Executor>> {
+        if let Some(bundle) = &self.bundle {
+            check_choices(&self.path, bundle, request.build)?;
+        }
+        match place(request.device)? {
+            Place::Cpu => self.on_cpu(request),
+            Place::Cuda(device, target) => self.on_cuda(request, &device, target),
+        }
+    }
+
+    fn on_cpu(self, request: Request<'_>) -> Result<Box<dyn Executor>> {
+        let weights = Weights(&self.checkpoint);
+        if let Some(bundle) = self.bundle {
+            return Ok(Box::new(CpuModel::plan(Arc::new(bundle.plan), &weights, Precision::F32)?));
+        }
+        let target = Target::parse(model::DEFAULT_TARGET).map_err(Error::failed)?;
+        let mut options = model::options(&self.checkpoint, request.build, target, sequences(&request));
+        if request.build.dtype.is_none() {
+            options.dtype = DType::F32;
+        }
+        if options.opt_level == 0 {
+            let graph = models::build(&self.checkpoint, options.dtype)?;
+            let (max_seq, max_batch) = (options.max_seq, options.max_batch);
+            let options = CpuOptions { max_seq, max_batch, precision: Precision::F32, ..CpuOptions::default() };
+            return Ok(Box::new(CpuModel::graph(graph, &weights, &options)?));
+        }
+        let graph = models::build(&self.checkpoint, options.dtype)?;
+        let plan = weft_passes::compile(&graph, options)?.plan;
+        Ok(Box::new(CpuModel::plan(Arc::new(plan), &weights, Precision::F32)?))
+    }
+
+    fn on_cuda(
+        self,
+        request: Request<'_>,
+        device: &Device,
+        target: &'static Target,
+    ) -> Result<Box<dyn Executor>> {
+        let (plan, kernels): (Plan, Vec<KernelSource>) = match self.bundle {
+            Some(Bundle { manifest, plan, sources }) => {
+                let kernels = manifest.kernels.into_iter().zip(sources);
+                let kernels = kernels.map(|(k, source)| KernelSource {
+                    name: k.name,
+                    source,
+                    dynamic_shared: k.dynamic_shared,
+                });
+                (plan, kernels.collect())
+            }
+            None => {
+                let options = model::options(&self.checkpoint, request.build, target, sequences(&request));
+                let compiled = model::compile(&self.checkpoint, options)?;
+                let kernels = compiled.kernels.into_iter().map(|k| KernelSource {
+                    name: k.name,
+                    source: k.source,
+                    dynamic_shared: k.dynamic_shared,
+                });
+                (compiled.plan, kernels.collect())
+            }
+        };
+        let options = CudaOptions {
+            device: device.ordinal,
+            nvrtc_dirs: places::nvrtc_folders(),
+            ..CudaOptions::default()
+        };
+        let weights = Weights(&self.checkpoint);
+        let (code, upload) = (progress::count("kernels"), progress::bytes("weights"));
+        let tell = |p: LoadProgress<'_>| match p {
+            LoadProgress::Checked { .. } => {}
+            LoadProgress::Kernel { done, total, .. } => progress::tell(&code, done as u64, total as u64),
+            LoadProgress::Weights { done, total } => progress::tell(&upload, done, total),
+        };
+        let loaded = CudaModel::load(Arc::new(plan), &kernels, &weights, &options, &tell);
+        code.finish_and_clear();
+        upload.finish_and_clear();
+        let loaded = loaded?;
+        for why in &loaded.load_report().cache_errors {
+            eprintln!("warning: {why}");
+        }
+        Ok(Box::new(loaded))
+    }
+}
+
+/// Sequences to compile a checkpoint for.
+fn sequences(request: &Request<'_>) -> usize {
+    request.sequences.clamp(1, weft_passes::schedule::GEMV_ROWS)
+}
+
+/// A bundle's choices were made when it was compiled.
+fn check_choices(path: &Path, bundle: &Bundle, build: &BuildArgs) -> Result<()> {
+    let (m, plan) = (&bundle.manifest, &bundle.plan);
+    let refuse = |option: &str, asked: String, has: String| {
+        Err(Error::input(format!(
+            "{}: compiled with {option} {has}, not {asked}; leave the option out, or compile again: weft \
+             compile {} --target {} {option} {asked}",
+            path.display(),
+            m.checkpoint,
+            m.target
+        )))
+    };
+    match (build.opt_level, build.dtype.map(DType::from), build.max_seq) {
+        (Some(level), _, _) if level != plan.opt_level => {
+            refuse("--opt-level", level.to_string(), plan.opt_level.to_string())
+        }
+        (_, Some(dtype), _) if dtype != plan.dtype => {
+            refuse("--dtype", dtype.to_string(), plan.dtype.to_string())
+        }
+        (_, _, Some(n)) if n != plan.max_seq => refuse("--max-seq", n.to_string(), plan.max_seq.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// The first GPU, and its target.
+///
+/// # Errors
+/// Why there is none that Weft can use.
+pub fn first_gpu() -> Result<(Device, &'static Target), String> {
+    let devices = Driver::init().and_then(|driver| driver.devices()).map_err(|e| e.to_string())?;
+    let device = devices.into_iter().next().ok_or_else(|| weft_runtime::Error::NoDevice.to_string())?;
+    let target = Target::for_capability(device.compute_major, device.compute_minor).ok_or_else(|| {
+        let known: Vec<&str> = weft_ir::target::TARGETS.iter().map(|t| t.name).collect();
+        format!("{} is {}; known targets: {}", device.name, device.arch(), known.join(", "))
+    })?;
+    Ok((device, target))
+}
+
+/// Chooses the device; stderr says which and, where it was not asked for, why.
+fn place(device: DeviceArg) -> Result<Place> {
+    let gpu = || {
+        let (device, target) = first_gpu()?;
+        let nvrtc = Nvrtc::load(&places::nvrtc_folders());
+        nvrtc.map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
+        Ok::<_, String>((device, target))
+    };
+    match device {
+        DeviceArg::Cpu => {
+            eprintln!("device: CPU reference in f32");
+            Ok(Place::Cpu)
+        }
+        DeviceArg::Cuda => {
+            let (device, target) = gpu().map_err(|why| Error::failed(format!("--device cuda: {why}")))?;
+            eprintln!("device: {} ({})", device.name, target.name);
+            Ok(Place::Cuda(device, target))
+        }
+        DeviceArg::Auto => match gpu() {
+            Ok((device, target)) => {
+                eprintln!("device: {} ({})", device.name, target.name);
+                Ok(Place::Cuda(device, target))
+            }
+            Err(why) => {
+                eprintln!("device: CPU reference in f32, since no GPU can be used: {why}");
+                Ok(Place::Cpu)
+            }
+        },
+    }
+}

@@ -1,0 +1,136 @@
+//! Matrix products and attention of plans: what their epilogues take as accumulators.
+
+use super::error::OpError;
+use super::layout::GRAIN;
+use super::matmul::{Matrix, dot, product};
+use super::precision::Real;
+use super::reduce::softmax_row;
+use super::scalar::Program;
+use super::tensor::Data;
+use super::vector::{Env, Point, Scratch, View, int, pick};
+use super::work::fill_row;
+use crate::plan::{Attention, MatMul};
+use rayon::prelude::*;
+
+/// Floats of an operand, from its first element on.
+fn floats<'a, R: Real>(env: &'a Env<R>, operand: usize) -> Result<(&'a [R], &'a View<'a, R>), OpError> {
+    let view = env.reads.get(operand).and_then(Option::as_ref);
+    let view = view.ok_or_else(|| OpError::Unsupported(format!("operand {operand} cannot be read here")))?;
+    match view.data {
+        Data::Real(v) => Ok((&v[view.offset..], view)),
+        Data::Int(_) | Data::U32(_) | Data::Bool(_) => {
+            Err(OpError::Type(format!("operand {operand} does not hold floats")))
+        }
+    }
+}
+
+/// Accumulators [rows, n] of a matrix product; its left operand is evaluated first unless it is a plain
+/// array (then `plain`).
+pub(super) fn run_matmul<R: Real>(
+    m: &MatMul,
+    rows: usize,
+    a: &Program,
+    plain: Option<usize>,
+    env: &Env<R>,
+) -> Result<Vec<R>, OpError> {
+    let (b, view) = floats(env, m.b.index())?;
+    if view.shape != [m.n, m.k] {
+        return Err(OpError::Shape(format!("right operand {:?} is not [{}, {}]", view.shape, m.n, m.k)));
+    }
+    let mut acc = vec![R::ZERO; rows * m.n];
+    if acc.is_empty() || m.k == 0 {
+        return Ok(acc);
+    }
+    let plain = match plain {
+        Some(operand) => Some(floats(env, operand)?).filter(|(_, v)| v.shape == [rows, m.k]).map(|(d, _)| d),
+        None => None,
+    };
+    let made;
+    let left = match plain {
+        Some(data) => data,
+        None => {
+            let mut values = vec![R::ZERO; rows * m.k];
+            let each =
+                |i: usize, row: &mut [R]| fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], &[], row);
+            if values.len() < 2 * GRAIN {
+                values.chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
+            } else {
+                values.par_chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
+            }
+            made = values;
+            &made
+        }
+    };
+    let left = Matrix { data: left, offset: 0, rows: m.k, cols: 1 };
+    let right = Matrix { data: b, offset: 0, rows: m.k, cols: 1 };
+    product(left, right, &mut acc, [rows, m.n, m.k])?;
+    Ok(acc)
+}
+
+/// Accumulators [tokens, heads, value_dim] of an attention, token by token and head by head.
+pub(super) fn run_attention<R: Real>(
+    a: &Attention,
+    tokens: usize,
+    [slot, length, score]: [&Program; 3],
+    env: &Env<R>,
+) -> Result<Vec<R>, OpError> {
+    let heads = a.kv_heads * a.group;
+    let ((q, qv), (keys, kv), (values, vv)) =
+        (floats(env, a.q.index())?, floats(env, a.keys.index())?, floats(env, a.values.index())?);
+    let slots_of = kv.shape.first().copied().unwrap_or(0);
+    if qv.shape != [tokens, heads, a.head_dim]
+        || kv.shape != [slots_of, a.kv_heads, a.head_dim]
+        || vv.shape != [slots_of, a.kv_heads, a.value_dim]
+    {
+        return Err(OpError::Shape(format!("attention of {:?}, {:?}, {:?}", qv.shape, kv.shape, vv.shape)));
+    }
+    let (one_slot, one_length) = (result(slot)?, result(length)?);
+    let mut lists: Vec<Vec<usize>> = Vec::with_capacity(tokens);
+    let (mut slots, mut lengths) = (Scratch::new(slot), Scratch::new(length));
+    for t in 0..tokens {
+        let none = Point { coords: &[t, 0], from: 0, n: 1, reduced: &[], acc: &[] };
+        lengths.run(length, env, &none)?;
+        let n = int(lengths.get(one_length))?.first().map_or(0, |&n| n.max(0) as usize);
+        let mut list = Vec::with_capacity(n);
+        if n > 0 {
+            slots.run(slot, env, &Point { n, ..none })?;
+            let found = int(slots.get(one_slot))?;
+            for j in 0..n {
+                let index = pick(found, j);
+                let inside = usize::try_from(index).ok().filter(|&s| s < slots_of);
+                list.push(inside.ok_or(OpError::Index { index: index.into(), at: j, extent: slots_of })?);
+            }
+        }
+        lists.push(list);
+    }
+    let mut out = vec![R::ZERO; tokens * heads * a.value_dim];
+    let each = |i: usize, o: &mut [R]| -> Result<(), OpError> {
+        let (t, h) = (i / heads, i % heads);
+        let g = h / a.group;
+        let query = &q[i * a.head_dim..(i + 1) * a.head_dim];
+        let key = |s: &usize| &keys[(s * a.kv_heads + g) * a.head_dim..][..a.head_dim];
+        let raw: Vec<R> = lists[t].iter().map(|s| dot(query, key(s))).collect();
+        let mut weights = vec![R::ZERO; raw.len()];
+        fill_row(score, &mut Scratch::new(score), env, &[t, h, 0], &[], &raw, &mut weights)?;
+        softmax_row(&mut weights);
+        for (s, &w) in lists[t].iter().zip(&weights) {
+            let value = &values[(s * a.kv_heads + g) * a.value_dim..][..a.value_dim];
+            o.iter_mut().zip(value).for_each(|(o, &v)| *o = *o + w * v);
+        }
+        Ok(())
+    };
+    if a.value_dim > 0 {
+        let work: usize = lists.iter().map(Vec::len).sum::<usize>() * heads * (a.head_dim + a.value_dim);
+        if work < 2 * GRAIN {
+            out.chunks_mut(a.value_dim).enumerate().try_for_each(|(i, o)| each(i, o))?;
+        } else {
+            out.par_chunks_mut(a.value_dim).enumerate().try_for_each(|(i, o)| each(i, o))?;
+        }
+    }
+    Ok(out)
+}
+
+/// Register of a program's one result.
+fn result(p: &Program) -> Result<usize, OpError> {
+    p.results.first().copied().ok_or_else(|| OpError::Shape("expected one expression".into()))
+}

@@ -1,0 +1,73 @@
+//! Graphs as files: each `graphs/*.graph` is lowered at every level, and what comes out is under snapshot.
+
+use std::fmt::Write;
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Graph, parse};
+use weft_ir::plan::{Compute, Plan};
+use weft_ir::target::Target;
+use weft_passes::{Options, compile};
+
+fn plan(graph: &Graph, opt_level: u8) -> Plan {
+    let target = Target::parse("sm_90").expect("sm_90");
+    let options = Options { target, dtype: DType::BF16, opt_level, max_seq: 128, max_batch: 4, dump: false };
+    compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
+}
+
+/// One line a dispatch: what it computes, from which buffers, by which rules.
+fn listing(plan: &Plan) -> String {
+    let mut out = String::new();
+    for d in &plan.bodies[0].dispatches {
+        let work = &plan.works[d.work as usize];
+        let kind = match &work.compute {
+            Compute::Loop(l) if l.reduced.is_some() => format!("rows with {} stages", l.stages.len()),
+            Compute::Loop(_) => "elements".into(),
+            Compute::MatMul(m) => format!("matmul {}x{}", m.n, m.k),
+            Compute::Attention(_) => "attention".into(),
+            Compute::Sample(_) => "sample".into(),
+        };
+        let names =
+            |ids: &[weft_ir::ids::BufferId]| ids.iter().map(|b| b.to_string()).collect::<Vec<_>>().join(" ");
+        let (reads, writes) = (names(&d.reads), names(&d.writes));
+        let _ = writeln!(out, "{} = {}({reads}): {kind} [{}]", writes, work.name, work.ops.join(" "));
+        if !work.rules.is_empty() {
+            let _ = writeln!(out, "    rules: {}", work.rules.join(", "));
+        }
+    }
+    out
+}
+
+#[test]
+fn graphs() {
+    insta::glob!("graphs/*.graph", |path| {
+        let text = std::fs::read_to_string(path).expect("graph file");
+        let graph = parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut out = String::new();
+        for level in 0..=2 {
+            let _ = writeln!(out, "level {level}\n{}", listing(&plan(&graph, level)));
+        }
+        insta::assert_snapshot!(out);
+    });
+}
+
+#[test]
+fn a_plan_reads_back_as_it_was_written() {
+    insta::glob!("graphs/*.graph", |path| {
+        let text = std::fs::read_to_string(path).expect("graph file");
+        let graph = parse(&text).expect("graph");
+        for level in 0..=2 {
+            let plan = plan(&graph, level);
+            let text = plan.to_ron().expect("RON");
+            assert_eq!(Plan::from_ron(&text).expect("reads back"), plan);
+        }
+    });
+}
+
+#[test]
+fn an_output_that_nothing_computes_is_an_error() {
+    let graph = parse("%0 = input token_ids -> i32[tokens]\noutput \"ids\" = %0\n").expect("graph");
+    let target = Target::parse("sm_90").expect("sm_90");
+    let options =
+        Options { target, dtype: DType::BF16, opt_level: 2, max_seq: 128, max_batch: 4, dump: false };
+    let error = compile(&graph, options).expect_err("nothing to compute").to_string();
+    assert!(error.contains("is not computed by the step"), "{error}");
+}

@@ -1,0 +1,284 @@
+//! A plan on a GPU.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use weft_ir::dtype::DType;
+use weft_ir::graph::Input;
+use weft_ir::ids::BufferId;
+use weft_ir::plan::{BufferKind, Plan, Role};
+use weft_ir::reference::{StepInputs, WeightBytes};
+
+use super::bucket::{self, LOGITS, TOKENS};
+use super::check::{Bounds, check};
+use super::load::{self, CudaOptions, Kernel, KernelSource, LaunchMode, Memory, OnProgress};
+use super::memory::{Layout, Region, output};
+use super::nodes::{self, Node, What};
+use super::report::{EntryReport, KernelReport, LoadReport};
+use super::{Executor, Limits, StepOutput, graphs};
+use crate::error::{Error, Result};
+use crate::sys::context::Context;
+use crate::sys::graph::GraphExec;
+use crate::sys::stream::{Event, Stream};
+
+/// A plan loaded on a GPU: its kernels, weights, states, and a graph for each entry that was used.
+pub struct CudaModel {
+    // Graphs are dropped first: they wait for the device.
+    graphs: Vec<Option<GraphExec>>,
+    nodes: Vec<Vec<Node>>,
+    plan: Arc<Plan>,
+    layout: Layout,
+    limits: Limits,
+    bounds: Bounds,
+    used: Vec<Input>,
+    launch: LaunchMode,
+    kernels: Vec<Kernel>,
+    memory: Arc<Memory>,
+    stream: Stream,
+    context: Context,
+    report: LoadReport,
+    /// Whether a launch may be under way: after an error.
+    busy: bool,
+}
+
+impl CudaModel {
+    /// Loads a plan: checks the GPU and its memory, compiles the kernels (or takes them from the cache), and brings
+    /// the weights to the device. States are zero.
+    ///
+    /// # Errors
+    /// [`Error::WrongTarget`], [`Error::NotEnoughMemory`], [`Error::Plan`], [`Error::Weight`], and what the driver,
+    /// NVRTC and the cache report.
+    pub fn load(
+        plan: Arc<Plan>,
+        kernels: &[KernelSource],
+        weights: &dyn WeightBytes,
+        options: &CudaOptions,
+        progress: &OnProgress<'_>,
+    ) -> Result<CudaModel> {
+        let loaded = load::load(&plan, kernels, weights, options, progress)?;
+        let layout = loaded.layout;
+        let nodes = (0..plan.entries.len()).map(|i| nodes::nodes(&plan, &layout, i, options.full_edges));
+        Ok(CudaModel {
+            graphs: plan.entries.iter().map(|_| None).collect(),
+            nodes: nodes.collect::<Result<Vec<_>>>()?,
+            limits: bucket::plan_limits(&plan)?,
+            bounds: bucket::bounds(&plan)?,
+            used: bucket::plan_inputs(&plan),
+            launch: options.launch,
+            layout,
+            kernels: loaded.kernels,
+            memory: loaded.memory,
+            stream: loaded.stream,
+            context: loaded.context,
+            report: loaded.report,
+            busy: false,
+            plan,
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// How it was loaded.
+    pub fn load_report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// Its kernels.
+    pub fn kernel_report(&self) -> Vec<KernelReport> {
+        self.kernels.iter().map(|k| k.report.clone()).collect()
+    }
+
+    /// Its entries.
+    pub fn entry_report(&self) -> Vec<EntryReport> {
+        let entries = self.plan.entries.iter().zip(&self.nodes).zip(&self.graphs);
+        entries
+            .map(|((entry, nodes), graph)| {
+                let (full_edges, programmatic_edges) = nodes::edges(nodes);
+                EntryReport {
+                    name: entry.name.clone(),
+                    role: entry.role,
+                    tokens: entry.bind.tokens,
+                    rows: entry.bind.rows,
+                    arena_bytes: entry.arena_bytes,
+                    unshared_bytes: entry.unshared_bytes,
+                    nodes: nodes.len(),
+                    kernels: nodes.iter().filter(|n| matches!(n.what, What::Kernel { .. })).count(),
+                    full_edges,
+                    programmatic_edges,
+                    built: graph.is_some(),
+                }
+            })
+            .collect()
+    }
+
+    /// Builds the graphs of entries (positions in [`Plan::entries`]) ahead of their first use, and sends them to the
+    /// device.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for an entry that does not exist, [`Error::Cuda`].
+    pub fn prepare(&mut self, entries: impl IntoIterator<Item = usize>) -> Result<()> {
+        entries.into_iter().try_for_each(|entry| self.ready(entry))
+    }
+
+    /// Sets all states to zero.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn reset(&mut self) -> Result<()> {
+        let state = self.memory.region(Region::State);
+        if !state.is_empty() {
+            state.fill_async(0, state.len(), 0, &self.stream)?;
+        }
+        self.stream.synchronize()
+    }
+
+    /// Launches an entry's graph so many times in a row on the same inputs, after one launch that is not counted:
+    /// milliseconds a launch. State rows of the step's slots are replaced.
+    ///
+    /// # Errors
+    /// As [`Executor::step`]; [`Error::BadArgument`] for an entry that does not exist or does not hold the step.
+    pub fn timing(&mut self, entry: usize, inputs: &StepInputs, launches: usize) -> Result<f32> {
+        let sizes = check(inputs, &self.used, &self.bounds)?;
+        let bind = self.plan.entries.get(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?.bind;
+        if sizes.tokens > bind.tokens || sizes.rows > bind.rows || sizes.context > bind.context {
+            return Err(Error::bad(
+                "CudaModel::timing",
+                format!("{sizes:?} is more than the entry's {bind:?}"),
+            ));
+        }
+        let (start, end) = (Event::new(&self.context)?, Event::new(&self.context)?);
+        self.write_inputs(entry, inputs)?;
+        self.ready(entry)?;
+        self.launch_graph(entry)?;
+        self.stream.synchronize()?;
+        self.stream.record(&start)?;
+        for _ in 0..launches {
+            self.launch_graph(entry)?;
+        }
+        self.stream.record(&end)?;
+        end.synchronize()?;
+        self.busy = false;
+        Ok(end.milliseconds_since(&start)? / launches.max(1) as f32)
+    }
+
+    /// The bytes of a state, as stored.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] when there is none of this name, [`Error::Cuda`].
+    pub fn state_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let is = |kind: &BufferKind| matches!(kind, BufferKind::State(n) if n == name);
+        self.buffer_bytes(self.plan.buffers.iter().position(|b| is(&b.kind)), 0, name)
+    }
+
+    /// The bytes of an output after the last step, as stored, with the padding of the entry that ran.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] when there is none of this name, or no such entry; [`Error::Cuda`].
+    pub fn output_bytes(&self, name: &str, entry: usize) -> Result<Vec<u8>> {
+        self.buffer_bytes(output(&self.plan, name).map(|(id, _)| id.index()), entry, name)
+    }
+
+    fn buffer_bytes(&self, at: Option<usize>, entry: usize, name: &str) -> Result<Vec<u8>> {
+        let found = at.and_then(|at| Some((BufferId::new(at), self.plan.buffers.get(at)?)));
+        let (id, buffer) =
+            found.ok_or_else(|| Error::bad(format!("buffer {name:?}"), "the plan has none"))?;
+        let bind = &self.plan.entries.get(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?.bind;
+        let (region, offset) = self.layout.place(&self.plan, entry, id)?;
+        let mut bytes = vec![0; buffer.bytes(bind)];
+        self.stream.synchronize()?;
+        self.memory.region(region).copy_to_host(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Builds the graph of an entry, unless it is there.
+    fn ready(&mut self, entry: usize) -> Result<()> {
+        let slot = self.graphs.get_mut(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?;
+        if slot.is_none() {
+            let graph = graphs::build(&self.context, &self.nodes[entry], &self.memory, &self.kernels)?;
+            graph.upload(&self.stream)?;
+            *slot = Some(graph);
+        }
+        Ok(())
+    }
+
+    fn launch_graph(&self, entry: usize) -> Result<()> {
+        match self.graphs.get(entry) {
+            Some(Some(graph)) => graph.launch(&self.stream),
+            Some(None) | None => Err(Error::bad(format!("entry {entry}"), "its graph is not built")),
+        }
+    }
+
+    /// Pads a step to an entry and puts it where the graph takes it from.
+    fn write_inputs(&mut self, entry: usize, inputs: &StepInputs) -> Result<()> {
+        if self.busy {
+            self.stream.synchronize()?;
+        }
+        self.busy = true;
+        let padded = bucket::pad(inputs, &self.plan.entries[entry].bind);
+        for &(input, offset, _) in &self.layout.inputs(entry).parts {
+            self.memory.host_inputs.write(offset, bucket::input_bytes(&padded, input))?;
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, rows: usize) -> Result<Vec<i32>> {
+        if output(&self.plan, TOKENS).is_none() {
+            return Ok(Vec::new());
+        }
+        let mut tokens = vec![0i32; rows];
+        self.memory.host_tokens.read(0, bytemuck::cast_slice_mut(&mut tokens))?;
+        Ok(tokens)
+    }
+
+    fn logits(&self, entry: usize, rows: usize) -> Result<Vec<f32>> {
+        let (id, buffer) =
+            output(&self.plan, LOGITS).ok_or_else(|| Error::plan("output logits", "there is none"))?;
+        let (region, offset) = self.layout.place(&self.plan, entry, id)?;
+        let from = self.memory.region(region);
+        let elements = rows * self.limits.vocab;
+        if buffer.dtype == DType::F32 {
+            let mut out = vec![0f32; elements];
+            from.copy_to_host(offset, bytemuck::cast_slice_mut(&mut out))?;
+            return Ok(out);
+        }
+        let mut halves = vec![0u16; elements];
+        from.copy_to_host(offset, bytemuck::cast_slice_mut(&mut halves))?;
+        let is_f16 = buffer.dtype == DType::F16;
+        let wide = |h: u16| if is_f16 { f16::from_bits(h).to_f32() } else { bf16::from_bits(h).to_f32() };
+        Ok(halves.into_iter().map(wide).collect())
+    }
+}
+
+impl Executor for CudaModel {
+    fn step(&mut self, role: Role, inputs: &StepInputs, logits: bool) -> Result<StepOutput> {
+        let sizes = check(inputs, &self.used, &self.bounds)?;
+        let entry = bucket::choose(&self.plan, role, &sizes)?;
+        self.write_inputs(entry, inputs)?;
+        match self.launch {
+            LaunchMode::Graph => {
+                self.ready(entry)?;
+                self.launch_graph(entry)?;
+            }
+            LaunchMode::Serial => {
+                graphs::run_serially(&self.stream, &self.nodes[entry], &self.memory, &self.kernels)?;
+            }
+        }
+        self.stream.synchronize().map_err(|e| e.for_kernel(&self.plan.entries[entry].name))?;
+        self.busy = false;
+        Ok(StepOutput {
+            tokens: self.tokens(sizes.rows)?,
+            logits: if logits { self.logits(entry, sizes.rows)? } else { Vec::new() },
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits.clone()
+    }
+
+    fn device(&self) -> String {
+        self.report.device.clone()
+    }
+}

@@ -1,0 +1,100 @@
+//! Checkpoints of a public shape without weights: headers and a sparse file, for what only compiles.
+
+use std::io::Write;
+use std::path::Path;
+
+/// Sizes of a llama-like model.
+#[derive(Clone, Copy, Debug)]
+pub struct LlamaShape {
+    /// Layers.
+    pub layers: usize,
+    /// Hidden size.
+    pub hidden: usize,
+    /// Size between the MLP's projections.
+    pub intermediate: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Entries of the vocabulary.
+    pub vocab: usize,
+}
+
+/// SmolLM2-135M-Instruct.
+pub const SMOLLM2: LlamaShape = LlamaShape {
+    layers: 30,
+    hidden: 576,
+    intermediate: 1536,
+    heads: 9,
+    kv_heads: 3,
+    head_dim: 64,
+    vocab: 49152,
+};
+
+impl LlamaShape {
+    /// Names and shapes of the tensors; the head is tied to the embedding.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (h, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let mut all = vec![("model.embed_tokens.weight".to_string(), vec![self.vocab, h])];
+        for layer in 0..self.layers {
+            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            all.extend([
+                (name("input_layernorm"), vec![h]),
+                (name("self_attn.q_proj"), vec![q, h]),
+                (name("self_attn.k_proj"), vec![kv, h]),
+                (name("self_attn.v_proj"), vec![kv, h]),
+                (name("self_attn.o_proj"), vec![h, q]),
+                (name("post_attention_layernorm"), vec![h]),
+                (name("mlp.gate_proj"), vec![self.intermediate, h]),
+                (name("mlp.up_proj"), vec![self.intermediate, h]),
+                (name("mlp.down_proj"), vec![h, self.intermediate]),
+            ]);
+        }
+        all.push(("model.norm.weight".to_string(), vec![h]));
+        all
+    }
+
+    /// Writes config.json and a sparse bf16 model.safetensors to a folder.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": self.vocab,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 100000.0,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": true,
+            "torch_dtype": "bfloat16",
+        });
+        std::fs::write(folder.join("config.json"), config.to_string())?;
+        let mut header = serde_json::Map::new();
+        let mut at = 0usize;
+        for (name, shape) in self.tensors() {
+            let bytes = 2 * shape.iter().product::<usize>();
+            let entry =
+                serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [at, at + bytes]});
+            header.insert(name, entry);
+            at += bytes;
+        }
+        let mut text = serde_json::to_string(&header)?;
+        while text.len() % 8 != 0 {
+            text.push(' ');
+        }
+        let mut file = std::fs::File::create(folder.join("model.safetensors"))?;
+        file.write_all(&(text.len() as u64).to_le_bytes())?;
+        file.write_all(text.as_bytes())?;
+        file.set_len((8 + text.len() + at) as u64)
+    }
+}

@@ -1,0 +1,56 @@
+//! Every emitted kernel compiles under NVRTC for its target; on sm_90 none spills.
+
+use weft_frontend::checkpoint::Checkpoint;
+use weft_ir::dtype::DType;
+use weft_ir::target::{TARGETS, Target};
+use weft_testsuite::fixture::{Fixture, compile};
+use weft_testsuite::nvrtc::{compile_all, load};
+use weft_testsuite::synthetic::SMOLLM2;
+
+fn check(graph: &weft_ir::graph::Graph, target: &Target, dtype: DType, opt_level: u8) {
+    let Some(nvrtc) = load() else { return };
+    let plan = compile(graph, target.name, dtype, opt_level, (2048, 8));
+    let kernels = weft_codegen::emit(&plan).unwrap_or_else(|e| panic!("{e}"));
+    let built = compile_all(&nvrtc, &kernels, target.nvrtc_arch);
+    assert_eq!(built.len(), plan.kernels.len());
+    for b in &built {
+        let used = b.compiled.report.kernel(&b.name).unwrap_or_else(|| panic!("{}: no report", b.name));
+        if target.name == "sm_90" {
+            let spills = (used.spill_stores, used.spill_loads);
+            assert_eq!(spills, (0, 0), "{} spills on {}", b.name, target.name);
+        }
+    }
+}
+
+#[test]
+fn tiny_llama_for_every_target() {
+    let graph = Fixture::open("llama").graph(DType::BF16);
+    for target in TARGETS {
+        check(&graph, target, DType::BF16, 2);
+    }
+}
+
+#[test]
+fn tiny_llama_unfused() {
+    let graph = Fixture::open("llama").graph(DType::BF16);
+    check(&graph, Target::parse("sm_90").expect("sm_90"), DType::BF16, 0);
+}
+
+#[test]
+fn tiny_llama_in_other_types() {
+    let target = Target::parse("sm_90").expect("sm_90");
+    for dtype in [DType::F16, DType::F32] {
+        check(&Fixture::open("llama").graph(dtype), target, dtype, 2);
+    }
+}
+
+#[test]
+fn smollm2_for_every_target() {
+    let folder = tempfile::tempdir().expect("folder");
+    SMOLLM2.write(folder.path()).expect("checkpoint");
+    let checkpoint = Checkpoint::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
+    let graph = weft_frontend::models::build(&checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"));
+    for target in TARGETS {
+        check(&graph, target, DType::BF16, 2);
+    }
+}
