@@ -24,7 +24,12 @@ pub struct Piece<'a> {
 ///
 /// # Errors
 /// What the executor reports.
-pub fn step(executor: &mut dyn Executor, role: Role, pieces: &[Piece<'_>], logits: bool) -> Result<StepOutput> {
+pub fn step(
+    executor: &mut dyn Executor,
+    role: Role,
+    pieces: &[Piece<'_>],
+    logits: bool,
+) -> Result<StepOutput> {
     let inputs = inputs(executor, role, pieces);
     Ok(executor.step(role, &inputs, logits)?)
 }
@@ -106,10 +111,7 @@ mod tests {
     #[test]
     fn chunks_fill_steps_and_cover_all() {
         let c = |sequence, start, len| Chunk { sequence, start, len };
-        assert_eq!(
-            chunks(&[5, 0, 3], 4),
-            [vec![c(0, 0, 4)], vec![c(0, 4, 1), c(2, 0, 3)]],
-        );
+        assert_eq!(chunks(&[5, 0, 3], 4), [vec![c(0, 0, 4)], vec![c(0, 4, 1), c(2, 0, 3)]],);
         assert_eq!(chunks(&[4, 4], 4), [vec![c(0, 0, 4)], vec![c(1, 0, 4)]]);
         assert!(chunks(&[0], 4).is_empty());
     }

@@ -15,7 +15,9 @@ use weft_ir::dtype::DType;
 use weft_ir::plan::Plan;
 use weft_ir::reference::{Precision, WeightBytes};
 use weft_ir::target::Target;
-use weft_runtime::exec::{CpuModel, CpuOptions, CudaModel, CudaOptions, Executor, KernelSource, LoadProgress};
+use weft_runtime::exec::{
+    CpuModel, CpuOptions, CudaModel, CudaOptions, Executor, KernelSource, LoadProgress,
+};
 use weft_runtime::nvrtc::Nvrtc;
 use weft_runtime::sys::driver::{Device, Driver};
 
@@ -107,7 +109,8 @@ impl Source {
         if options.opt_level == 0 {
             let graph = models::build(&self.checkpoint, options.dtype)?;
             let (max_seq, max_batch) = (options.max_seq, options.max_batch);
-            let options = CpuOptions { max_seq, max_batch, precision: Precision::F32, ..CpuOptions::default() };
+            let options =
+                CpuOptions { max_seq, max_batch, precision: Precision::F32, ..CpuOptions::default() };
             return Ok(Box::new(CpuModel::graph(graph, &weights, &options)?));
         }
         let graph = models::build(&self.checkpoint, options.dtype)?;

@@ -280,7 +280,8 @@ impl Timing {
     /// In words.
     pub fn text(&self) -> String {
         let rate = |n: usize, s: f64| if s > 0.0 { n as f64 / s } else { 0.0 };
-        let (p, d) = (Duration::from_secs_f64(self.prefill_seconds), Duration::from_secs_f64(self.decode_seconds));
+        let (p, d) =
+            (Duration::from_secs_f64(self.prefill_seconds), Duration::from_secs_f64(self.decode_seconds));
         let mut text = format!(
             "prompt: {} tokens in {p:.3?} ({:.0} tokens/s)",
             self.prompt_tokens,

@@ -20,7 +20,12 @@ pub const DEFAULT_TARGET: &str = "sm_90";
 const DEFAULT_MAX_SEQ: usize = 4096;
 
 /// What a checkpoint is compiled for: the user's choices, with defaults filled in.
-pub fn options(checkpoint: &Checkpoint, args: &BuildArgs, target: &'static Target, max_batch: usize) -> Options {
+pub fn options(
+    checkpoint: &Checkpoint,
+    args: &BuildArgs,
+    target: &'static Target,
+    max_batch: usize,
+) -> Options {
     let dtype = args.dtype.map_or_else(|| default_dtype(checkpoint), DType::from);
     Options {
         target,
@@ -103,7 +108,11 @@ pub fn warnings(checkpoint: &Checkpoint, graph: &Graph) -> Vec<String> {
     if !unused.is_empty() {
         let few: Vec<&str> = unused.iter().take(5).map(String::as_str).collect();
         let more = if unused.len() > few.len() { ", …" } else { "" };
-        out.push(format!("weights: the model does not use {} tensors: {}{more}", unused.len(), few.join(", ")));
+        out.push(format!(
+            "weights: the model does not use {} tensors: {}{more}",
+            unused.len(),
+            few.join(", ")
+        ));
     }
     out
 }

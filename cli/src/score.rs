@@ -25,8 +25,7 @@ pub fn score(
     check_length(input.ids.len, steps, most.max_seq)?;
     let (b, t, v) = (input.ids.rows.len(), input.ids.len, most.vocab);
     let mut out = Output { logits: vec![0.0; b * t * v], shape: [b, t, v], greedy: None };
-    let mut greedy =
-        Greedy { ids: vec![0; b * steps], logits: vec![0.0; b * steps * v], steps };
+    let mut greedy = Greedy { ids: vec![0; b * steps], logits: vec![0.0; b * steps * v], steps };
     let total = (b * (t + steps.saturating_sub(1))) as u64;
     let mut done = 0;
     let width = most.max_batch.max(1);
@@ -57,8 +56,11 @@ pub fn score(
         for n in 0..steps {
             if n > 0 {
                 let ids = fed(input, first, rows.len(), n - 1, &next)?;
-                let pieces: Vec<Piece<'_>> =
-                    ids.iter().enumerate().map(|(s, id)| piece(s, t + n - 1, std::slice::from_ref(id))).collect();
+                let pieces: Vec<Piece<'_>> = ids
+                    .iter()
+                    .enumerate()
+                    .map(|(s, id)| piece(s, t + n - 1, std::slice::from_ref(id)))
+                    .collect();
                 let result = step(executor, Role::Decode, &pieces, true)?;
                 for s in 0..rows.len() {
                     let at = ((first + s) * steps + n) * v;
@@ -106,9 +108,12 @@ fn piece(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {
 /// The tokens that step `n` + 1 reads: those of `continue_ids`, else those that were chosen.
 fn fed(input: &Input, first: usize, rows: usize, n: usize, chosen: &[i32]) -> Result<Vec<u32>> {
     let token = |s: usize| match &input.continued {
-        Some(c) => c.rows.get(first + s).and_then(|row| row.get(n)).copied().ok_or_else(|| {
-            Error::input(format!("continue_ids: row {}: it has no token {n}", first + s))
-        }),
+        Some(c) => c
+            .rows
+            .get(first + s)
+            .and_then(|row| row.get(n))
+            .copied()
+            .ok_or_else(|| Error::input(format!("continue_ids: row {}: it has no token {n}", first + s))),
         None => sampled(chosen.get(s).copied().unwrap_or(-1), first + s, input.ids.len + n),
     };
     (0..rows).map(token).collect()
@@ -117,6 +122,9 @@ fn fed(input: &Input, first: usize, rows: usize, n: usize, chosen: &[i32]) -> Re
 fn take(logits: &[f32], row: usize, rows: usize, vocab: usize) -> Result<&[f32]> {
     logits.get(row * vocab..(row + rows) * vocab).ok_or_else(|| {
         let got = logits.len() / vocab.max(1);
-        Error::failed(format!("the step gave {got} rows of logits, {} were expected: a fault of Weft", row + rows))
+        Error::failed(format!(
+            "the step gave {got} rows of logits, {} were expected: a fault of Weft",
+            row + rows
+        ))
     })
 }

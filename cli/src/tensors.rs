@@ -37,11 +37,18 @@ pub fn read(path: &Path, vocab: usize) -> Result<Input> {
     let ids = ids.ok_or_else(|| {
         let has: Vec<&str> = file.names().into_iter().collect();
         let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
-        Error::input(format!("{}: no tensor input_ids; give one, [B,T] i64 (it holds: {has})", path.display()))
+        Error::input(format!(
+            "{}: no tensor input_ids; give one, [B,T] i64 (it holds: {has})",
+            path.display()
+        ))
     })?;
     if ids.rows.is_empty() || ids.len == 0 {
         let shape = [ids.rows.len(), ids.len];
-        return Err(bad(path, "input_ids", format!("its shape is {shape:?}; give at least one row and one token")));
+        return Err(bad(
+            path,
+            "input_ids",
+            format!("its shape is {shape:?}; give at least one row and one token"),
+        ));
     }
     if let Ok(mask) = file.tensor("attention_mask") {
         check_mask(path, &mask)?;
@@ -50,7 +57,8 @@ pub fn read(path: &Path, vocab: usize) -> Result<Input> {
     if let Some(c) = &continued
         && c.rows.len() != ids.rows.len()
     {
-        let why = format!("it has {} rows, input_ids has {}; give one for each", c.rows.len(), ids.rows.len());
+        let why =
+            format!("it has {} rows, input_ids has {}; give one for each", c.rows.len(), ids.rows.len());
         return Err(bad(path, "continue_ids", why));
     }
     Ok(Input { ids, continued })
@@ -76,7 +84,11 @@ fn read_ids(path: &Path, file: &SafeTensors<'_>, name: &str, vocab: usize) -> Re
         let ids = longs.iter().enumerate().map(|(i, &b)| {
             let id = i64::from_le_bytes(b);
             u32::try_from(id).ok().filter(|&id| (id as usize) < vocab).ok_or_else(|| {
-                bad(path, name, format!("row {row}, token {i}: id {id} is outside the vocabulary, 0..{vocab}"))
+                bad(
+                    path,
+                    name,
+                    format!("row {row}, token {i}: id {id} is outside the vocabulary, 0..{vocab}"),
+                )
             })
         });
         out.push(ids.collect::<Result<Vec<u32>>>()?);

@@ -201,7 +201,8 @@ fn tensor(name: &str, encoding: Encoding, shape: &[usize]) -> Pack {
 
 /// Checkpoint tensors of several types, with numbers that round differently to f16 and bf16, and ties.
 fn stored() -> BTreeMap<String, Vec<u8>> {
-    let value = |i: usize| (i as f32 - 300.0) * 0.123_456 + if i % 7 == 0 { 1.0 + 1.0 / 256.0 } else { 0.0 };
+    let value =
+        |i: usize| (i as f32 - 300.0) * 0.123_456 + if i.is_multiple_of(7) { 1.0 + 1.0 / 256.0 } else { 0.0 };
     let values = || (0..640).map(value);
     let q8 = (0..20u16).flat_map(|b| {
         let scale = f16::from_f32(0.01 * f32::from(b + 1)).to_le_bytes();
@@ -312,29 +313,6 @@ fn weights_that_do_not_fit_are_named() {
     assert!(new(&Pack::Reshape(vec![7], Box::new(bf(&[20, 32]))), 7).contains("cannot be reshaped"));
 }
 
-/// Runs a prompt in two parts and three decode steps on each executor; logits and tokens of all steps.
-fn generate(model: &mut dyn Executor, sequence: usize) -> (Vec<i32>, Vec<Vec<f32>>) {
-    let (mut tokens, mut logits) = (Vec::new(), Vec::new());
-    let mut first = toy::step(sequence, 0, &[1, 4, 2]);
-    for list in [&mut first.temperature, &mut first.top_p, &mut first.min_p] {
-        list.clear();
-    }
-    first.output_rows.clear();
-    first.top_k.clear();
-    first.seed.clear();
-    let out = model.step(Role::Prefill, &first, true).expect("a step");
-    assert_eq!((out.tokens.len(), out.logits.len()), (0, 0));
-    let mut out = model.step(Role::Prefill, &toy::step(sequence, 3, &[3, 5]), true).expect("a step");
-    for position in 5..8 {
-        assert_eq!((out.tokens.len(), out.logits.len()), (1, toy::VOCAB));
-        let token = out.tokens[0];
-        tokens.push(token);
-        logits.push(out.logits);
-        out = model.step(Role::Decode, &toy::step(sequence, position, &[token]), true).expect("a step");
-    }
-    (tokens, logits)
-}
-
 #[test]
 fn the_graph_and_the_plan_agree_at_every_precision() {
     let weights = toy::weights();
@@ -347,14 +325,14 @@ fn the_graph_and_the_plan_agree_at_every_precision() {
         assert_eq!((graph.slot_base(1), plan.slot_base(1)), (16, 16));
         assert!(plan.device().starts_with("CPU reference (f"), "{}", plan.device());
         for model in [&mut graph, &mut plan] {
-            let result = generate(model, 1);
+            let result = toy::generate(model, 1);
             // Another sequence does not see it; after a reset all is as before.
-            assert_eq!(generate(model, 0), result);
+            assert_eq!(toy::generate(model, 0), result);
             let state = model.state("cache").expect("a state");
             assert_eq!(state.len(), 32 * toy::WIDTH);
             model.reset();
             assert!(model.state("cache").expect("a state").iter().all(|&v| v == 0.0));
-            assert_eq!(generate(model, 1), result);
+            assert_eq!(toy::generate(model, 1), result);
             all.push(result);
         }
     }

@@ -9,9 +9,15 @@ use weft_ir::reference::WeightBytes;
 use weft_ir::target::Target;
 use weft_passes::Options;
 
+/// Folder of this crate: where cargo says, so that a test binary also runs in another checkout.
+pub fn root() -> PathBuf {
+    let at_run = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    at_run.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).to_owned())
+}
+
 /// Folder of the fixtures.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    root().join("fixtures")
 }
 
 /// A tiny checkpoint and what it should give.
@@ -56,6 +62,15 @@ impl Fixture {
     /// When it does not build.
     pub fn graph(&self, dtype: DType) -> Graph {
         weft_frontend::models::build(&self.checkpoint, dtype).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// What is known of the golden: `golden.json`.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn golden_json(&self) -> serde_json::Value {
+        let text = std::fs::read_to_string(self.folder.join("golden.json")).expect("golden.json");
+        serde_json::from_str(&text).expect("JSON")
     }
 
     fn golden(&self, name: &str) -> (Vec<usize>, Vec<u8>) {

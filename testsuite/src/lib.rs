@@ -2,6 +2,8 @@
 
 pub mod emulate;
 pub mod fixture;
+pub mod golden;
+pub mod gpu;
 pub mod nvrtc;
 pub mod synthetic;
 

@@ -1,6 +1,6 @@
 //! NVRTC for tests: where it is missing the tests fail, unless they are told to go without.
 
-use std::path::Path;
+use std::path::PathBuf;
 use weft_codegen::Emitted;
 use weft_runtime::compile::{Built, Compiler, Job};
 use weft_runtime::nvrtc::Nvrtc;
@@ -12,8 +12,7 @@ use weft_runtime::nvrtc::Nvrtc;
 /// # Panics
 /// When there is none.
 pub fn load() -> Option<Nvrtc> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("workspace");
-    match Nvrtc::load(&[workspace.join(".weft").join("nvrtc")]) {
+    match Nvrtc::load(&[folder()]) {
         Ok(nvrtc) => Some(nvrtc),
         Err(e) if std::env::var_os("WEFT_SKIP_NVRTC").is_some_and(|v| v == "1") => {
             eprintln!("SKIPPED: no NVRTC ({e})");
@@ -21,6 +20,11 @@ pub fn load() -> Option<Nvrtc> {
         }
         Err(e) => panic!("{e}\n(`cargo xtask test` fetches it; WEFT_SKIP_NVRTC=1 goes without)"),
     }
+}
+
+/// Where the workspace keeps NVRTC.
+pub fn folder() -> PathBuf {
+    crate::fixture::root().join("..").join(".weft").join("nvrtc")
 }
 
 /// Compiles kernels for an architecture.

@@ -16,8 +16,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         return Err(Error::input(format!("{path}: not a GGUF file; give a .gguf file")));
     }
     let bar = progress::bytes("converting");
-    let written =
-        convert(&checkpoint, &args.output, args.dtype.into(), &mut |done, total| progress::tell(&bar, done, total));
+    let written = convert(&checkpoint, &args.output, args.dtype.into(), &mut |done, total| {
+        progress::tell(&bar, done, total)
+    });
     bar.finish_and_clear();
     let summary = written?;
     let mut out = std::io::stdout().lock();

@@ -28,7 +28,8 @@ pub fn run(args: &ForwardArgs) -> Result<()> {
     let rows = input.ids.rows.len();
     let mut executor = source.load(Request { device: args.device, build: &args.build, sequences: rows })?;
     let (bar, start) = (progress::count("tokens"), Instant::now());
-    let output = score(executor.as_mut(), &input, steps, &mut |done, total| progress::tell(&bar, done, total));
+    let output =
+        score(executor.as_mut(), &input, steps, &mut |done, total| progress::tell(&bar, done, total));
     bar.finish_and_clear();
     tensors::write(&args.output, &output?)?;
     eprintln!(

@@ -151,7 +151,11 @@ impl fmt::Display for Summary {
             size(self.source_bytes),
             self.dispatches
         )?;
-        writeln!(f, "  weights     {} (by reference: the checkpoint stays where it is)", size(self.weight_bytes))?;
+        writeln!(
+            f,
+            "  weights     {} (by reference: the checkpoint stays where it is)",
+            size(self.weight_bytes)
+        )?;
         writeln!(
             f,
             "  state       {} for {} sequences of {} tokens",
@@ -210,7 +214,8 @@ impl NvrtcSummary {
     pub fn missing(error: &weft_runtime::Error) -> NvrtcSummary {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
-        let note = if first.contains(REMEDY_NVRTC) { first.to_owned() } else { format!("{first}; {REMEDY_NVRTC}") };
+        let note =
+            if first.contains(REMEDY_NVRTC) { first.to_owned() } else { format!("{first}; {REMEDY_NVRTC}") };
         NvrtcSummary { note: Some(note), ..NvrtcSummary::default() }
     }
 

@@ -27,8 +27,8 @@ pub fn role_name(role: Role) -> &'static str {
 /// What a plan's steps can hold.
 ///
 /// # Errors
-/// [`Error::Plan`] for a plan without `logits` [rows, vocab], which say how large the vocabulary is, or with
-/// `tokens` that are not i32 [rows].
+/// [`Error::Plan`] for a plan without `logits` (rows × vocabulary), which say how large the vocabulary is, or with
+/// `tokens` that are not i32, one for each row.
 pub fn plan_limits(plan: &Plan) -> Result<Limits> {
     let tokens = plan.buffers.iter().find(|b| matches!(&b.kind, BufferKind::Output(name) if name == TOKENS));
     if let Some(b) = tokens.filter(|b| b.dtype != DType::I32 || b.shape != [Dim::Sym(Sym::Rows)]) {

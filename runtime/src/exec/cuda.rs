@@ -170,21 +170,20 @@ impl CudaModel {
     /// [`Error::BadArgument`] when there is none of this name, [`Error::Cuda`].
     pub fn state_bytes(&self, name: &str) -> Result<Vec<u8>> {
         let is = |kind: &BufferKind| matches!(kind, BufferKind::State(n) if n == name);
-        self.buffer_bytes(self.plan.buffers.iter().position(|b| is(&b.kind)), 0, name)
+        let at = self.plan.buffers.iter().position(|b| is(&b.kind));
+        let at = at.ok_or_else(|| Error::bad(format!("state {name:?}"), "the plan has none"))?;
+        self.buffer_bytes(BufferId::new(at), 0)
     }
 
-    /// The bytes of an output after the last step, as stored, with the padding of the entry that ran.
+    /// The bytes of a buffer in an entry (a position in [`Plan::entries`]), as stored, with padding. Outputs and
+    /// intermediate values are those of the last step, if that entry ran it; later values may lie where earlier ones
+    /// were.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] when there is none of this name, or no such entry; [`Error::Cuda`].
-    pub fn output_bytes(&self, name: &str, entry: usize) -> Result<Vec<u8>> {
-        self.buffer_bytes(output(&self.plan, name).map(|(id, _)| id.index()), entry, name)
-    }
-
-    fn buffer_bytes(&self, at: Option<usize>, entry: usize, name: &str) -> Result<Vec<u8>> {
-        let found = at.and_then(|at| Some((BufferId::new(at), self.plan.buffers.get(at)?)));
-        let (id, buffer) =
-            found.ok_or_else(|| Error::bad(format!("buffer {name:?}"), "the plan has none"))?;
+    /// [`Error::BadArgument`] when there is no such buffer or entry, [`Error::Cuda`].
+    pub fn buffer_bytes(&self, id: BufferId, entry: usize) -> Result<Vec<u8>> {
+        let buffer = self.plan.buffers.get(id.index());
+        let buffer = buffer.ok_or_else(|| Error::bad(format!("buffer {id}"), "the plan has none"))?;
         let bind = &self.plan.entries.get(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?.bind;
         let (region, offset) = self.layout.place(&self.plan, entry, id)?;
         let mut bytes = vec![0; buffer.bytes(bind)];

@@ -338,8 +338,8 @@ fn upload(
 ) -> Result<()> {
     let total = layout.need.weights;
     let mut done = 0u64;
-    let mut last = Instant::now();
     let mut upload = Upload::new(stream.context(), &memory.constants, stream)?;
+    let mut last = Instant::now();
     for (i, buffer) in plan.buffers.iter().enumerate() {
         let place = || layout.place(plan, 0, BufferId::new(i));
         match &buffer.kind {

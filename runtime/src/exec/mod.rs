@@ -1,6 +1,6 @@
 //! Execution of plans: one interface for the GPU and the CPU reference.
 //!
-//! - [`cuda`]: a plan on the GPU; [`load`] brings it there, [`graphs`] makes a CUDA graph of an entry.
+//! - [`cuda`]: a plan on the GPU; `load` brings it there, `graphs` makes a CUDA graph of an entry.
 //! - [`cpu`]: a graph or a plan interpreted by the reference.
 //! - Shared, and free of both: [`bucket`] (limits, the choice of an entry, padding), [`check`] (step inputs),
 //!   [`memory`] (where buffers lie, and how much that takes), [`nodes`] (the nodes of an entry), [`pack`] (the bytes

@@ -15,6 +15,7 @@ use weft_ir::plan::{
 use weft_ir::reference::StepInputs;
 use weft_ir::scalar::{Binary, Compare, Reduce};
 use weft_ir::shape::{Bindings, Dim, Shape, Sym};
+use weft_runtime::exec::Executor;
 
 pub const VOCAB: usize = 8;
 pub const WIDTH: usize = 4;
@@ -45,6 +46,29 @@ pub fn step(sequence: usize, from: usize, tokens: &[i32]) -> StepInputs {
         min_p: vec![0.0],
         seed: vec![7],
     }
+}
+
+/// Runs a prompt in two parts and three decode steps on each executor; logits and tokens of all steps.
+pub fn generate(model: &mut dyn Executor, sequence: usize) -> (Vec<i32>, Vec<Vec<f32>>) {
+    let (mut tokens, mut logits) = (Vec::new(), Vec::new());
+    let mut first = step(sequence, 0, &[1, 4, 2]);
+    for list in [&mut first.temperature, &mut first.top_p, &mut first.min_p] {
+        list.clear();
+    }
+    first.output_rows.clear();
+    first.top_k.clear();
+    first.seed.clear();
+    let out = model.step(Role::Prefill, &first, true).expect("a step");
+    assert_eq!((out.tokens.len(), out.logits.len()), (0, 0));
+    let mut out = model.step(Role::Prefill, &step(sequence, 3, &[3, 5]), true).expect("a step");
+    for position in 5..8 {
+        assert_eq!((out.tokens.len(), out.logits.len()), (1, VOCAB));
+        let token = out.tokens[0];
+        tokens.push(token);
+        logits.push(out.logits);
+        out = model.step(Role::Decode, &step(sequence, position, &[token]), true).expect("a step");
+    }
+    (tokens, logits)
 }
 
 fn dims(dims: &[Dim]) -> Shape {
