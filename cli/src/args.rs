@@ -169,12 +169,12 @@ pub struct SamplingArgs {
 pub struct ForwardArgs {
     /// A checkpoint (as for compile) or a bundle.
     pub model: PathBuf,
-    /// Safetensors file with input_ids [B,T] i64; with continue_ids [B,N] i64, the continuation is computed
+    /// Safetensors file with input_ids [B, T] i64; with continue_ids [B, N] i64, the continuation is computed
     /// on these tokens instead of the greedy ones.
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// Safetensors file to write: logits [B,T,V] f32; with a continuation also greedy_ids [B,N] i64 and
-    /// greedy_logits [B,N,V] f32.
+    /// Safetensors file to write: logits [B, T, V] f32; with a continuation also greedy_ids [B, N] i64 and
+    /// greedy_logits [B, N, V] f32.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// Tokens to continue each row by, through the cache [default: as many as continue_ids has, else 0].

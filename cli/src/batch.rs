@@ -35,8 +35,8 @@ pub fn step(
 }
 
 fn inputs(executor: &dyn Executor, role: Role, pieces: &[Piece<'_>]) -> StepInputs {
-    let mut s = StepInputs::default();
-    s.slot_base = (0..executor.limits().max_batch).map(|i| executor.slot_base(i)).collect();
+    let slot_base = (0..executor.limits().max_batch).map(|i| executor.slot_base(i)).collect();
+    let mut s = StepInputs { slot_base, ..StepInputs::default() };
     for piece in pieces {
         let base = executor.slot_base(piece.sequence);
         for (i, &id) in piece.ids.iter().enumerate() {

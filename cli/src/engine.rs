@@ -15,10 +15,10 @@ use weft_ir::dtype::DType;
 use weft_ir::plan::Plan;
 use weft_ir::reference::{Precision, WeightBytes};
 use weft_ir::target::Target;
+use weft_runtime::doctor::{Report, Status};
 use weft_runtime::exec::{
     CpuModel, CpuOptions, CudaModel, CudaOptions, Executor, KernelSource, LoadProgress,
 };
-use weft_runtime::nvrtc::Nvrtc;
 use weft_runtime::sys::driver::{Device, Driver};
 
 /// A checkpoint, by itself or behind a bundle.
@@ -211,25 +211,34 @@ pub fn first_gpu() -> Result<(Device, &'static Target), String> {
     Ok((device, target))
 }
 
+/// The first GPU, if everything that running on it takes is there.
+fn usable_gpu() -> Result<(Device, &'static Target), String> {
+    let found = first_gpu()?;
+    let report = Report::gather(&places::nvrtc_folders(), None);
+    match report.checks.iter().find(|c| c.status == Status::Missing && c.part != "cache") {
+        None => Ok(found),
+        Some(check) => {
+            let detail = check.detail.split("; looked at").next().unwrap_or_default();
+            let remedy = check.remedy.iter().map(|r| format!("; {r}")).collect::<String>();
+            Err(format!("{}: {detail}{remedy}", check.part))
+        }
+    }
+}
+
 /// Chooses the device; stderr says which and, where it was not asked for, why.
 fn place(device: DeviceArg) -> Result<Place> {
-    let gpu = || {
-        let (device, target) = first_gpu()?;
-        let nvrtc = Nvrtc::load(&places::nvrtc_folders());
-        nvrtc.map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
-        Ok::<_, String>((device, target))
-    };
     match device {
         DeviceArg::Cpu => {
             eprintln!("device: CPU reference in f32");
             Ok(Place::Cpu)
         }
         DeviceArg::Cuda => {
-            let (device, target) = gpu().map_err(|why| Error::failed(format!("--device cuda: {why}")))?;
+            let (device, target) =
+                usable_gpu().map_err(|why| Error::failed(format!("--device cuda: {why}")))?;
             eprintln!("device: {} ({})", device.name, target.name);
             Ok(Place::Cuda(device, target))
         }
-        DeviceArg::Auto => match gpu() {
+        DeviceArg::Auto => match usable_gpu() {
             Ok((device, target)) => {
                 eprintln!("device: {} ({})", device.name, target.name);
                 Ok(Place::Cuda(device, target))

@@ -37,7 +37,7 @@ pub fn options(
     }
 }
 
-/// Longest context: what was asked for, else the model's own up to [`DEFAULT_MAX_SEQ`].
+/// Longest context: what was asked for, else the model's own up to 4096.
 pub fn max_seq(checkpoint: &Checkpoint, args: &BuildArgs) -> usize {
     args.max_seq.unwrap_or(checkpoint.config().max_position.min(DEFAULT_MAX_SEQ))
 }

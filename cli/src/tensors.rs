@@ -19,9 +19,9 @@ pub struct Ids {
 /// What `weft forward` reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// `input_ids` [B,T].
+    /// `input_ids` `[B, T]`.
     pub ids: Ids,
-    /// `continue_ids` [B,N].
+    /// `continue_ids` `[B, N]`.
     pub continued: Option<Ids>,
 }
 
@@ -114,7 +114,7 @@ fn check_mask(path: &Path, mask: &TensorView<'_>) -> Result<()> {
 /// What `weft forward` writes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
-    /// `logits` [B,T,V].
+    /// `logits` `[B, T, V]`.
     pub logits: Vec<f32>,
     /// Its shape.
     pub shape: [usize; 3],
@@ -125,9 +125,9 @@ pub struct Output {
 /// A continuation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Greedy {
-    /// `greedy_ids` [B,N]: the most likely token at each step.
+    /// `greedy_ids` `[B, N]`: the most likely token at each step.
     pub ids: Vec<i64>,
-    /// `greedy_logits` [B,N,V]: the logits it was chosen by.
+    /// `greedy_logits` `[B, N, V]`: the logits it was chosen by.
     pub logits: Vec<f32>,
     /// Number of steps N.
     pub steps: usize,

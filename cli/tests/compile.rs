@@ -5,6 +5,7 @@ mod common;
 use common::{command, finish, fixture, weft};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use weft_ir::bundle::Manifest;
 use weft_ir::plan::Plan;
@@ -162,7 +163,7 @@ fn unknown_keys_and_unused_tensors_are_warnings() {
 }
 
 #[test]
-fn nvrtc_is_asked_where_there_is_one() {
+fn without_nvrtc_the_remedy_is_said() {
     let dir = folder();
     let mut command = command(dir.path());
     command.arg("compile").arg(fixture("tiny/llama")).args(["--target", "sm_90", "-o", "b"]);
@@ -170,6 +171,36 @@ fn nvrtc_is_asked_where_there_is_one() {
     for text in ["kernels not checked", "pip install nvidia-cuda-nvrtc"] {
         assert!(missing.ok().contains(text), "{text}: {}", missing.stdout);
     }
+}
+
+#[test]
+fn with_nvrtc_registers_and_spills_are_said() {
+    let dir = folder();
+    // As cargo xtask keeps it; else wherever it is found.
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.weft/nvrtc");
+    let compile = |out: &str| {
+        let mut command = command(dir.path());
+        if kept.is_dir() && std::env::var_os("WEFT_NVRTC").is_none() {
+            command.env("WEFT_NVRTC", &kept);
+        }
+        command.arg("compile").arg(fixture("tiny/llama")).args(["--max-batch", "1", "--json"]);
+        let run = finish(command.args(["--target", "sm_90", "-o", out]));
+        serde_json::from_str::<serde_json::Value>(run.ok()).expect("JSON")
+    };
+    let first = compile("b");
+    if first["nvrtc"]["version"].is_null() {
+        let line = "SKIPPED: no NVRTC: run cargo xtask test\n";
+        std::io::stderr().write_all(line.as_bytes()).expect("writes");
+        return;
+    }
+    let kernels = first["nvrtc"]["kernels"].as_array().expect("kernels");
+    assert_eq!(kernels.len() as u64, first["kernels"].as_u64().expect("a count"));
+    for kernel in kernels {
+        assert!(kernel["registers"].as_u64().is_some_and(|n| n > 0), "{kernel}");
+        assert_eq!((kernel["spill_stores"].as_u64(), kernel["spill_loads"].as_u64()), (Some(0), Some(0)));
+    }
+    assert_eq!(first["nvrtc"]["cached"], 0);
+    assert_eq!(compile("c")["nvrtc"]["cached"], first["kernels"]);
 }
 
 #[test]

@@ -95,8 +95,8 @@ fn teacher_forcing_uses_the_given_tokens() {
     check(&dir.path().join("out.safetensors"), &golden, true);
 
     // Other tokens, other logits, from the second step on.
-    let zeros = longs(&vec![0; continued.len()]);
-    let tensors = [tensors[0].clone(), ("continue_ids", Dtype::I64, steps.as_slice(), zeros)];
+    let others = longs(&vec![7; continued.len()]);
+    let tensors = [tensors[0].clone(), ("continue_ids", Dtype::I64, steps.as_slice(), others)];
     write(&input, &tensors);
     let before = fs::read(dir.path().join("out.safetensors")).expect("reads");
     forward(dir.path(), &fixture("tiny/llama"), &input, &[]).ok();

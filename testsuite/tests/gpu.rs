@@ -53,15 +53,17 @@ fn tiny_llama_in_f32() {
 #[test]
 fn smollm2() {
     let Some(checkpoint) = gpu::smollm2() else { return };
+    let mut far = Vec::new();
     for opt_level in [0, 2] {
         let Some(plan) = plan(&checkpoint, DType::BF16, opt_level, (512, 2)) else { return };
         let report = golden::smollm2(&mut gpu::load(&plan, &checkpoint, false));
         println!("SmolLM2 level {opt_level}: {report:?}");
-        for (ours, hf) in report.mean_abs_dlogprob.iter().zip(&report.hf_bf16) {
-            assert!(*ours <= 1.5 * hf, "level {opt_level}: {report:?}");
+        let close = report.mean_abs_dlogprob.iter().zip(&report.hf_bf16).all(|(ours, hf)| *ours <= 1.5 * hf);
+        if !close || report.outside_top5 > 0 {
+            far.push((opt_level, report));
         }
-        assert_eq!(report.outside_top5, 0, "level {opt_level}: {report:?}");
     }
+    assert!(far.is_empty(), "{far:?}");
 }
 
 fn piece(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {

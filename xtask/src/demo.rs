@@ -27,15 +27,15 @@ pub fn run(prompt: &str) -> Result<()> {
         println!("{}: there already", place::shown(&folder));
     } else {
         let mut convert = program(&weft);
-        convert.arg("convert").arg(place::gguf()).arg("-o").arg(&folder);
+        convert.arg("convert").arg(place::shown(&place::gguf())).arg("-o").arg(place::shown(&folder));
         say_and_run(&mut convert, "remove the folder, if there is one, and run cargo xtask demo again")?;
     }
 
     heading("compile it");
     let bundle = place::fetched().join("demo.weft");
     let mut compile = program(&weft);
-    compile.arg("compile").arg(folder.join("model.safetensors"));
-    compile.args(["--target", "sm_90", "-o"]).arg(&bundle);
+    compile.arg("compile").arg(place::shown(&folder.join("model.safetensors")));
+    compile.args(["--target", "sm_90", "-o"]).arg(place::shown(&bundle));
     say_and_run(&mut compile, "run cargo xtask test, which says what is wrong")?;
 
     let kernel = short_kernel(&bundle.join("kernels"))?;
@@ -44,7 +44,7 @@ pub fn run(prompt: &str) -> Result<()> {
 
     heading("answer a prompt");
     let mut answer = program(&weft);
-    answer.arg("run").arg(&folder).arg(prompt).args(["--max-new-tokens", "64"]);
+    answer.arg("run").arg(place::shown(&folder)).arg(prompt).args(["--max-new-tokens", "64"]);
     say_and_run(&mut answer, "weft doctor says what is missing; --device cpu needs no GPU")
 }
 
@@ -76,7 +76,7 @@ fn short_kernel(folder: &Path) -> Result<PathBuf> {
         let path = entry.map_err(failed)?.path();
         let lines = read(&path)?.lines().count();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        kernels.push((!SHOWN_LINES.contains(&lines), !name.contains("norm"), lines, path));
+        kernels.push((!SHOWN_LINES.contains(&lines), !name.contains("layernorm"), lines, path));
     }
     let first = kernels.into_iter().min();
     first.map(|k| k.3).ok_or_else(|| format!("{}: no kernels; compile again", place::shown(folder)))

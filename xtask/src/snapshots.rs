@@ -97,3 +97,17 @@ fn named_target(path: &str) -> Result<&'static Target> {
     };
     TARGETS.iter().rev().find(names).map_or_else(|| Target::parse(DEFAULT_TARGET), Ok)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::named_target;
+
+    #[test]
+    fn a_path_names_its_target() {
+        let name = |path: &str| named_target(path).map(|t| t.name);
+        assert_eq!(name("codegen/tests/snapshots/writer__block_sum.snap"), Ok("sm_90"));
+        assert_eq!(name("testsuite/tests/snapshots/sm_100/norm.cu"), Ok("sm_100"));
+        assert_eq!(name("testsuite/tests/snapshots/plan__llama_sm_86_decode.snap"), Ok("sm_86"));
+        assert_eq!(name("testsuite/tests/snapshots/plan__sm_120@norm.snap"), Ok("sm_120"));
+    }
+}

@@ -46,9 +46,9 @@ fn steps() -> [Step; 4] {
 fn run_all(times: &mut Vec<(&'static str, Duration)>) -> Result<()> {
     let start = Instant::now();
     println!("== fetch");
-    fetch::nvrtc()?;
-    fetch::model()?;
+    let fetched = fetch::nvrtc().and_then(|()| fetch::model());
     times.push(("fetch", start.elapsed()));
+    fetched?;
     for mut step in steps() {
         let start = Instant::now();
         println!("== {}: {}", step.name, shown(&step.command));

@@ -85,6 +85,10 @@ fn check(kernels: &[Emitted], target: &Target) -> Result<NvrtcSummary> {
         Ok(nvrtc) => nvrtc,
         Err(e) => return Ok(NvrtcSummary::missing(&e)),
     };
+    let (major, minor) = target.capability;
+    if !nvrtc.supported_archs().contains(&(major * 10 + minor)) {
+        return Ok(NvrtcSummary::too_old(&nvrtc, target));
+    }
     // A cache that cannot be used costs time, not the check.
     let cache = Cache::open(None);
     let cache_error = cache.as_ref().err().map(ToString::to_string);

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::plan::{BufferKind, Plan};
+use weft_ir::target::Target;
 use weft_runtime::error::REMEDY_NVRTC;
+use weft_runtime::nvrtc::Nvrtc;
 use weft_runtime::resources::{LogReport, Resources};
 
 /// A compiled model in figures. Sizes are bytes, times milliseconds.
@@ -216,6 +218,13 @@ impl NvrtcSummary {
         let first = text.lines().next().unwrap_or_default();
         let note =
             if first.contains(REMEDY_NVRTC) { first.to_owned() } else { format!("{first}; {REMEDY_NVRTC}") };
+        NvrtcSummary { note: Some(note), ..NvrtcSummary::default() }
+    }
+
+    /// NVRTC does not know the target.
+    pub fn too_old(nvrtc: &Nvrtc, target: &Target) -> NvrtcSummary {
+        let (version, place) = (nvrtc.version(), nvrtc.path().display());
+        let note = format!("NVRTC {version} at {place} does not compile for {}; {REMEDY_NVRTC}", target.name);
         NvrtcSummary { note: Some(note), ..NvrtcSummary::default() }
     }
 

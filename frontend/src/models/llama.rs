@@ -12,10 +12,10 @@ pub fn build(m: &mut ModelBuilder<'_>) {
         x = m.scoped(&prefix, |m| {
             let h = norm::rms(m, x, &format!("{prefix}.input_layernorm.weight"));
             let h = attention::grouped_query(m, h, &format!("{prefix}.self_attn"), layer, rotary);
-            let x = m.g.binary(weft_ir::scalar::Binary::Add, x, h);
+            let x = m.residual(x, h);
             let h = norm::rms(m, x, &format!("{prefix}.post_attention_layernorm.weight"));
             let h = mlp::gated(m, h, &format!("{prefix}.mlp"));
-            m.g.binary(weft_ir::scalar::Binary::Add, x, h)
+            m.residual(x, h)
         });
     }
     let x = head::output_rows(m, x);

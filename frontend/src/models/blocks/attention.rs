@@ -58,22 +58,21 @@ pub fn rotary_tables(m: &mut ModelBuilder<'_>) -> Rotary {
     })
 }
 
-/// Rotates x [t, heads, d]: element i of the first half with element i of the second.
+/// Rotates x [t, heads, d] f32: element i of the first half with element i of the second; rounded to the
+/// model's type.
 pub fn rotate(m: &mut ModelBuilder<'_>, x: NodeId, rotary: Rotary) -> NodeId {
     let shape = m.g.shape(x);
-    let dtype = m.g.dtype(x);
     let half = shape.last().and_then(|d| d.as_const()).unwrap_or(0) / 2;
     let Rotary { cos, sin } = rotary;
-    let first = m.g.slice(x, 2, 0, half);
-    let second = m.g.slice(x, 2, half, half);
-    let (a, b) = (m.g.cast(first, DType::F32), m.g.cast(second, DType::F32));
+    let a = m.g.slice(x, 2, 0, half);
+    let b = m.g.slice(x, 2, half, half);
     let product = |m: &mut ModelBuilder<'_>, x, y| m.g.binary(Binary::Mul, x, y);
     let (a_cos, b_sin) = (product(m, a, cos), product(m, b, sin));
     let (b_cos, a_sin) = (product(m, b, cos), product(m, a, sin));
     let low = m.g.binary(Binary::Sub, a_cos, b_sin);
     let high = m.g.binary(Binary::Add, b_cos, a_sin);
     let out = m.g.concat(&[low, high], 2);
-    m.g.cast(out, dtype)
+    m.g.cast(out, m.dtype)
 }
 
 /// Slots of all keys that each token may see: i32 [t, context], slot base of the token's sequence + j.
@@ -86,7 +85,7 @@ fn key_slots(m: &mut ModelBuilder<'_>) -> NodeId {
     m.g.binary(Binary::Add, base, j)
 }
 
-/// Causal softmax attention of x [t, h] over the layer's cache, grouped-query (Ainslie et al. 2023).
+/// Causal softmax attention of x [t, h] over the layer's cache, grouped-query (Ainslie et al. 2023); f32.
 pub fn grouped_query(
     m: &mut ModelBuilder<'_>,
     x: NodeId,
@@ -100,8 +99,8 @@ pub fn grouped_query(
         let tokens: Dim = Sym::Tokens.into();
         let split = |n: usize| vec![tokens, Dim::Const(n), Dim::Const(d)];
 
-        let q = m.linear(x, &format!("{name}.q_proj"), heads * d, bias);
-        let k = m.linear(x, &format!("{name}.k_proj"), kv * d, bias);
+        let q = m.linear_wide(x, &format!("{name}.q_proj"), heads * d, bias);
+        let k = m.linear_wide(x, &format!("{name}.k_proj"), kv * d, bias);
         let v = m.linear(x, &format!("{name}.v_proj"), kv * d, bias);
         let q = m.g.reshape(q, split(heads));
         let k = m.g.reshape(k, split(kv));
@@ -137,7 +136,7 @@ pub fn grouped_query(
             m.g.matmul(weights, values, dtype)
         });
         let out = m.g.reshape(out, vec![tokens, Dim::Const(heads * d)]);
-        m.linear(out, &format!("{name}.o_proj"), c.hidden_size, bias)
+        m.linear_wide(out, &format!("{name}.o_proj"), c.hidden_size, bias)
     })
 }
 

@@ -12,14 +12,15 @@ pub fn activation(m: &mut ModelBuilder<'_>, x: NodeId) -> NodeId {
     }
 }
 
-/// down(act(gate(x)) · up(x)) (Shazeer 2020) of x [t, h].
+/// down(act(gate(x)) · up(x)) (Shazeer 2020) of x [t, h], in f32.
 pub fn gated(m: &mut ModelBuilder<'_>, x: NodeId, name: &str) -> NodeId {
     m.scoped("mlp", |m| {
         let (wide, narrow, bias) = (m.config.intermediate_size, m.config.hidden_size, m.config.mlp_bias);
-        let gate = m.linear(x, &format!("{name}.gate_proj"), wide, bias);
-        let up = m.linear(x, &format!("{name}.up_proj"), wide, bias);
+        let gate = m.linear_wide(x, &format!("{name}.gate_proj"), wide, bias);
+        let up = m.linear_wide(x, &format!("{name}.up_proj"), wide, bias);
         let gate = activation(m, gate);
         let h = m.g.binary(Binary::Mul, gate, up);
-        m.linear(h, &format!("{name}.down_proj"), narrow, bias)
+        let h = m.g.cast(h, m.dtype);
+        m.linear_wide(h, &format!("{name}.down_proj"), narrow, bias)
     })
 }

@@ -1,4 +1,10 @@
-//! Shared blocks of model builders. Shapes: `t` tokens, `h` hidden, `q`/`kv` heads, `d` head elements.
+//! Shared blocks of model builders.
+//!
+//! Values are rounded to the model's type where they are stored between layers' matmuls, and nowhere
+//! else: norms, rotations, activations and residual sums are computed in f32. So a fused kernel rounds where
+//! the graph does.
+//!
+//! Shapes: `t` tokens, `h` hidden, `q`/`kv` heads, `d` head elements.
 
 pub mod attention;
 pub mod embedding;
@@ -84,21 +90,37 @@ impl<'a> ModelBuilder<'a> {
         self.g.cast(w, self.dtype)
     }
 
-    /// x [t, in] · Wᵀ + b, with W `name.weight` [out, in] and b `name.bias` [out] where `bias` is set.
+    /// x [t, in] · Wᵀ + b, with W `name.weight` [out, in] and b `name.bias` [out] where `bias` is set, rounded
+    /// to the model's type.
     pub fn linear(&mut self, x: NodeId, name: &str, out: usize, bias: bool) -> NodeId {
+        let wide = self.linear_wide(x, name, out, bias);
+        self.g.cast(wide, self.dtype)
+    }
+
+    /// As [`ModelBuilder::linear`], in f32: for results that further arithmetic takes before they are
+    /// stored.
+    pub fn linear_wide(&mut self, x: NodeId, name: &str, out: usize, bias: bool) -> NodeId {
         let shape = self.g.shape(x);
         let inner = shape.last().and_then(|d| d.as_const()).unwrap_or(0);
         let part = name.rsplit('.').next().unwrap_or(name);
         self.scoped(part, |m| {
             let w = m.weight(&format!("{name}.weight"), &[out, inner]);
-            let y = m.g.matmul_t(x, w, m.dtype);
+            let y = m.g.matmul_t(x, w, DType::F32);
             if !bias {
                 return y;
             }
             let b = m.weight(&format!("{name}.bias"), &[out]);
             let b = m.g.reshape(b, vec![Dim::Const(1), Dim::Const(out)]);
+            let b = m.g.cast(b, DType::F32);
             m.g.binary(weft_ir::scalar::Binary::Add, y, b)
         })
+    }
+
+    /// x + y in f32, rounded to the model's type: a residual connection.
+    pub fn residual(&mut self, x: NodeId, y: NodeId) -> NodeId {
+        let x = self.g.cast(x, DType::F32);
+        let sum = self.g.binary(weft_ir::scalar::Binary::Add, x, y);
+        self.g.cast(sum, self.dtype)
     }
 
     fn missing(&mut self, e: Error, shape: &[usize]) -> NodeId {

@@ -6,8 +6,8 @@ use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::Dim;
 
-/// RMSNorm (Zhang & Sennrich 2019) of x [t, h]: in f32 as far as the rounded x/rms(x), then times the
-/// weight, as Hugging Face's `LlamaRMSNorm` does.
+/// RMSNorm (Zhang & Sennrich 2019) of x [t, h] in f32, rounded once. (Hugging Face's `LlamaRMSNorm` rounds
+/// before it multiplies with the weight, too.)
 pub fn rms(m: &mut ModelBuilder<'_>, x: NodeId, weight: &str) -> NodeId {
     let scope = weight.trim_end_matches(".weight").rsplit('.').next().unwrap_or(weight).to_string();
     m.scoped(&scope, |m| {
@@ -20,9 +20,10 @@ pub fn rms(m: &mut ModelBuilder<'_>, x: NodeId, weight: &str) -> NodeId {
         let mean = m.g.binary(Binary::Add, mean, eps);
         let scale = m.g.unary(Unary::Rsqrt, mean);
         let y = m.g.binary(Binary::Mul, wide, scale);
-        let y = m.g.cast(y, dtype);
         let w = m.weight(weight, &[h]);
         let w = m.g.reshape(w, vec![Dim::Const(1), Dim::Const(h)]);
-        m.g.binary(Binary::Mul, y, w)
+        let w = m.g.cast(w, DType::F32);
+        let y = m.g.binary(Binary::Mul, y, w);
+        m.g.cast(y, dtype)
     })
 }
