@@ -100,7 +100,7 @@ output \"p\" = %11
             k: 6,
             a,
             b: OperandId(2),
-            stores: vec![store(0, &[at(0), at(1)], Scalar::unary(Unary::Silu, Scalar::Acc))],
+            stores: vec![store(0, &[at(0), at(1)], Scalar::unary(Unary::Silu, Scalar::Acc(0)))],
         }),
         &[ids, embed, w, scale],
         &[y],
@@ -204,11 +204,11 @@ fn cache_plan() -> Plan {
         // The sequence begins at slot 1.
         slot: op(Binary::Add, at(1), Scalar::Int(1)),
         length: op(Binary::Add, load_at(3, &[at(0)]), Scalar::Int(1)),
-        score: op(Binary::Mul, Scalar::Acc, Scalar::Float(0.5)),
+        score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
         stores: vec![store(
             0,
             &[at(0), op(Binary::Add, op(Binary::Mul, at(1), Scalar::Int(2)), at(2))],
-            Scalar::Acc,
+            Scalar::Acc(0),
         )],
     };
     m.dispatch(Compute::Attention(attention), &[q, keys, values, positions], &[out]);
@@ -348,7 +348,7 @@ fn misfits_are_errors() {
     assert!(text(load_at(0, std::slice::from_ref(&beyond)), &[at(0)]).contains("index 3"));
     assert!(text(Scalar::Float(0.0), std::slice::from_ref(&beyond)).contains("index 3"));
     assert!(text(Scalar::Reduced(0), &[at(0)]).contains("no stage 0"));
-    assert!(text(Scalar::Acc, &[at(0)]).contains("no accumulator"));
+    assert!(text(Scalar::Acc(0), &[at(0)]).contains("no accumulator"));
     assert!(text(Scalar::Float(0.0), &[at(3)]).contains("no coordinate 3"));
 }
 
@@ -407,7 +407,7 @@ fn speed_of_small_dispatches() {
         k: 576,
         a: e(),
         b: OperandId(1),
-        stores: vec![store(0, &[at(0), at(1)], Scalar::Acc)],
+        stores: vec![store(0, &[at(0), at(1)], Scalar::Acc(0))],
     });
     let kinds = [
         ("rope 576", turn, vec![x, row], rope),

@@ -181,12 +181,12 @@ impl GraphBuilder {
         self.add(Op::Softmax, &[x])
     }
 
-    /// Matrix product with b stored as [batch…, k, n].
+    /// Matrix product with b stored as `[batch…, k, n]`.
     pub fn matmul(&mut self, a: NodeId, b: NodeId, out: DType) -> NodeId {
         self.add(Op::MatMul { transpose_b: false, out }, &[a, b])
     }
 
-    /// Matrix product with b stored as [batch…, n, k] (a linear layer's weight).
+    /// Matrix product with b stored as `[batch…, n, k]` (a linear layer's weight).
     pub fn matmul_t(&mut self, a: NodeId, b: NodeId, out: DType) -> NodeId {
         self.add(Op::MatMul { transpose_b: true, out }, &[a, b])
     }

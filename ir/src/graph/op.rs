@@ -192,20 +192,20 @@ pub enum Op {
     Reduce(Reduce),
     /// (x) → softmax along the last axis; −∞ entries give 0.
     Softmax,
-    /// (a [batch…, m, k], b [batch…, k, n] or, transposed, [batch…, n, k]) → [batch…, m, n], products
+    /// (a `[batch…, m, k]`, b `[batch…, k, n]` or, transposed, `[batch…, n, k]`) → `[batch…, m, n]`, products
     /// accumulated in f32, stored as `out`.
     MatMul {
-        /// Whether b is stored as [batch…, n, k].
+        /// Whether b is stored as `[batch…, n, k]`.
         transpose_b: bool,
         /// Element type of the result.
         out: DType,
     },
-    /// (table [n, rest…], index [i…] i32) → [i…, rest…]: rows of the table. Index out of range is an error.
+    /// (table `[n, rest…]`, index `[i…]` i32) → `[i…, rest…]`: rows of the table. Index out of range is an error.
     Gather,
-    /// (state [n, rest…], rows [t, rest…], index [t] i32) → the state with those rows replaced; a negative
+    /// (state `[n, rest…]`, rows `[t, rest…]`, index `[t]` i32) → the state with those rows replaced; a negative
     /// index writes nothing. The state is consumed (linear).
     Scatter,
-    /// (logits [r, v] f32, position [r] i32, temperature, top_k, top_p, min_p, seed [r]) → token [r] i32.
+    /// (logits `[r, v]` f32, position `[r]` i32, temperature, top_k, top_p, min_p, seed `[r]`) → token `[r]` i32.
     ///
     /// Order as in Hugging Face's logits processors: temperature, top-k, top-p, min-p, then a draw by the
     /// Gumbel-max trick with Philox4x32-10 bits of (seed, position, token); temperature 0 takes the

@@ -35,10 +35,10 @@ pub enum Scalar {
     Select(Box<Scalar>, Box<Scalar>, Box<Scalar>),
     /// Conversion between integer and float kinds. Between floats it is not written: it would round.
     Cast(DType, Box<Scalar>),
-    /// Result of an earlier reduction stage of the same row.
+    /// Result of a reduction stage of the same row: an earlier one of a loop, any of a matmul's epilogue.
     Reduced(u8),
-    /// Accumulator of the matmul or attention whose epilogue this is, f32.
-    Acc,
+    /// Accumulator of the matmul (below its group) or attention (0) whose epilogue this is, f32.
+    Acc(u8),
 }
 
 impl Scalar {
@@ -61,7 +61,7 @@ impl Scalar {
             | Scalar::Coord(_)
             | Scalar::Dim(_)
             | Scalar::Reduced(_)
-            | Scalar::Acc => Vec::new(),
+            | Scalar::Acc(_) => Vec::new(),
             Scalar::Load(_, index) => index.iter().collect(),
             Scalar::Unary(_, a) | Scalar::Cast(_, a) => vec![a],
             Scalar::Binary(_, a, b) | Scalar::Compare(_, a, b) => vec![a, b],
@@ -78,7 +78,7 @@ impl Scalar {
             | Scalar::Coord(_)
             | Scalar::Dim(_)
             | Scalar::Reduced(_)
-            | Scalar::Acc => self.clone(),
+            | Scalar::Acc(_) => self.clone(),
             Scalar::Load(o, index) => Scalar::Load(*o, index.iter().map(f).collect()),
             Scalar::Unary(op, a) => Scalar::Unary(*op, Box::new(f(a))),
             Scalar::Cast(d, a) => Scalar::Cast(*d, Box::new(f(a))),

@@ -34,7 +34,7 @@ pub struct Store {
     pub guard: Option<Scalar>,
 }
 
-/// A reduction along the reduced axis of a loop.
+/// A reduction along the reduced axis of a loop, or along k of a matmul.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// How. `Mean` is written as a `Sum` and a division.
@@ -63,24 +63,49 @@ pub struct Loop {
     pub row_stores: Vec<Store>,
 }
 
-/// Matrix product acc[m, n] = Σₖ a(m, k) · b[n, k], accumulated in f32.
+/// Matrix product acc[m, j] = Σₖ a(m, k) · b[j, k], accumulated in f32, and row reductions beside it.
 ///
 /// `a` is the prologue: an expression over Coord 0 = m and Coord 1 = k (a plain load in the simplest
-/// case). The epilogue's stores are over Coord 0 = m and Coord 1 = n, with [`Scalar::Acc`].
+/// case). The stages are reductions over k of expressions over the same coordinates, computed in the same
+/// pass (the sum of squares of a norm); neither refers to a stage.
+///
+/// The epilogue's stores are over the points, Coord 0 = m and Coord 1 = n: point n has the `group`
+/// accumulators of the rows n·group … of b, [`Scalar::Acc`], and the stages of its row,
+/// [`Scalar::Reduced`]. Group 2 joins what one store needs of two rows: gate and up, or the two elements
+/// that a rotation mixes. Stores with guards on ranges of Coord 1 split merged products.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MatMul {
     /// Rows.
     pub m: Dim,
-    /// Columns.
+    /// Points of a row.
     pub n: usize,
+    /// Accumulators of a point: 1 or 2.
+    pub group: usize,
     /// Length of the products.
     pub k: usize,
     /// Left operand.
     pub a: Scalar,
-    /// Right operand: an array [n, k] of a float type.
+    /// Right operand: an array [n · group, k] of a float type.
     pub b: OperandId,
+    /// Reductions along k.
+    pub stages: Vec<Stage>,
     /// Epilogue.
     pub stores: Vec<Store>,
+}
+
+impl MatMul {
+    /// Rows of the right operand.
+    pub fn columns(&self) -> usize {
+        self.n * self.group
+    }
+
+    /// The operand whose elements (m, k) are the left operand, where it is not computed.
+    pub fn plain_left(&self) -> Option<OperandId> {
+        match &self.a {
+            Scalar::Load(o, at) if at[..] == [Scalar::Coord(0), Scalar::Coord(1)] => Some(*o),
+            _ => None,
+        }
+    }
 }
 
 /// Attention of each token over the cached keys of its sequence, with online softmax
@@ -214,7 +239,10 @@ impl Work {
                 let stages = l.stages.iter().map(|s| &s.value);
                 stages.chain(of(&l.element_stores)).chain(of(&l.row_stores)).collect()
             }
-            Compute::MatMul(m) => std::iter::once(&m.a).chain(of(&m.stores)).collect(),
+            Compute::MatMul(m) => {
+                let stages = m.stages.iter().map(|s| &s.value);
+                std::iter::once(&m.a).chain(stages).chain(of(&m.stores)).collect()
+            }
             Compute::Attention(a) => {
                 [&a.slot, &a.length, &a.score].into_iter().chain(of(&a.stores)).collect()
             }

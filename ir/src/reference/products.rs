@@ -7,7 +7,7 @@ use super::precision::Real;
 use super::reduce::softmax_row;
 use super::scalar::Program;
 use super::tensor::Data;
-use super::vector::{Env, Point, Scratch, View, int, pick};
+use super::vector::{Env, GROUP, Point, Scratch, View, int, pick};
 use super::work::fill_row;
 use crate::plan::{Attention, MatMul};
 use rayon::prelude::*;
@@ -24,7 +24,7 @@ fn floats<'a, R: Real>(env: &'a Env<R>, operand: usize) -> Result<(&'a [R], &'a 
     }
 }
 
-/// Accumulators [rows, n] of a matrix product; its left operand is evaluated first unless it is a plain
+/// Accumulators [rows, n · group] of a matrix product; its left operand is evaluated first unless it is a plain
 /// array (then `plain`).
 pub(super) fn run_matmul<R: Real>(
     m: &MatMul,
@@ -34,10 +34,11 @@ pub(super) fn run_matmul<R: Real>(
     env: &Env<R>,
 ) -> Result<Vec<R>, OpError> {
     let (b, view) = floats(env, m.b.index())?;
-    if view.shape != [m.n, m.k] {
-        return Err(OpError::Shape(format!("right operand {:?} is not [{}, {}]", view.shape, m.n, m.k)));
+    let n = m.columns();
+    if view.shape != [n, m.k] {
+        return Err(OpError::Shape(format!("right operand {:?} is not [{n}, {}]", view.shape, m.k)));
     }
-    let mut acc = vec![R::ZERO; rows * m.n];
+    let mut acc = vec![R::ZERO; rows * n];
     if acc.is_empty() || m.k == 0 {
         return Ok(acc);
     }
@@ -51,7 +52,7 @@ pub(super) fn run_matmul<R: Real>(
         None => {
             let mut values = vec![R::ZERO; rows * m.k];
             let each =
-                |i: usize, row: &mut [R]| fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], &[], row);
+                |i: usize, row: &mut [R]| fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], [&[]; GROUP], row);
             if values.len() < 2 * GRAIN {
                 values.chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
             } else {
@@ -63,7 +64,7 @@ pub(super) fn run_matmul<R: Real>(
     };
     let left = Matrix { data: left, offset: 0, rows: m.k, cols: 1 };
     let right = Matrix { data: b, offset: 0, rows: m.k, cols: 1 };
-    product(left, right, &mut acc, [rows, m.n, m.k])?;
+    product(left, right, &mut acc, [rows, n, m.k])?;
     Ok(acc)
 }
 
@@ -88,7 +89,7 @@ pub(super) fn run_attention<R: Real>(
     let mut lists: Vec<Vec<usize>> = Vec::with_capacity(tokens);
     let (mut slots, mut lengths) = (Scratch::new(slot), Scratch::new(length));
     for t in 0..tokens {
-        let none = Point { coords: &[t, 0], from: 0, n: 1, reduced: &[], acc: &[] };
+        let none = Point { coords: &[t, 0], from: 0, n: 1, reduced: &[], acc: [&[]; GROUP] };
         lengths.run(length, env, &none)?;
         let n = int(lengths.get(one_length))?.first().map_or(0, |&n| n.max(0) as usize);
         let mut list = Vec::with_capacity(n);
@@ -111,7 +112,7 @@ pub(super) fn run_attention<R: Real>(
         let key = |s: &usize| &keys[(s * a.kv_heads + g) * a.head_dim..][..a.head_dim];
         let raw: Vec<R> = lists[t].iter().map(|s| dot(query, key(s))).collect();
         let mut weights = vec![R::ZERO; raw.len()];
-        fill_row(score, &mut Scratch::new(score), env, &[t, h, 0], &[], &raw, &mut weights)?;
+        fill_row(score, &mut Scratch::new(score), env, &[t, h, 0], &[], [&raw, &[]], &mut weights)?;
         softmax_row(&mut weights);
         for (s, &w) in lists[t].iter().zip(&weights) {
             let value = &values[(s * a.kv_heads + g) * a.value_dim..][..a.value_dim];

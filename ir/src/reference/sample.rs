@@ -6,7 +6,7 @@ use super::tensor::Tensor;
 use crate::sampling::{Params, sample_row};
 use rayon::prelude::*;
 
-/// (logits [r, v], position [r], temperature, top_k, top_p, min_p, seed [r]) → token [r]. See
+/// (logits `[r, v]`, position `[r]`, temperature, top_k, top_p, min_p, seed `[r]`) → token `[r]`. See
 /// [`crate::sampling`]; logits are rounded to f32 first.
 ///
 /// # Errors

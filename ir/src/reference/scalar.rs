@@ -41,7 +41,7 @@ pub(super) enum Inst {
     Select(Reg, Reg, Reg),
     Cast(DType, Reg),
     Reduced(usize),
-    Acc,
+    Acc(usize),
 }
 
 /// How often a register changes.
@@ -184,7 +184,7 @@ impl Compiler<'_> {
                 Ok(self.push(Inst::Cast(*dtype, a), Kind::of(*dtype), level))
             }
             Scalar::Reduced(stage) => Ok(self.push(Inst::Reduced((*stage).into()), Kind::Real, Level::Row)),
-            Scalar::Acc => Ok(self.push(Inst::Acc, Kind::Real, Level::Element)),
+            Scalar::Acc(i) => Ok(self.push(Inst::Acc((*i).into()), Kind::Real, Level::Element)),
         }
     }
 
@@ -266,7 +266,7 @@ fn slope(e: &Scalar, inner: Option<usize>) -> Option<i64> {
     e.visit(&mut |part| {
         depends |= match part {
             Scalar::Coord(axis) => Some(usize::from(*axis)) == inner,
-            Scalar::Acc => true,
+            Scalar::Acc(_) => true,
             Scalar::Float(_)
             | Scalar::Int(_)
             | Scalar::Bool(_)

@@ -11,6 +11,9 @@ use crate::shape::Bindings;
 /// Elements of a row that are evaluated at a time; a multiple of a sum's lanes.
 pub(super) const CHUNK: usize = 2048;
 
+/// Most accumulators of an epilogue's point.
+pub(super) const GROUP: usize = 2;
+
 /// An operand: row-major data of a shape.
 pub(super) struct View<'a, R> {
     pub data: &'a Data<R>,
@@ -37,8 +40,8 @@ pub(super) struct Point<'a, R> {
     pub n: usize,
     /// Results of the earlier stages of this row.
     pub reduced: &'a [R],
-    /// Accumulators of these elements.
-    pub acc: &'a [R],
+    /// Accumulators of these elements, for each of the group; empty where there are none.
+    pub acc: [&'a [R]; GROUP],
 }
 
 /// Values of a register: one, or one an element. u32 is kept as the i32 of the same bits.
@@ -143,9 +146,9 @@ fn eval<R: Real>(
             let x = at.reduced.get(*stage).copied();
             fill(o, 1, x.ok_or_else(|| OpError::Shape(format!("no stage {stage}")))?);
         }
-        (Inst::Acc, Vector::Real(o)) => {
+        (Inst::Acc(i), Vector::Real(o)) => {
             o.clear();
-            o.extend_from_slice(at.acc);
+            o.extend_from_slice(at.acc.get(*i).copied().unwrap_or(&[]));
             if o.len() != n {
                 return Err(OpError::Shape("no accumulator here".into()));
             }

@@ -7,7 +7,7 @@ use super::products::{run_attention, run_matmul};
 use super::reduce::{max, sum};
 use super::scalar::{Affine, Program, affine, compile};
 use super::tensor::Data;
-use super::vector::{CHUNK, Env, Point, Scratch, Vector, boolean, int, pick, real};
+use super::vector::{CHUNK, Env, GROUP, Point, Scratch, Vector, boolean, int, pick, real};
 use crate::dtype::DType;
 use crate::plan::{Compute, Loop, Scalar, Store, Work};
 use crate::scalar::Reduce;
@@ -29,7 +29,7 @@ struct StoreCode {
 #[derive(Clone, Debug)]
 enum Kernel {
     Loop { stages: Vec<(Reduce, Program)>, element: Vec<StoreCode>, row: Vec<StoreCode> },
-    MatMul { a: Program, plain: Option<usize>, stores: Vec<StoreCode> },
+    MatMul { a: Program, plain: Option<usize>, stages: Vec<(Reduce, Program)>, stores: Vec<StoreCode> },
     Attention { slot: Program, length: Program, score: Program, stores: Vec<StoreCode> },
     Sample,
 }
@@ -94,15 +94,15 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
         }
         Compute::MatMul(m) => {
             look(m.b.index())?;
-            let plain = match &m.a {
-                Scalar::Load(o, index) if index[..] == [Scalar::Coord(0), Scalar::Coord(1)] => {
-                    Some(o.index())
-                }
-                _ => None,
-            };
+            if !(1..=GROUP).contains(&m.group) {
+                return Err(OpError::Shape(format!("a group of {}", m.group)));
+            }
+            let stage =
+                |s: &crate::plan::Stage| Ok((s.op, compile(&[&s.value], None, Some(1), reads)?));
             Kernel::MatMul {
                 a: compile(&[&m.a], None, Some(1), reads)?,
-                plain,
+                plain: m.plain_left().map(|o| o.index()),
+                stages: m.stages.iter().map(stage).collect::<Result<_, OpError>>()?,
                 stores: stores(&m.stores, 2, true)?,
             }
         }
@@ -153,17 +153,22 @@ pub(super) fn run<R: Real>(
         (Compute::Loop(l), Kernel::Loop { stages, element, row }) => {
             run_loop(l, stages, element, row, env, targets)
         }
-        (Compute::MatMul(m), Kernel::MatMul { a, plain, stores }) => {
+        (Compute::MatMul(m), Kernel::MatMul { a, plain, stages, stores }) => {
             let rows = m.m.eval(&env.bind);
             let acc = run_matmul(m, rows, a, *plain, env)?;
-            let domain = Domain { shape: &[rows, m.n], acc: &acc, reduced: &[] };
+            let mut reduced = vec![Vec::with_capacity(stages.len()); rows];
+            run_stages(stages, &[rows], m.k, env, &mut reduced)?;
+            let parts: Vec<Vec<R>> =
+                (0..m.group).map(|i| acc.iter().skip(i).step_by(m.group).copied().collect()).collect();
+            let part = |i: usize| parts.get(i).map_or(&[][..], Vec::as_slice);
+            let domain = Domain { shape: &[rows, m.n], acc: [part(0), part(1)], reduced: &reduced };
             stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
         }
         (Compute::Attention(a), Kernel::Attention { slot, length, score, stores }) => {
             let tokens = a.tokens.eval(&env.bind);
             let acc = run_attention(a, tokens, [slot, length, score], env)?;
             let shape = [tokens, a.kv_heads * a.group, a.value_dim];
-            let domain = Domain { shape: &shape, acc: &acc, reduced: &[] };
+            let domain = Domain { shape: &shape, acc: [&acc, &[]], reduced: &[] };
             stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
         }
         _ => Err(OpError::Unsupported("this work is not run by itself".into())),
@@ -173,8 +178,8 @@ pub(super) fn run<R: Real>(
 /// Points that stores run over, with what their expressions refer to.
 struct Domain<'a, R> {
     shape: &'a [usize],
-    /// Accumulators of all points; empty where there are none.
-    acc: &'a [R],
+    /// Accumulators of all points, for each of the group; empty where there are none.
+    acc: [&'a [R]; GROUP],
     /// Results of stages, for each row.
     reduced: &'a [Vec<R>],
 }
@@ -201,19 +206,38 @@ fn run_loop<R: Real>(
     let domain = env.bind.shape(&l.domain);
     let rows: usize = domain.iter().product();
     let Some(length) = l.reduced.map(|d| d.eval(&env.bind)) else {
-        let points = Domain { shape: &domain, acc: &[], reduced: &[] };
+        let points = Domain { shape: &domain, acc: [&[]; GROUP], reduced: &[] };
         return element.iter().try_for_each(|s| run_store(s, &points, env, targets));
     };
-    // For each row, the results of its stages.
     let mut reduced: Vec<Vec<R>> = vec![Vec::with_capacity(stages.len()); rows];
+    run_stages(stages, &domain, length, env, &mut reduced)?;
+    let shape: Vec<usize> = domain.iter().copied().chain([length]).collect();
+    let points = Domain { shape: &shape, acc: [&[]; GROUP], reduced: &reduced };
+    element.iter().try_for_each(|s| run_store(s, &points, env, targets))?;
+    let points = Domain { shape: &domain, acc: [&[]; GROUP], reduced: &reduced };
+    row.iter().try_for_each(|s| run_store(s, &points, env, targets))
+}
+
+/// Appends to each row of a domain the results of its reductions along an axis of this length.
+fn run_stages<R: Real>(
+    stages: &[(Reduce, Program)],
+    domain: &[usize],
+    length: usize,
+    env: &Env<R>,
+    reduced: &mut [Vec<R>],
+) -> Result<(), OpError> {
+    if stages.is_empty() {
+        return Ok(());
+    }
+    let rows = reduced.len();
     let each = |(first, part): (usize, &mut [Vec<R>])| -> Result<(), OpError> {
         let mut at = Vec::new();
         let mut values = vec![R::ZERO; length];
         for (op, program) in stages {
             let mut scratch = Scratch::new(program);
             for (i, done) in part.iter_mut().enumerate() {
-                coords(&domain, None, first + i, &mut at);
-                fill_row(program, &mut scratch, env, &at, done, &[], &mut values)?;
+                coords(domain, None, first + i, &mut at);
+                fill_row(program, &mut scratch, env, &at, done, [&[]; GROUP], &mut values)?;
                 done.push(match op {
                     Reduce::Sum => sum(&values),
                     Reduce::Max => max(&values),
@@ -223,19 +247,12 @@ fn run_loop<R: Real>(
         }
         Ok(())
     };
-    if !stages.is_empty() {
-        let many = (GRAIN / length.max(1)).max(1);
-        if rows * length < 2 * GRAIN {
-            each((0, &mut reduced))?;
-        } else {
-            reduced.par_chunks_mut(many).enumerate().try_for_each(|(i, p)| each((i * many, p)))?;
-        }
+    let many = (GRAIN / length.max(1)).max(1);
+    if rows * length < 2 * GRAIN {
+        each((0, reduced))
+    } else {
+        reduced.par_chunks_mut(many).enumerate().try_for_each(|(i, p)| each((i * many, p)))
     }
-    let shape: Vec<usize> = domain.iter().copied().chain([length]).collect();
-    let points = Domain { shape: &shape, acc: &[], reduced: &reduced };
-    element.iter().try_for_each(|s| run_store(s, &points, env, targets))?;
-    let points = Domain { shape: &domain, acc: &[], reduced: &reduced };
-    row.iter().try_for_each(|s| run_store(s, &points, env, targets))
 }
 
 /// Evaluates a program's one float result along a row.
@@ -245,7 +262,7 @@ pub(super) fn fill_row<R: Real>(
     env: &Env<R>,
     coords: &[usize],
     reduced: &[R],
-    acc: &[R],
+    acc: [&[R]; GROUP],
     out: &mut [R],
 ) -> Result<(), OpError> {
     let &[result] = &program.results[..] else {
@@ -253,7 +270,7 @@ pub(super) fn fill_row<R: Real>(
     };
     for (i, part) in out.chunks_mut(CHUNK).enumerate() {
         let (from, n) = (i * CHUNK, part.len());
-        let acc = if acc.is_empty() { acc } else { &acc[from..from + n] };
+        let acc = acc.map(|a| if a.is_empty() { a } else { &a[from..from + n] });
         scratch.run(program, env, &Point { coords, from, n, reduced, acc })?;
         spread(real(scratch.get(result))?, part, |x| x);
     }
@@ -321,7 +338,7 @@ fn store<R: Real, S: Copy, T: Send>(
             for from in (0..length).step_by(CHUNK) {
                 let n = CHUNK.min(length - from);
                 let p = row * length + from;
-                let acc = if domain.acc.is_empty() { domain.acc } else { &domain.acc[p..p + n] };
+                let acc = domain.acc.map(|a| if a.is_empty() { a } else { &a[p..p + n] });
                 let reduced = domain.reduced.get(row).map_or(&[][..], Vec::as_slice);
                 scratch.run(&s.program, env, &Point { coords: &at, from, n, reduced, acc })?;
                 put(p, n, &scratch)?;

@@ -1,7 +1,7 @@
 //! Verifier of plans: ids, operand shapes, expressions, arena, dependencies.
 
 use crate::ids::BufferId;
-use crate::plan::{Body, BufferKind, Compute, Entry, Plan, Scalar, Work};
+use crate::plan::{Body, BufferKind, Compute, Entry, MatMul, Plan, Scalar, Work};
 use crate::shape::{Dim, shape_text};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -84,6 +84,9 @@ impl Verifier<'_> {
                 },
                 _ => {}
             });
+        }
+        if let Compute::MatMul(m) = &work.compute {
+            matmul(m, work, &mut faults);
         }
         for what in faults {
             self.fault(&work.name, what);
@@ -212,6 +215,41 @@ impl Verifier<'_> {
                 }
             }
         }
+    }
+}
+
+/// What holds for matrix products: the right operand's shape, and which expressions refer to what.
+fn matmul(m: &MatMul, work: &Work, faults: &mut Vec<String>) {
+    if !(1..=2).contains(&m.group) {
+        faults.push(format!("a group of {} accumulators", m.group));
+    }
+    if let Some(b) = work.reads.get(m.b.index())
+        && b.shape != [Dim::Const(m.columns()), Dim::Const(m.k)]
+    {
+        let have = shape_text(&b.shape);
+        faults.push(format!("the right operand is {have}, not [{}, {}]", m.columns(), m.k));
+    }
+    let mut check = |root: &Scalar, accumulators: usize, stages: usize| {
+        root.visit(&mut |e| match e {
+            Scalar::Acc(i) if usize::from(*i) >= accumulators => {
+                faults.push(format!("accumulator {i} of {accumulators}"));
+            }
+            Scalar::Reduced(i) if usize::from(*i) >= stages => {
+                faults.push(format!("stage {i} of {stages} is not known here"));
+            }
+            _ => {}
+        });
+    };
+    // The products and the stages run over k together: none sees a result.
+    check(&m.a, 0, 0);
+    m.stages.iter().for_each(|s| check(&s.value, 0, 0));
+    for s in &m.stores {
+        for e in s.index.iter().chain([&s.value]).chain(&s.guard) {
+            check(e, m.group, m.stages.len());
+        }
+    }
+    if m.stores.iter().any(|s| usize::from(s.output) >= work.writes.len()) {
+        faults.push("a store has no output".into());
     }
 }
 

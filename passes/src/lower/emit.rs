@@ -204,7 +204,7 @@ impl Emitter<'_> {
         inl.ops.push(first);
         // Walk forward: the coordinates of each node of the chain in terms of (m, n).
         let mut at = coords(2);
-        let mut value = Scalar::Acc;
+        let mut value = Scalar::Acc(0);
         let mut guard = None;
         inl.known.insert(first, (at.clone(), value.clone()));
         for (&before, &id) in chain.iter().zip(&chain[1..]) {
@@ -231,7 +231,7 @@ impl Emitter<'_> {
             rules.push(if guard.is_some() { "cache-write-epilogue" } else { "linear-epilogue" });
         }
         let stores = vec![Store { output: 0, index: at, value, guard }];
-        let compute = Compute::MatMul(MatMul { m, n, k, a, b, stores });
+        let compute = Compute::MatMul(MatMul { m, n, group: 1, k, a, b, stages: Vec::new(), stores });
         Ok(Made { compute, reads, write, ops, rules, scope: node.scope.clone() })
     }
 
@@ -289,7 +289,7 @@ impl Emitter<'_> {
         let head = |inl: &Inliner<'_>| index::div_rem(&Scalar::Coord(1), group as i64, &inl.domain);
         let (kv, in_group) = head(&inl);
         let at = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
-        inl.known.insert(site.scores, (at.clone(), Scalar::Acc));
+        inl.known.insert(site.scores, (at.clone(), Scalar::Acc(0)));
         let masked = inl.value(site.masked, &at)?;
         let (length, score) = causal(masked);
         inl.domain = vec![shape[0], context];
@@ -300,7 +300,7 @@ impl Emitter<'_> {
         let domain = vec![shape[0], Dim::Const(kv_heads * group), Dim::Const(value_dim)];
         let (kv, in_group) = index::div_rem(&Scalar::Coord(1), group as i64, &domain);
         let out = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
-        let stores = vec![Store { output: 0, index: out, value: Scalar::Acc, guard: None }];
+        let stores = vec![Store { output: 0, index: out, value: Scalar::Acc(0), guard: None }];
         let (reads, ops) = finish(inl);
         let compute = Compute::Attention(Attention {
             tokens: shape[0],

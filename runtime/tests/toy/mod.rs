@@ -172,7 +172,7 @@ fn parts() -> Vec<Part> {
         k: WIDTH,
         a: load(0, &[load(1, &[coord(0)]), coord(1)]),
         b: OperandId(2),
-        stores: vec![store(&two, Scalar::Acc, None)],
+        stores: vec![store(&two, Scalar::Acc(0), None)],
     });
     let position = each(&[R], &[coord(0)], load(0, &[load(1, &[coord(0)])]), None);
     let sample = Compute::Sample(Sample { rows: R, vocab: VOCAB });

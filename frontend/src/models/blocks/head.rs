@@ -11,7 +11,7 @@ pub fn output_rows(m: &mut ModelBuilder<'_>, x: NodeId) -> NodeId {
     m.scoped("model.output_rows", |m| m.g.gather(x, rows))
 }
 
-/// Outputs `logits` [rows, vocab] f32 and `tokens` [rows] i32, from x [rows, h]. Tied heads take the
+/// Outputs `logits` `[rows, vocab]` f32 and `tokens` `[rows]` i32, from x `[rows, h]`. Tied heads take the
 /// embedding table.
 pub fn logits_and_sample(m: &mut ModelBuilder<'_>, x: NodeId, embedding: &str, head: &str) {
     let tied = m.config.tie_word_embeddings || !m.has(head);

@@ -90,7 +90,7 @@ impl<'a> ModelBuilder<'a> {
         self.g.cast(w, self.dtype)
     }
 
-    /// x [t, in] · Wᵀ + b, with W `name.weight` [out, in] and b `name.bias` [out] where `bias` is set, rounded
+    /// x [t, in] · Wᵀ + b, with W `name.weight` `[out, in]` and b `name.bias` `[out]` where `bias` is set, rounded
     /// to the model's type.
     pub fn linear(&mut self, x: NodeId, name: &str, out: usize, bias: bool) -> NodeId {
         let wide = self.linear_wide(x, name, out, bias);
