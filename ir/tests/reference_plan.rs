@@ -97,9 +97,11 @@ output \"p\" = %11
         Compute::MatMul(MatMul {
             m: TOKENS,
             n: 4,
+            group: 1,
             k: 6,
             a,
             b: OperandId(2),
+            stages: vec![],
             stores: vec![store(0, &[at(0), at(1)], Scalar::unary(Unary::Silu, Scalar::Acc(0)))],
         }),
         &[ids, embed, w, scale],
@@ -404,9 +406,11 @@ fn speed_of_small_dispatches() {
     let product = Compute::MatMul(MatMul {
         m: TOKENS,
         n: 1536,
+        group: 1,
         k: 576,
         a: e(),
         b: OperandId(1),
+        stages: vec![],
         stores: vec![store(0, &[at(0), at(1)], Scalar::Acc(0))],
     });
     let kinds = [

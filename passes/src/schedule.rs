@@ -4,10 +4,11 @@
 //! the kernel. Where the fast family cannot take a work, the reason is kept as its fallback and reported.
 //! Tests: `passes/tests/schedule.rs`.
 
+mod gemv;
+
+use std::collections::BTreeMap;
 use weft_ir::ids::KernelId;
-use weft_ir::plan::{
-    Attention, Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Scalar, Schedule, Work,
-};
+use weft_ir::plan::{Attention, Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, Work};
 use weft_ir::shape::{Bindings, Dim, Shape};
 use weft_ir::target::Target;
 
@@ -23,6 +24,23 @@ pub struct Bucket {
     pub role: Role,
     /// Sizes.
     pub bind: Bindings,
+}
+
+/// Buckets of an encoder: steps of some sizes, the largest of which hold the longest sequence. A sequence lies
+/// whole in a step, and there are no slots.
+pub fn encoder_buckets(max_seq: usize, max_batch: usize, opt_level: u8) -> Vec<Bucket> {
+    let all = max_seq.saturating_mul(max_batch);
+    // Level 0 stores every intermediate, as for a decoder.
+    let enough = if opt_level == 0 { max_seq } else { all.min(max_seq.max(4096)) };
+    let mut sizes = vec![16];
+    while let Some(&last) = sizes.last()
+        && last < enough
+    {
+        sizes.push(last * 4);
+    }
+    let bind = |tokens| Bindings { tokens, seqs: max_batch, rows: 0, context: max_seq, slots: 0 };
+    let bucket = |n: usize| Bucket { name: format!("encode_{n}"), role: Role::Encode, bind: bind(n) };
+    sizes.into_iter().map(bucket).collect()
 }
 
 /// Buckets of a plan: decode steps of 1, 2, 4, 8 sequences, prefill and scoring steps of some sizes.
@@ -57,21 +75,32 @@ pub fn buckets(max_seq: usize, max_batch: usize, opt_level: u8) -> Vec<Bucket> {
     out
 }
 
-/// Chooses a schedule for each work in each bucket. Result: kernels, and for each bucket the kernel of
-/// each work.
-pub fn run(works: &[Work], buckets: &[Bucket], target: &Target) -> (Vec<KernelSpec>, Vec<Vec<KernelId>>) {
+/// Kernels of the works that a bucket uses.
+pub type Chosen = BTreeMap<u32, KernelId>;
+
+/// Chooses a schedule for each work in each bucket that uses it. Result: kernels, and for each bucket the
+/// kernel of each of its works.
+pub fn run(
+    works: &[Work],
+    buckets: &[Bucket],
+    uses: &dyn Fn(&Bucket, u32) -> bool,
+    target: &Target,
+) -> (Vec<KernelSpec>, Vec<Chosen>) {
     let mut kernels: Vec<KernelSpec> = Vec::new();
-    let mut chosen = vec![Vec::with_capacity(works.len()); buckets.len()];
+    let mut chosen = vec![Chosen::new(); buckets.len()];
     for (w, work) in works.iter().enumerate() {
         let first = kernels.len();
         for (bucket, ids) in buckets.iter().zip(&mut chosen) {
+            if !uses(bucket, w as u32) {
+                continue;
+            }
             let (schedule, fallback) = choose(work, &bucket.bind, target);
             let same = kernels[first..].iter().position(|k| k.schedule == schedule);
             if let Some(i) = same {
                 // One bucket may fall back to what is right for another.
                 let known = &mut kernels[first + i].fallback;
                 *known = known.take().or(fallback);
-                ids.push(KernelId::new(first + i));
+                ids.insert(w as u32, KernelId::new(first + i));
                 continue;
             }
             let id = {
@@ -87,7 +116,7 @@ pub fn run(works: &[Work], buckets: &[Bucket], target: &Target) -> (Vec<KernelSp
                 });
                 kernels.len() - 1
             };
-            ids.push(KernelId::new(id));
+            ids.insert(w as u32, KernelId::new(id));
         }
     }
     unique_names(&mut kernels);
@@ -120,7 +149,8 @@ fn suffix(s: &Schedule) -> String {
     }
 }
 
-fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Option<String>) {
+/// The schedule of a work under bindings, and why it is not the fast one where it is not.
+pub fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Option<String>) {
     match &work.compute {
         Compute::Loop(l) => (loop_schedule(l, bind), None),
         Compute::MatMul(m) => matmul_schedule(work, m, bind, target),
@@ -142,12 +172,7 @@ fn loop_schedule(l: &Loop, bind: &Bindings) -> Schedule {
 /// Why tensor cores cannot take a matrix product, if so.
 fn no_tensor_cores(work: &Work, m: &MatMul, target: &Target) -> Option<String> {
     let b = &work.reads[m.b.index()];
-    let plain = match &m.a {
-        Scalar::Load(x, at) => {
-            *at == [Scalar::Coord(0), Scalar::Coord(1)] && work.reads[x.index()].dtype == b.dtype
-        }
-        _ => false,
-    };
+    let plain = m.plain_left().is_some_and(|x| work.reads[x.index()].dtype == b.dtype);
     if !target.features.mma_sync || !target.features.cp_async {
         Some(format!("{} has no mma.sync or cp.async", target.name))
     } else if !b.dtype.is_half() {
@@ -156,6 +181,8 @@ fn no_tensor_cores(work: &Work, m: &MatMul, target: &Target) -> Option<String> {
         Some(format!("k = {} is not a multiple of 8 (16-byte rows)", m.k))
     } else if !plain {
         Some("the left operand is computed".into())
+    } else if !m.stages.is_empty() {
+        Some("row reductions beside the product".into())
     } else {
         None
     }
@@ -166,14 +193,11 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
     let fallback = no_tensor_cores(work, m, target);
     if rows <= GEMV_ROWS || fallback.is_some() {
         let rows = rows.min(GEMV_ROWS).next_power_of_two() as u32;
-        // Enough warps for 8 on each SM; more columns a warp reuse its reads of a.
-        let spare = m.n / (target.profile.sms as usize * 8);
-        let columns = spare.next_power_of_two().clamp(1, if rows > 4 { 2 } else { 4 }) as u32;
         let many = m.m.eval(bind) > GEMV_ROWS;
         let fallback = fallback.filter(|_| many).map(|why| format!("more than {GEMV_ROWS} rows: {why}"));
-        return (Schedule::Gemv { rows, warps: 4, columns }, fallback);
+        return (gemv::schedule(work, m, rows, target), fallback);
     }
-    let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.n.div_ceil(tn);
+    let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.columns().div_ceil(tn);
     let (tile_m, tile_n, warps_m, warps_n) = if rows <= 16 {
         (16, 64, 1, 4)
     } else if rows <= 32 || blocks(64, 64) < target.profile.sms as usize {
@@ -194,10 +218,16 @@ fn attention_schedule(
     bind: &Bindings,
     target: &Target,
 ) -> (Schedule, Option<String>) {
+    // A block of many warps reads the keys of one token fast; while tokens are few, heads go to different
+    // blocks. More tokens share the GPU: fewer warps, and a block reads keys once for several heads.
+    let few = a.tokens.eval(bind) <= GEMV_ROWS;
     // Accumulators of up to 8 heads fit in registers.
     let heads = (1..=a.group.min(8)).rev().find(|h| a.group.is_multiple_of(*h)).unwrap_or(1) as u32;
-    let row = Schedule::AttentionRow { warps: 4, heads };
-    if a.tokens.eval(bind) <= GEMV_ROWS {
+    let row = match few {
+        true => Schedule::AttentionRow { warps: 16, heads: 1, depth: 4 },
+        false => Schedule::AttentionRow { warps: 4, heads, depth: 1 },
+    };
+    if few {
         return (row, None);
     }
     let dtype = work.reads[a.q.index()].dtype;
@@ -205,7 +235,11 @@ fn attention_schedule(
         format!("{} has no mma.sync", target.name)
     } else if !dtype.is_half() {
         format!("tensor cores take f16 and bf16, not {dtype}")
-    } else if !a.head_dim.is_multiple_of(16) || !a.value_dim.is_multiple_of(16) || a.head_dim > 128 || a.value_dim > 128 {
+    } else if !a.head_dim.is_multiple_of(16)
+        || !a.value_dim.is_multiple_of(16)
+        || a.head_dim > 128
+        || a.value_dim > 128
+    {
         format!("head sizes {} and {} are not multiples of 16 up to 128", a.head_dim, a.value_dim)
     } else if !a.sequential_slots() {
         "keys of a sequence are not in consecutive slots".into()
@@ -215,12 +249,13 @@ fn attention_schedule(
     (row, Some(why))
 }
 
-fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
+/// Grid and threads of a block of a schedule.
+pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
     let over = |dims: Shape, per: u32| Extent { dims, per: per as usize };
     let c = |n: usize| vec![Dim::Const(n)];
     let domain = match &work.compute {
         Compute::Loop(l) => l.domain.clone(),
-        Compute::MatMul(m) => vec![m.m, Dim::Const(m.n)],
+        Compute::MatMul(m) => vec![m.m, Dim::Const(m.columns())],
         Compute::Attention(a) => vec![a.tokens, Dim::Const(a.kv_heads * a.group)],
         Compute::Sample(s) => vec![s.rows],
     };
@@ -231,13 +266,13 @@ fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         (Schedule::BlockRow { threads }, _) | (Schedule::SampleRow { threads }, _) => {
             ([over(domain, 1), one(), one()], *threads)
         }
-        (Schedule::Gemv { rows, warps, columns }, Compute::MatMul(m)) => {
-            ([over(c(m.n), warps * columns), over(vec![m.m], *rows), one()], warps * 32)
+        (Schedule::Gemv { rows, warps, blocks, .. }, Compute::MatMul(m)) => {
+            ([over(c(*blocks as usize), 1), over(vec![m.m], *rows), one()], warps * 32)
         }
         (Schedule::Gemm { tile_m, tile_n, warps_m, warps_n, .. }, Compute::MatMul(m)) => {
-            ([over(c(m.n), *tile_n), over(vec![m.m], *tile_m), one()], warps_m * warps_n * 32)
+            ([over(c(m.columns()), *tile_n), over(vec![m.m], *tile_m), one()], warps_m * warps_n * 32)
         }
-        (Schedule::AttentionRow { warps, heads }, Compute::Attention(a)) => {
+        (Schedule::AttentionRow { warps, heads, .. }, Compute::Attention(a)) => {
             let split = over(c(a.kv_heads * a.group), *heads);
             ([over(vec![a.tokens], 1), split, one()], warps * 32)
         }

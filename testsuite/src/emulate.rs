@@ -8,7 +8,9 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::BufferId;
 use weft_ir::plan::{BufferKind, Entry, Plan};
-use weft_ir::reference::{Data, LoadedPlan, Precision, Real, StepInputs, Tensor, load_plan, run_dispatch};
+use weft_ir::reference::{
+    Data, LoadedPlan, Precision, Real, StepInputs, Tensor, WeightBytes, load_plan, run_dispatch,
+};
 use weft_ir::shape::Bindings;
 
 /// A plan on the emulator: one buffer of memory for each buffer of the plan.
@@ -48,11 +50,26 @@ impl<'a> Emulated<'a> {
     /// # Panics
     /// When the plan does not load or its kernels do not emit.
     pub fn new(plan: &'a Plan, checkpoint: &Checkpoint) -> Self {
-        let weights = Bytes(checkpoint);
-        let oracle = load_plan(plan, &weights, Precision::F64).expect("plan loads in f64");
-        let rounded = load_plan(plan, &weights, Precision::Rounded).expect("plan loads rounded");
-        let kernels = emit(plan).unwrap_or_else(|e| panic!("{e}"));
-        Emulated { plan, kernels, oracle, rounded, memory: Memory::new(), at: Vec::new() }
+        Self::with_weights(plan, &Bytes(checkpoint))
+    }
+
+    /// Loads a plan with weights of any origin; states are zero.
+    ///
+    /// # Panics
+    /// When the plan does not load or its kernels do not emit.
+    pub fn with_weights(plan: &'a Plan, weights: &dyn WeightBytes) -> Self {
+        Self::try_with_weights(plan, weights).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same; what does not load or emit is an error.
+    ///
+    /// # Errors
+    /// Why.
+    pub fn try_with_weights(plan: &'a Plan, weights: &dyn WeightBytes) -> Result<Self, String> {
+        let oracle = load_plan(plan, weights, Precision::F64).map_err(|e| e.to_string())?;
+        let rounded = load_plan(plan, weights, Precision::Rounded).map_err(|e| e.to_string())?;
+        let kernels = emit(plan).map_err(|e| e.to_string())?;
+        Ok(Emulated { plan, kernels, oracle, rounded, memory: Memory::new(), at: Vec::new() })
     }
 
     /// Prepares memory for an entry: constants, inputs and unwritten results; states are kept.
@@ -64,7 +81,10 @@ impl<'a> Emulated<'a> {
             let index = match &b.kind {
                 BufferKind::Weight(_) => {
                     let value = self.rounded.constant(BufferId::new(i)).expect("a weight");
-                    self.memory.floats(b.dtype, &value.to_reals().expect("floats"))
+                    match value.to_ints() {
+                        Ok(ints) => self.memory.ints(b.dtype, &widened(&ints)),
+                        Err(_) => self.memory.floats(b.dtype, &value.to_reals().expect("floats")),
+                    }
                 }
                 BufferKind::Literal(Literal::F32(v)) => self.memory.floats(b.dtype, v),
                 BufferKind::Literal(Literal::I32(v)) => self.memory.ints(b.dtype, &widened(v)),
@@ -84,6 +104,17 @@ impl<'a> Emulated<'a> {
     /// # Panics
     /// When a kernel faults: out of bounds, uninitialised, a race, …
     pub fn step(&mut self, entry: &str, inputs: &StepInputs) -> Vec<Distance> {
+        self.try_step(entry, inputs).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same; a kernel that faults is an error.
+    ///
+    /// # Errors
+    /// The kernel and its fault.
+    ///
+    /// # Panics
+    /// When there is no such entry, or the reference does not run.
+    pub fn try_step(&mut self, entry: &str, inputs: &StepInputs) -> Result<Vec<Distance>, String> {
         let plan = self.plan;
         let entry = plan.entries.iter().find(|e| e.name == entry).unwrap_or_else(|| panic!("no {entry}"));
         self.prepare(entry, inputs);
@@ -100,15 +131,17 @@ impl<'a> Emulated<'a> {
             let launch = Launch { grid, args: buffers.chain(syms).collect() };
             let kernel = &self.kernels[entry.kernels[&d.work].index()];
             run(&kernel.kernel, &launch, &mut self.memory)
-                .unwrap_or_else(|f| panic!("{} ({}), dispatch {i}: {f:?}", spec.name, d.scope));
-            let name = format!("{} ({})", spec.name, d.scope);
-            distances.push(self.distance(name, d.writes[0], &expected, &rounded));
+                .map_err(|f| format!("{} ({}), dispatch {i}: {f:?}", spec.name, d.scope))?;
+            for ((&b, expected), rounded) in d.writes.iter().zip(&expected).zip(&rounded) {
+                let name = format!("{} ({}) → {}", spec.name, d.scope, plan.buffer(b).name);
+                distances.push(self.distance(name, b, expected, rounded));
+            }
         }
-        distances
+        Ok(distances)
     }
 
-    /// The first result of a dispatch by the reference, on what is in memory now.
-    fn expect<R: Real>(&self, loaded: &LoadedPlan<R>, at: (usize, usize), bind: &Bindings) -> Vec<f64> {
+    /// The results of a dispatch by the reference, on what is in memory now.
+    fn expect<R: Real>(&self, loaded: &LoadedPlan<R>, at: (usize, usize), bind: &Bindings) -> Vec<Vec<f64>> {
         let d = &self.plan.bodies[at.0].dispatches[at.1];
         let mut values: Vec<Option<Tensor<R>>> = vec![None; self.plan.buffers.len()];
         let is_state = |b: &BufferId| matches!(self.plan.buffer(*b).kind, BufferKind::State(_));
@@ -118,15 +151,8 @@ impl<'a> Emulated<'a> {
             }
         }
         run_dispatch(self.plan, loaded, at, bind, &mut values).unwrap_or_else(|e| panic!("{e}"));
-        let out = values[d.writes[0].index()].as_ref().expect("a result");
-        match out.data() {
-            Data::Int(_) => out.to_ints().expect("ints").into_iter().map(f64::from).collect(),
-            Data::U32(_) => out.to_u32s().expect("u32s").into_iter().map(f64::from).collect(),
-            Data::Bool(_) => {
-                out.to_bools().expect("bools").into_iter().map(|b| f64::from(u8::from(b))).collect()
-            }
-            Data::Real(_) => out.to_reals().expect("floats").into_iter().map(R::to_f64).collect(),
-        }
+        let result = |b: &BufferId| elements(values[b.index()].as_ref().expect("a result"));
+        d.writes.iter().map(result).collect()
     }
 
     /// A buffer of the memory as a tensor; what was never written is zero.
@@ -215,6 +241,16 @@ impl<'a> Emulated<'a> {
     }
 }
 
+/// Elements of a tensor.
+fn elements<R: Real>(out: &Tensor<R>) -> Vec<f64> {
+    match out.data() {
+        Data::Int(_) => out.to_ints().expect("ints").into_iter().map(f64::from).collect(),
+        Data::U32(_) => out.to_u32s().expect("u32s").into_iter().map(f64::from).collect(),
+        Data::Bool(_) => out.to_bools().expect("bools").into_iter().map(|b| f64::from(u8::from(b))).collect(),
+        Data::Real(_) => out.to_reals().expect("floats").into_iter().map(R::to_f64).collect(),
+    }
+}
+
 fn widened(v: &[i32]) -> Vec<i64> {
     v.iter().map(|&x| i64::from(x)).collect()
 }
@@ -229,6 +265,8 @@ fn input_buffer(memory: &mut Memory, input: Input, s: &StepInputs) -> usize {
         Input::SlotBase => ints(&s.slot_base),
         Input::OutputRows => ints(&s.output_rows),
         Input::TopK => ints(&s.top_k),
+        Input::Lengths => ints(&s.lengths),
+        Input::TokenTypes => ints(&s.token_types),
         Input::Temperature => memory.floats(DType::F32, &s.temperature),
         Input::TopP => memory.floats(DType::F32, &s.top_p),
         Input::MinP => memory.floats(DType::F32, &s.min_p),

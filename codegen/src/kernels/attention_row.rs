@@ -26,10 +26,12 @@ struct Layout {
     value_slice: u32,
     warps: i64,
     heads: u32,
+    /// Keys of a lane whose loads are in flight together.
+    depth: u32,
 }
 
 impl Layout {
-    fn new(a: &Attention, warps: u32, heads: u32) -> Result<Layout, String> {
+    fn new(a: &Attention, warps: u32, heads: u32, depth: u32) -> Result<Layout, String> {
         let fits = |l: &usize| a.head_dim.is_multiple_of(*l) && a.value_dim.is_multiple_of(*l);
         // 16 bytes of a 16-bit key for each lane where the sizes allow it.
         let wish = (a.head_dim / 8).clamp(1, 32);
@@ -42,6 +44,7 @@ impl Layout {
             value_slice: (a.value_dim / lanes) as u32,
             warps: i64::from(warps),
             heads,
+            depth,
         })
     }
 }
@@ -53,8 +56,12 @@ struct Online {
     out: VarId,
 }
 
-pub(super) fn build(b: &mut Body<'_>, a: &Attention, warps: u32, heads: u32) -> Result<(), String> {
-    let l = Layout::new(a, warps, heads)?;
+pub(super) fn build(
+    b: &mut Body<'_>,
+    a: &Attention,
+    (warps, heads, depth): (u32, u32, u32),
+) -> Result<(), String> {
+    let l = Layout::new(a, warps, heads, depth)?;
     let per_warp = heads * a.value_dim as u32;
     let max_shared = b.k.shared("warp_max", DType::F32, warps * heads);
     let sum_shared = b.k.shared("warp_sum", DType::F32, warps * heads);
@@ -77,30 +84,52 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, warps: u32, heads: u32) -> 
     };
     let stride = l.warps * l.keys;
     let first = b.k.let_("first_key", DType::I32, t.warp.clone() * l.keys + t.lane.clone() / l.lanes);
+    // Where the keys of a token follow each other, their base is the same for all.
+    let base = match a.slot_base() {
+        Some(base) => {
+            let base = b.lower(base, &Point::at(vec![token.clone()]))?;
+            Some(b.k.let_("base", DType::I32, base))
+        }
+        None => None,
+    };
     // Every lane takes part in every round, so that shuffles stay whole.
-    let rounds = (length.clone() + (stride - 1)) / stride;
+    let step = stride * i64::from(l.depth);
+    let rounds = (length.clone() + (step - 1)) / step;
     let rounds = b.k.let_("rounds", DType::I32, rounds);
     b.for_loop("round", (Expr::int(0), rounds, Expr::int(1)), Unroll::Never, |b, round| {
-        let j = b.k.let_("j", DType::I32, first + round * stride);
-        let inside = b.k.let_("inside", DType::Bool, j.clone().lt(length.clone()));
-        let safe = b.k.let_("safe_key", DType::I32, j.min(length.clone() - 1));
-        let slot = b.lower(&a.slot, &Point::at(vec![token.clone(), safe.clone()]))?;
-        let slot = b.k.let_("slot", DType::I32, slot);
-        let key = load_slice(b, "key", a.keys, [slot.clone(), kv_head.clone()], &part, l.key_slice)?;
-        let value = load_slice(b, "value", a.values, [slot, kv_head.clone()], &part, l.value_slice)?;
-        b.unrolled("h", heads, |b, h| {
-            let dot = b.k.let_mut("dot", DType::F32, Expr::float(0.0));
-            b.unrolled("e", l.key_slice, |b, e| {
-                let qe = Expr::elem(q, h.clone() * i64::from(l.key_slice) + e.clone());
-                b.k.assign(dot, Expr::fma(qe, Expr::elem(key, e), dot.into()));
+        let j = b.k.let_("j", DType::I32, first + round * step);
+        let keys = Slices::declare(b, "key", a.keys, l.key_slice, l.depth);
+        let values = Slices::declare(b, "value", a.values, l.value_slice, l.depth);
+        b.unrolled("u", l.depth, |b, u| {
+            let safe = (j.clone() + u.clone() * stride).min(length.clone() - 1);
+            let safe = b.k.let_("safe_key", DType::I32, safe);
+            let slot = match base {
+                Some(base) => base + safe,
+                None => b.lower(&a.slot, &Point::at(vec![token.clone(), safe]))?,
+            };
+            let slot = b.k.let_("slot", DType::I32, slot);
+            keys.load(b, [slot.clone(), kv_head.clone()], &part, u.clone())?;
+            values.load(b, [slot, kv_head], &part, u)
+        })?;
+        b.unrolled("h", l.heads, |b, h| {
+            let scores = b.k.array("scores", DType::F32, l.depth, None);
+            b.unrolled("u", l.depth, |b, u| {
+                let dot = b.k.let_mut("dot", DType::F32, Expr::float(0.0));
+                b.unrolled("e", l.key_slice, |b, e| {
+                    let qe = Expr::elem(q, h.clone() * i64::from(l.key_slice) + e.clone());
+                    b.k.assign(dot, Expr::fma(qe, keys.element(u.clone(), e), dot.into()));
+                    Ok(())
+                })?;
+                shuffle_reduce(b, dot, Reduce::Sum, 1, l.lanes);
+                let at = b.k.let_("key_at", DType::I32, j.clone() + u.clone() * stride);
+                let safe = at.clone().min(length.clone() - 1);
+                let coords = vec![token.clone(), first_head.clone() + h.clone(), safe];
+                let score = b.lower(&a.score, &Point::with_acc(coords, dot.into()))?;
+                let inside = at.lt(length.clone());
+                b.k.assign_elem(scores, u, inside.select(score, Expr::float(f32::NEG_INFINITY)));
                 Ok(())
             })?;
-            shuffle_reduce(b, dot, Reduce::Sum, 1, l.lanes);
-            let coords = vec![token.clone(), first_head.clone() + h.clone(), safe.clone()];
-            let score = b.lower(&a.score, &Point::with_acc(coords, dot.into()))?;
-            let score = inside.clone().select(score, Expr::float(f32::NEG_INFINITY));
-            let score = b.k.let_("score", DType::F32, score);
-            update(b, &state, &l, h, score, value)
+            update(b, &state, &l, h, scores, &values)
         })
     })?;
     join_lanes(b, &state, &l)?;
@@ -131,63 +160,87 @@ fn load_queries(
     Ok(q)
 }
 
-/// A lane's slice of a cached row, as f32, with the widest loads that fit.
-fn load_slice(
-    b: &mut Body<'_>,
-    name: &str,
-    o: OperandId,
-    [slot, head]: [Expr; 2],
-    part: &Expr,
+/// A lane's slices of some cached rows, in registers as stored.
+struct Slices {
+    operand: OperandId,
+    raw: VarId,
     slice: u32,
-) -> Result<VarId, String> {
-    let operand = &b.work.reads[o.index()];
-    let (dtype, shape, mem) = (operand.dtype, operand.shape.clone(), b.reads[o.index()]);
-    let lanes = vector_lanes(dtype, slice as usize);
-    let raw = b.k.array(&format!("{name}_raw"), dtype, slice, None);
-    let start = b.flat(&shape, &[slot, head, part.clone() * i64::from(slice)]);
-    if lanes == 1 {
-        b.unrolled("e", slice, |b, e| {
-            let at = b.flat_offset(&shape, start.clone(), e.clone());
-            b.k.assign_elem(raw, e, Expr::load(mem, at));
-            Ok(())
-        })?;
-    } else {
-        b.unrolled("v", slice / lanes, |b, v| {
-            let dst_at = v * i64::from(lanes);
-            let index = b.flat_offset(&shape, start.clone(), dst_at.clone());
-            b.k.push(Stmt::LoadVec { dst: raw, dst_at, mem, index, lanes, hint: CacheHint::Default });
-            Ok(())
-        })?;
-    }
-    let wide = b.k.array(name, DType::F32, slice, None);
-    b.unrolled("e", slice, |b, e| {
-        b.k.assign_elem(wide, e.clone(), Expr::elem(raw, e).cast(DType::F32));
-        Ok(())
-    })?;
-    Ok(wide)
 }
 
-/// Adds one key's score and value to a head's running softmax.
+impl Slices {
+    fn declare(b: &mut Body<'_>, name: &str, operand: OperandId, slice: u32, rows: u32) -> Slices {
+        let dtype = b.work.reads[operand.index()].dtype;
+        Slices { operand, raw: b.k.array(name, dtype, slice * rows, None), slice }
+    }
+
+    /// Loads the slice of a row as the u-th, with the widest loads that fit.
+    fn load(&self, b: &mut Body<'_>, [slot, head]: [Expr; 2], part: &Expr, u: Expr) -> Result<(), String> {
+        let operand = &b.work.reads[self.operand.index()];
+        let (dtype, shape, mem) = (operand.dtype, operand.shape.clone(), b.reads[self.operand.index()]);
+        let slice = i64::from(self.slice);
+        let lanes = vector_lanes(dtype, self.slice as usize);
+        let start = b.flat(&shape, &[slot, head, part.clone() * slice]);
+        b.unrolled("v", self.slice / lanes, |b, v| {
+            let dst_at = v.clone() * i64::from(lanes);
+            let index = b.flat_offset(&shape, start, dst_at.clone());
+            let dst_at = u * slice + dst_at;
+            if lanes == 1 {
+                b.k.assign_elem(self.raw, dst_at, Expr::load(mem, index));
+            } else {
+                b.k.push(Stmt::LoadVec {
+                    dst: self.raw,
+                    dst_at,
+                    mem,
+                    index,
+                    lanes,
+                    hint: CacheHint::Default,
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// Element e of the u-th slice, as f32.
+    fn element(&self, u: Expr, e: Expr) -> Expr {
+        Expr::elem(self.raw, u * i64::from(self.slice) + e).cast(DType::F32)
+    }
+}
+
+/// Adds some keys' scores and values to a head's running softmax.
 fn update(
     b: &mut Body<'_>,
     s: &Online,
     l: &Layout,
     h: Expr,
-    score: Expr,
-    value: VarId,
+    scores: VarId,
+    values: &Slices,
 ) -> Result<(), String> {
     let old = Expr::elem(s.max, h.clone());
-    let max = b.k.let_("new_best", DType::F32, old.clone().max(score.clone()));
-    let scale = b.k.let_("scale", DType::F32, Expr::math(MathFn::Exp, old - max.clone()));
-    let weight = b.k.let_("weight", DType::F32, Expr::math(MathFn::Exp, score - max.clone()));
-    b.k.assign_elem(s.max, h.clone(), max);
-    let sum = Expr::fma(Expr::elem(s.sum, h.clone()), scale.clone(), weight.clone());
-    b.k.assign_elem(s.sum, h.clone(), sum);
+    let best = b.k.let_mut("new_best", DType::F32, old.clone());
+    b.unrolled("u", l.depth, |b, u| {
+        b.k.assign(best, Expr::Var(best).max(Expr::elem(scores, u)));
+        Ok(())
+    })?;
+    let scale = Expr::math(MathFn::Exp, old - Expr::Var(best));
+    let scale = b.k.let_("scale", DType::F32, scale);
+    b.k.assign_elem(s.max, h.clone(), best.into());
+    let sum = b.k.let_mut("sum", DType::F32, Expr::elem(s.sum, h.clone()) * scale.clone());
+    b.unrolled("u", l.depth, |b, u| {
+        let weight = Expr::math(MathFn::Exp, Expr::elem(scores, u.clone()) - Expr::Var(best));
+        b.k.assign_elem(scores, u.clone(), weight);
+        b.k.assign(sum, Expr::Var(sum) + Expr::elem(scores, u));
+        Ok(())
+    })?;
+    b.k.assign_elem(s.sum, h.clone(), sum.into());
     b.unrolled("e", l.value_slice, |b, e| {
         let at = h * i64::from(l.value_slice) + e.clone();
-        let kept = Expr::elem(s.out, at.clone()) * scale;
-        b.k.assign_elem(s.out, at, Expr::fma(weight, Expr::elem(value, e), kept));
-        Ok(())
+        b.k.assign_elem(s.out, at.clone(), Expr::elem(s.out, at.clone()) * scale);
+        b.unrolled("u", l.depth, |b, u| {
+            let value = values.element(u.clone(), e);
+            let sum = Expr::fma(Expr::elem(scores, u), value, Expr::elem(s.out, at.clone()));
+            b.k.assign_elem(s.out, at, sum);
+            Ok(())
+        })
     })
 }
 
@@ -272,7 +325,9 @@ fn combine_warps(
             b.k.assign(acc, Expr::fma(load(out, row * dim + d.clone()), scale, acc.into()));
             Ok(())
         })?;
-        let result = Expr::Binary(BinaryOp::Div, Box::new(acc.into()), Box::new(total.into()));
+        // The best key has weight 1; where every key is hidden the result is 0.
+        let total = Expr::Var(total).max(Expr::float(1.0));
+        let result = Expr::Binary(BinaryOp::Div, Box::new(acc.into()), Box::new(total));
         let result = b.k.let_("result", DType::F32, result);
         b.stores(&a.stores, &Point::with_acc(vec![token, first_head + h, d], result))
     })

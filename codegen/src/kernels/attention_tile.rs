@@ -366,7 +366,9 @@ fn store(
             let column = d.clone() * 8 + t.lane.clone() % 4 * 2 + i.clone() % 2;
             let element = b.k.let_("element", DType::I32, column);
             b.if_then(token.clone().lt(tokens), |b| {
-                let value = Expr::elem(regs.out, d * 4 + i.clone()) / Expr::elem(regs.sum, i / 2);
+                // The best key has weight 1; where every key is hidden the result is 0.
+                let sum = Expr::elem(regs.sum, i.clone() / 2).max(Expr::float(1.0));
+                let value = Expr::elem(regs.out, d * 4 + i) / sum;
                 b.stores(&a.stores, &Point::with_acc(vec![token, head, element], value))
             })
         })

@@ -9,7 +9,7 @@ use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{Axis, Expr, MatrixCount, Mem, Stmt, Unroll};
-use weft_ir::plan::{MatMul, Scalar};
+use weft_ir::plan::MatMul;
 use weft_ir::shape::Shape;
 
 /// Tile of a block, its warps, and stages in flight.
@@ -39,7 +39,10 @@ struct Operand {
 }
 
 pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), String> {
-    let Scalar::Load(a, _) = &m.a else { return Err("the left operand is not an array".into()) };
+    let a = m.plain_left().ok_or("the left operand is not an array")?;
+    if !m.stages.is_empty() {
+        return Err("row reductions beside the product".into());
+    }
     let (a, w) = (a.index(), m.b.index());
     let dtype = b.work.reads[w].dtype;
     let (wm, wn) = (tile.m / tile.warps_m, tile.n / tile.warps_n);
@@ -70,7 +73,7 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
             shared: b_shared,
             rows: tile.n,
             first: first_column.clone(),
-            count: Expr::int(m.n as i64),
+            count: Expr::int(m.columns() as i64),
         },
     ];
     let steps = (m.k as u32).div_ceil(tile.k);
@@ -235,7 +238,8 @@ fn multiply(
     })
 }
 
-/// Epilogue: accumulator i of a fragment is row lane/4 + 8·(i/2), column lane%4·2 + i%2.
+/// Epilogue: accumulator i of a fragment is row lane/4 + 8·(i/2), column lane%4·2 + i%2. The points of a
+/// group of two are the halves of such a pair.
 fn store_tile(
     b: &mut Body<'_>,
     m: &MatMul,
@@ -250,12 +254,19 @@ fn store_tile(
     let column = b.k.let_("column", DType::I32, column + t.lane.clone() % 4 * 2);
     b.unrolled("mi", mt, |b, mi| {
         b.unrolled("ni", nt, |b, ni| {
-            b.unrolled("i", 4, |b, i| {
-                let r = b.k.let_("r", DType::I32, row.clone() + mi.clone() * 16 + i.clone() / 2 * 8);
-                let c = b.k.let_("c", DType::I32, column.clone() + ni.clone() * 8 + i.clone() % 2);
-                let inside = r.clone().lt(rows).and(c.clone().lt(Expr::int(m.n as i64)));
-                let value = Expr::elem(acc, (mi.clone() * i64::from(nt) + ni) * 4 + i);
-                b.if_then(inside, |b| b.stores(&m.stores, &Point::with_acc(vec![r, c], value)))
+            // A lane has two neighbouring columns of a row: two points, or both accumulators of one.
+            let points = 2 / m.group as i64;
+            b.unrolled("i", 2 * points as u32, |b, i| {
+                let r = row.clone() + mi.clone() * 16 + i.clone() / points * 8;
+                let r = b.k.let_("r", DType::I32, r);
+                let c = column.clone() + ni.clone() * 8;
+                let point = if points == 2 { c + i.clone() % 2 } else { c / 2 };
+                let point = b.k.let_("c", DType::I32, point);
+                let inside = r.clone().lt(rows).and(point.clone().lt(Expr::int(m.n as i64)));
+                let first = (mi.clone() * i64::from(nt) + ni) * 4 + i * m.group as i64;
+                let acc = (0..m.group as i64).map(|g| Expr::elem(acc, first.clone() + g)).collect();
+                let at = Point { coords: vec![r, point], reduced: Vec::new(), acc };
+                b.if_then(inside, |b| b.stores(&m.stores, &at))
             })
         })
     })

@@ -1,116 +1,301 @@
-//! Skinny matrix product: acc[m, n] = Σₖ a[m, k] · b[n, k] for a few rows m.
+//! Skinny matrix product: acc[m, j] = Σₖ a[m, k] · b[j, k] for a few rows m.
 //!
-//! Each warp streams `columns` rows of b with 16-byte loads, every lane a different part of k, and keeps
-//! `rows` × `columns` sums; a shuffle reduction joins the lanes. Bound by reading b once.
+//! A *team* of lanes (part of a warp, a warp, or some warps of a block) takes `columns` rows of b at a time,
+//! every lane a different part of k, and keeps `rows` × `columns` sums. The block's left operand lies in
+//! shared memory ([`super::gemv_left`]). Each lane keeps `depth` 16-byte loads of each column in flight: it
+//! starts the first before the dependency wait (weights are constant), and replaces each as it is used.
+//! Shuffles join the lanes, shared memory the warps of a team, always in the same order. Bound by reading b
+//! once.
 
-use super::warp::{shuffle_reduce, threads, vector_lanes};
+use super::gemv_left::Left;
+use super::warp::{Threads, shuffle_reduce, threads, vector_lanes};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
-use weft_ir::ids::VarId;
-use weft_ir::kernel::{Axis, CacheHint, Expr, Stmt, Unroll};
-use weft_ir::plan::{MatMul, Scalar};
+use weft_ir::ids::{SharedId, VarId};
+use weft_ir::kernel::{Axis, CacheHint, Expr, Mem, Stmt, Unroll};
+use weft_ir::plan::MatMul;
 use weft_ir::scalar::Reduce;
 
 /// Parameters of the schedule.
 pub(super) struct Shape {
     pub rows: u32,
     pub warps: u32,
+    pub lanes: u32,
+    pub split: u32,
     pub columns: u32,
+    pub depth: u32,
+    pub blocks: u32,
+    pub staged: bool,
+}
+
+/// The kernel's sizes and places, once its variables are declared.
+struct Kernel<'a> {
+    m: &'a MatMul,
+    s: &'a Shape,
+    left: Left,
+    /// Elements of a 16-byte vector of b.
+    vector: u32,
+    /// Chunks of `depth` vectors a lane takes of each column.
+    chunks: u32,
+    /// Times a team takes columns.
+    rounds: u32,
+    teams: u32,
+    t: Threads,
+    /// Index of the thread in its team.
+    member: Expr,
+    /// Warp within the team, and team within the block.
+    part: Expr,
+    team: Expr,
+    first_row: Expr,
+    weights: VarId,
+    sums: VarId,
 }
 
 pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), String> {
-    b.wait_for_dependencies();
-    let (rows, columns) = (i64::from(s.rows), i64::from(s.columns));
-    let (n, k) = (m.n as i64, m.k as i64);
-    let weight = &b.work.reads[m.b.index()];
-    let (w_type, w_mem) = (weight.dtype, b.reads[m.b.index()]);
-    let lanes = vector_lanes(w_type, m.k);
-    let v = i64::from(lanes);
-
+    let teams_of_block = s.warps * 32 / s.lanes / s.split;
+    let fits = s.lanes.is_power_of_two() && s.lanes <= 32 && (s.lanes == 32 || s.split == 1);
+    if !fits || !s.warps.is_multiple_of(s.split) || !(s.columns as usize).is_multiple_of(m.group) {
+        return Err(format!("teams of {} lanes × {} for {} columns", s.lanes, s.split, s.columns));
+    }
+    let dtype = b.work.reads[m.b.index()].dtype;
+    let vector = vector_lanes(dtype, m.k);
+    let stride = vector * s.lanes * s.split;
+    let chunks = (m.k as u32).div_ceil(stride * s.depth).max(1);
+    let teams = teams_of_block * s.blocks;
+    let left = Left::declare(b, m, s, (chunks * stride * s.depth, vector))?;
+    let partial =
+        (s.split > 1).then(|| b.k.shared("partial_sums", DType::F32, 2 * s.warps * s.rows * s.columns));
     let t = threads(b);
-    let group = Expr::BlockIdx(Axis::X) * i64::from(s.warps) + t.warp.clone();
-    let first_column = b.k.let_("first_column", DType::I32, group * columns);
-    let first_row = b.k.let_("first_row", DType::I32, Expr::BlockIdx(Axis::Y) * rows);
-    let count = b.extent(m.m);
-    let acc = b.k.array("acc", DType::F32, s.rows * s.columns, Some(Expr::float(0.0)));
-    let along = (t.lane.clone() * v, Expr::int(k), Expr::int(32 * v));
-    let w_shape = weight.shape.clone();
-    // Loads in flight against registers: more rows leave less room.
-    let unroll = Unroll::By(if rows * columns <= 4 { 4 } else { 2 });
-    b.for_loop("k", along, unroll, |b, kk| {
-        let w = b.k.array("w", w_type, lanes * s.columns, None);
-        b.unrolled("c", s.columns, |b, c| {
+    let (lanes, split) = (i64::from(s.lanes), i64::from(s.split));
+    let member = Expr::ThreadIdx % (lanes * split);
+    let member = b.k.let_("member", DType::I32, member);
+    let part = if s.split == 1 { Expr::int(0) } else { t.warp.clone() % split };
+    let team = Expr::BlockIdx(Axis::X) * i64::from(teams_of_block) + Expr::ThreadIdx / (lanes * split);
+    let team = b.k.let_("team", DType::I32, team);
+    let first_row = b.k.let_("first_row", DType::I32, Expr::BlockIdx(Axis::Y) * i64::from(s.rows));
+    let weights = b.k.array("w", dtype, vector * s.columns * s.depth, None);
+    let tasks = (m.columns() as u32).div_ceil(s.columns);
+    let rounds = tasks.div_ceil(teams);
+    let k = Kernel {
+        m,
+        s,
+        left,
+        vector,
+        chunks,
+        rounds,
+        teams,
+        t,
+        member,
+        part,
+        team: team.clone(),
+        first_row,
+        weights,
+        sums: VarId::new(0),
+    };
+    b.launch_dependents();
+    b.k.comment("Weights are constant: their loads start before the wait.");
+    let first = k.places(b, team, Expr::int(0))?;
+    b.unrolled("d", s.depth, |b, d| k.load(b, &first, d))?;
+    b.wait();
+    let reduced = k.left.fill(b, m, s, &k.t, &k.first_row)?;
+    k.rounds(b, partial, &reduced)
+}
+
+/// Where a lane's first vector of each column lies, for one chunk: the elements of b, and k.
+struct Places {
+    columns: Vec<Expr>,
+    k: Expr,
+}
+
+impl Kernel<'_> {
+    fn stride(&self) -> i64 {
+        i64::from(self.vector * self.s.lanes * self.s.split)
+    }
+
+    /// Whether the lanes' vectors cover k exactly.
+    fn exact(&self) -> bool {
+        self.m.k as i64 == self.stride() * i64::from(self.chunks * self.s.depth)
+    }
+
+    fn places(&self, b: &mut Body<'_>, task: Expr, chunk: Expr) -> Result<Places, String> {
+        let chunk = chunk * (self.stride() * i64::from(self.s.depth));
+        let k = b.k.let_("k", DType::I32, chunk + self.member.clone() * i64::from(self.vector));
+        let shape = b.work.reads[self.m.b.index()].shape.clone();
+        let index = b.index_type(&shape);
+        let last = Expr::int(self.m.columns() as i64 - 1);
+        let columns = (0..i64::from(self.s.columns)).map(|c| {
             // Columns past the end repeat the last one and are not stored.
-            let column = (first_column.clone() + c.clone()).min(Expr::int(n - 1));
-            let index = b.flat(&w_shape, &[column, kk.clone()]);
+            let column = (task.clone() * i64::from(self.s.columns) + c).min(last.clone());
+            let start = b.flat(&shape, &[column, Expr::int(0)]);
+            b.k.let_("column", index, start)
+        });
+        Ok(Places { columns: columns.collect(), k })
+    }
+
+    /// Starts a lane's loads of vector d of each column.
+    fn load(&self, b: &mut Body<'_>, at: &Places, d: Expr) -> Result<(), String> {
+        let shape = b.work.reads[self.m.b.index()].shape.clone();
+        let k = at.k.clone() + d.clone() * self.stride();
+        // Vectors past the end repeat the last one; the left operand is zero there.
+        let k = if self.exact() { k } else { k.min(Expr::int((self.m.k - self.vector as usize) as i64)) };
+        for (c, column) in at.columns.iter().enumerate() {
+            let slot = d.clone() * i64::from(self.s.columns) + c as i64;
+            let index = b.flat_offset(&shape, column.clone(), k.clone());
+            if self.vector == 1 {
+                // No vector access is that short.
+                b.k.assign_elem(self.weights, slot, Expr::load(b.reads[self.m.b.index()], index));
+                continue;
+            }
             b.k.push(Stmt::LoadVec {
-                dst: w,
-                dst_at: c * v,
-                mem: w_mem,
+                dst: self.weights,
+                dst_at: slot * i64::from(self.vector),
+                mem: b.reads[self.m.b.index()],
                 index,
-                lanes,
+                lanes: self.vector,
                 hint: CacheHint::Streaming,
             });
-            Ok(())
-        })?;
-        b.unrolled("r", s.rows, |b, r| {
-            let row = (first_row.clone() + r.clone()).min(count.clone() - 1);
-            let x = left(b, m, lanes, row, kk.clone())?;
-            b.unrolled("c", s.columns, |b, c| {
-                b.unrolled("e", lanes, |b, e| {
-                    let at = r.clone() * columns + c.clone();
-                    let product = Expr::fma(
-                        Expr::elem(x, e.clone()),
-                        Expr::elem(w, c.clone() * v + e).cast(DType::F32),
-                        Expr::elem(acc, at.clone()),
-                    );
-                    b.k.assign_elem(acc, at, product);
+        }
+        Ok(())
+    }
+
+    /// The loop over the columns of the block's teams.
+    fn rounds(
+        mut self,
+        b: &mut Body<'_>,
+        partial: Option<SharedId>,
+        reduced: &[Vec<Expr>],
+    ) -> Result<(), String> {
+        let steps = self.rounds * self.chunks;
+        let range = (Expr::int(0), Expr::int(i64::from(self.rounds)), Expr::int(1));
+        let unroll = if self.rounds == 1 { Unroll::Full } else { Unroll::Never };
+        b.for_loop("round", range, unroll, |b, round| {
+            let task = self.team.clone() + round.clone() * i64::from(self.teams);
+            let task = b.k.let_("task", DType::I32, task);
+            self.sums = b.k.array("acc", DType::F32, self.s.rows * self.s.columns, Some(Expr::float(0.0)));
+            let range = (Expr::int(0), Expr::int(i64::from(self.chunks)), Expr::int(1));
+            let unroll = if self.chunks == 1 { Unroll::Full } else { Unroll::Never };
+            b.for_loop("chunk", range, unroll, |b, chunk| {
+                if steps == 1 {
+                    return b.unrolled("d", self.s.depth, |b, d| self.multiply(b, &chunk, d));
+                }
+                let step = round.clone() * i64::from(self.chunks) + chunk.clone();
+                let more = b.k.let_("more", DType::Bool, step.lt(Expr::int(i64::from(steps) - 1)));
+                let (task, next) = if self.chunks == 1 {
+                    (task.clone() + i64::from(self.teams), Expr::int(0))
+                } else {
+                    let ends = b.k.let_("ends", DType::I32, (chunk.clone() + 1) / i64::from(self.chunks));
+                    let next = (Expr::int(1) - ends.clone()) * (chunk.clone() + 1);
+                    (task.clone() + ends * i64::from(self.teams), next)
+                };
+                let ahead = self.places(b, task, next)?;
+                b.unrolled("d", self.s.depth, |b, d| {
+                    self.multiply(b, &chunk, d.clone())?;
+                    b.if_then(more, |b| self.load(b, &ahead, d))
+                })
+            })?;
+            self.finish(b, partial, reduced, task, round)
+        })
+    }
+
+    /// Adds the products of vector d of each column.
+    fn multiply(&self, b: &mut Body<'_>, chunk: &Expr, d: Expr) -> Result<(), String> {
+        let k = self.member.clone() * i64::from(self.vector)
+            + (chunk.clone() * i64::from(self.s.depth) + d.clone()) * self.stride();
+        let columns = i64::from(self.s.columns);
+        b.unrolled("r", self.s.rows, |b, r| {
+            let row = self.first_row.clone() + r.clone();
+            let x = self.left.vector(b, self.m, (r.clone(), row), k)?;
+            b.unrolled("c", self.s.columns, |b, c| {
+                b.unrolled("e", self.vector, |b, e| {
+                    let at = r * columns + c.clone();
+                    let slot = (d * columns + c) * i64::from(self.vector) + e.clone();
+                    let w = Expr::elem(self.weights, slot).cast(DType::F32);
+                    let sum = Expr::fma(Expr::elem(x, e), w, Expr::elem(self.sums, at.clone()));
+                    b.k.assign_elem(self.sums, at, sum);
                     Ok(())
                 })
             })
         })
-    })?;
-    b.unrolled("r", s.rows, |b, r| {
-        b.unrolled("c", s.columns, |b, c| {
-            let at = r.clone() * columns + c.clone();
-            let sum = b.k.let_mut("sum", DType::F32, Expr::elem(acc, at.clone()));
-            shuffle_reduce(b, sum, Reduce::Sum, 1, 32);
-            let row = b.k.let_("row", DType::I32, first_row.clone() + r.clone());
-            let column = b.k.let_("column", DType::I32, first_column.clone() + c.clone());
-            // Spread the epilogues over the lanes.
-            let mine = t.lane.clone().eq_(at % 32);
-            let inside = row.clone().lt(count.clone()).and(column.clone().lt(Expr::int(n)));
-            b.if_then(mine.and(inside), |b| {
-                b.stores(&m.stores, &Point::with_acc(vec![row, column], sum.into()))
-            })
-        })
-    })
-}
+    }
 
-/// `lanes` elements of the left operand from (row, k), as f32.
-fn left(b: &mut Body<'_>, m: &MatMul, lanes: u32, row: Expr, k: Expr) -> Result<VarId, String> {
-    let x = b.k.array("x", DType::F32, lanes, None);
-    if let Scalar::Load(o, at) = &m.a
-        && *at == [Scalar::Coord(0), Scalar::Coord(1)]
-    {
-        let operand = &b.work.reads[o.index()];
-        let (dtype, shape, mem) = (operand.dtype, operand.shape.clone(), b.reads[o.index()]);
-        if dtype.size() * lanes as usize <= 16 {
-            let raw = b.k.array("x_raw", dtype, lanes, None);
-            let index = b.flat(&shape, &[row, k]);
-            let dst_at = Expr::int(0);
-            b.k.push(Stmt::LoadVec { dst: raw, dst_at, mem, index, lanes, hint: CacheHint::Default });
-            b.unrolled("e", lanes, |b, e| {
-                b.k.assign_elem(x, e.clone(), Expr::elem(raw, e).cast(DType::F32));
+    /// Joins the lanes' sums and runs the epilogues of a team's points.
+    fn finish(
+        &self,
+        b: &mut Body<'_>,
+        partial: Option<SharedId>,
+        reduced: &[Vec<Expr>],
+        task: Expr,
+        round: Expr,
+    ) -> Result<(), String> {
+        let all = self.s.rows * self.s.columns;
+        b.unrolled("i", all, |b, i| {
+            let sum = b.k.let_mut("sum", DType::F32, Expr::elem(self.sums, i.clone()));
+            shuffle_reduce(b, sum, Reduce::Sum, 1, i64::from(self.s.lanes));
+            b.k.assign_elem(self.sums, i, sum.into());
+            Ok(())
+        })?;
+        if let Some(partial) = partial {
+            self.join_warps(b, partial, round)?;
+        }
+        // Each lane takes one point (or several, in turn), so that their epilogues run together.
+        let group = self.m.group as i64;
+        let points = i64::from(self.s.columns) / group;
+        let all = i64::from(self.s.rows) * points;
+        let lanes = i64::from(self.s.lanes);
+        let count = b.extent(self.m.m);
+        for first in (0..all).step_by(self.s.lanes as usize) {
+            let many = lanes.min(all - first);
+            let mine = if many == 1 { Expr::int(first) } else { self.member.clone() + first };
+            let mine = b.k.let_("mine", DType::I32, mine);
+            let pick = |b: &mut Body<'_>, name: &str, of: &dyn Fn(i64) -> Expr| {
+                let var = b.k.let_mut(name, DType::F32, of(first));
+                for i in first + 1..first + many {
+                    let other = mine.clone().eq_(Expr::int(i)).select(of(i), var.into());
+                    b.k.assign(var, other);
+                }
+                Expr::Var(var)
+            };
+            let sum = |g: i64| move |i: i64| Expr::elem(self.sums, Expr::int(i * group + g));
+            let acc = (0..group).map(|g| pick(b, "value", &sum(g))).collect();
+            let stages = 0..self.m.stages.len();
+            let of_row = |i: usize| move |at: i64| reduced[(at / points) as usize][i].clone();
+            let stages = stages.map(|i| pick(b, "reduced", &of_row(i))).collect();
+            let row = b.k.let_("row", DType::I32, self.first_row.clone() + mine.clone() / points);
+            let point = task.clone() * points + mine % points;
+            let point = b.k.let_("point", DType::I32, point);
+            let taken = self.member.clone().lt(Expr::int(many));
+            let inside = row.clone().lt(count.clone()).and(point.clone().lt(Expr::int(self.m.n as i64)));
+            let at = Point { coords: vec![row, point], reduced: stages, acc };
+            b.if_then(taken.and(inside), |b| b.stores(&self.m.stores, &at))?;
+        }
+        Ok(())
+    }
+
+    /// Adds up the sums of a team's warps, in their order. Two buffers take turns, so that one barrier a
+    /// round is enough.
+    fn join_warps(&self, b: &mut Body<'_>, partial: SharedId, round: Expr) -> Result<(), String> {
+        let all = i64::from(self.s.rows * self.s.columns);
+        let half = round % 2 * (i64::from(self.s.warps) * all);
+        let half = b.k.let_("half", DType::I32, half);
+        b.if_then(self.t.lane.clone().eq_(Expr::int(0)), |b| {
+            b.unrolled("i", all as u32, |b, i| {
+                let at = half.clone() + self.t.warp.clone() * all + i.clone();
+                b.k.store(Mem::Shared(partial), at, Expr::elem(self.sums, i));
+                Ok(())
+            })
+        })?;
+        b.k.push(Stmt::Barrier);
+        let first = self.t.warp.clone() - self.part.clone();
+        let first = b.k.let_("first_warp", DType::I32, half + first * all);
+        b.unrolled("i", all as u32, |b, i| {
+            let load = |w: Expr| Expr::load(Mem::Shared(partial), first.clone() + w * all + i.clone());
+            let sum = b.k.let_mut("sum", DType::F32, load(Expr::int(0)));
+            b.unrolled("w", self.s.split - 1, |b, w| {
+                b.k.assign(sum, Expr::Var(sum) + load(w + 1));
                 Ok(())
             })?;
-            return Ok(x);
-        }
+            b.k.assign_elem(self.sums, i.clone(), sum.into());
+            Ok(())
+        })
     }
-    b.unrolled("e", lanes, |b, e| {
-        let value = b.lower(&m.a, &Point::at(vec![row, k + e.clone()]))?;
-        b.k.assign_elem(x, e, value);
-        Ok(())
-    })?;
-    Ok(x)
 }

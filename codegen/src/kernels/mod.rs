@@ -8,6 +8,7 @@ mod attention_tile;
 mod elementwise;
 mod gemm;
 mod gemv;
+mod gemv_left;
 mod rows;
 mod sample;
 mod scalar;
@@ -35,8 +36,21 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
         (Schedule::Elementwise { threads }, Compute::Loop(l)) => elementwise::build(&mut body, l, *threads),
         (Schedule::WarpRow { warps }, Compute::Loop(l)) => rows::warp_row(&mut body, l, *warps),
         (Schedule::BlockRow { threads }, Compute::Loop(l)) => rows::block_row(&mut body, l, *threads),
-        (Schedule::Gemv { rows, warps, columns }, Compute::MatMul(m)) => {
-            gemv::build(&mut body, m, &gemv::Shape { rows: *rows, warps: *warps, columns: *columns })
+        (
+            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged },
+            Compute::MatMul(m),
+        ) => {
+            let shape = gemv::Shape {
+                rows: *rows,
+                warps: *warps,
+                lanes: *lanes,
+                split: *split,
+                columns: *columns,
+                depth: *depth,
+                blocks: *blocks,
+                staged: *staged,
+            };
+            gemv::build(&mut body, m, &shape)
         }
         (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, Compute::MatMul(m)) => {
             let tile = gemm::Tile {
@@ -49,8 +63,8 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             };
             gemm::build(&mut body, m, &tile)
         }
-        (Schedule::AttentionRow { warps, heads }, Compute::Attention(a)) => {
-            attention_row::build(&mut body, a, *warps, *heads)
+        (Schedule::AttentionRow { warps, heads, depth }, Compute::Attention(a)) => {
+            attention_row::build(&mut body, a, (*warps, *heads, *depth))
         }
         (Schedule::AttentionTile { tile_q, tile_k }, Compute::Attention(a)) => {
             attention_tile::build(&mut body, a, *tile_q, *tile_k)

@@ -26,8 +26,8 @@ pub(crate) struct Point {
     pub coords: Vec<Expr>,
     /// Results of reduction stages, f32.
     pub reduced: Vec<Expr>,
-    /// Accumulator, f32.
-    pub acc: Option<Expr>,
+    /// Accumulators, f32.
+    pub acc: Vec<Expr>,
 }
 
 impl Point {
@@ -36,7 +36,7 @@ impl Point {
     }
 
     pub fn with_acc(coords: Vec<Expr>, acc: Expr) -> Point {
-        Point { coords, reduced: Vec::new(), acc: Some(acc) }
+        Point { coords, reduced: Vec::new(), acc: vec![acc] }
     }
 }
 
@@ -100,8 +100,20 @@ impl<'a> Body<'a> {
 
     /// Lets dependents start, then waits for what this kernel depends on, where the kernel does so itself.
     pub fn wait_for_dependencies(&mut self) {
+        self.launch_dependents();
+        self.wait();
+    }
+
+    /// Lets dependents start.
+    pub fn launch_dependents(&mut self) {
         if self.spec.programmatic {
             self.k.push(Stmt::GridDependencyLaunch);
+        }
+    }
+
+    /// Waits for what this kernel depends on; only constants may be read before.
+    pub fn wait(&mut self) {
+        if self.spec.programmatic {
             self.k.push(Stmt::GridDependencyWait);
         }
     }
@@ -210,7 +222,10 @@ impl<'a> Body<'a> {
                 let e = p.reduced.get(*i as usize).ok_or_else(|| format!("stage {i} is not known"))?;
                 (e.clone(), Kind::Float)
             }
-            Scalar::Acc => (p.acc.clone().ok_or("there is no accumulator here")?, Kind::Float),
+            Scalar::Acc(i) => {
+                let e = p.acc.get(*i as usize).ok_or_else(|| format!("there is no accumulator {i} here"))?;
+                (e.clone(), Kind::Float)
+            }
             Scalar::Unary(op, a) => self.unary(*op, a, p, hoist)?,
             Scalar::Binary(op, a, b) => {
                 let ((x, kx), (y, ky)) = (self.expr(a, p, hoist)?, self.expr(b, p, hoist)?);
@@ -246,7 +261,8 @@ impl<'a> Body<'a> {
                     (f, t) if f == t => (x, t),
                     (_, Kind::Float) => (x.cast(DType::F32), Kind::Float),
                     (_, Kind::Int) => (x.cast(DType::I32), Kind::Int),
-                    (_, t) => return Err(format!("no cast from {from:?} to {t:?}")),
+                    (_, Kind::Uint) => (x.cast(DType::U32), Kind::Uint),
+                    (_, Kind::Bool) => (x.cast(DType::Bool), Kind::Bool),
                 }
             }
         })

@@ -93,6 +93,11 @@ impl Graph {
         users
     }
 
+    /// Whether this is an encoder: every sequence lies in one step, and none continues in the next.
+    pub fn is_encoder(&self) -> bool {
+        self.nodes.iter().any(|n| n.op == Op::Input(Input::Lengths))
+    }
+
     /// Values that outlive the step: outputs, then final states.
     pub fn roots(&self) -> Vec<NodeId> {
         self.outputs.iter().map(|o| o.value).chain(self.state_out.iter().map(|s| s.value)).collect()

@@ -19,7 +19,8 @@ pub enum Input {
     Sequences,
     /// `[tokens]` i32: cache slot that the token's state is written to; −1 (padding) writes nothing.
     Slots,
-    /// `[seqs]` i32: first cache slot of each sequence; position p is in slot base + p.
+    /// `[seqs]` i32: first cache slot of each sequence; position p is in slot base + p. In an encoder: the
+    /// sequence's first token of the step.
     SlotBase,
     /// `[rows]` i32: tokens whose logits the step outputs.
     OutputRows,
@@ -33,11 +34,15 @@ pub enum Input {
     MinP,
     /// `[rows]` u32: sampling seed.
     Seed,
+    /// `[seqs]` i32: tokens of each sequence of an encoder, all of them in the step. Padding: 1.
+    Lengths,
+    /// `[tokens]` i32: token type (segment) of the token. Padding: 0.
+    TokenTypes,
 }
 
 impl Input {
     /// All inputs, in declaration order.
-    pub const ALL: [Input; 11] = [
+    pub const ALL: [Input; 13] = [
         Input::TokenIds,
         Input::Positions,
         Input::Sequences,
@@ -49,6 +54,8 @@ impl Input {
         Input::TopP,
         Input::MinP,
         Input::Seed,
+        Input::Lengths,
+        Input::TokenTypes,
     ];
 
     /// Lower-case name, as printed, parsed, and used in kernels.
@@ -65,6 +72,8 @@ impl Input {
             Input::TopP => "top_p",
             Input::MinP => "min_p",
             Input::Seed => "seed",
+            Input::Lengths => "lengths",
+            Input::TokenTypes => "token_types",
         }
     }
 
@@ -77,8 +86,10 @@ impl Input {
     pub fn ty(self) -> ValueType {
         use crate::shape::Sym;
         let (dtype, sym) = match self {
-            Input::TokenIds | Input::Positions | Input::Sequences | Input::Slots => (DType::I32, Sym::Tokens),
-            Input::SlotBase => (DType::I32, Sym::Seqs),
+            Input::TokenIds | Input::Positions | Input::Sequences | Input::Slots | Input::TokenTypes => {
+                (DType::I32, Sym::Tokens)
+            }
+            Input::SlotBase | Input::Lengths => (DType::I32, Sym::Seqs),
             Input::OutputRows | Input::TopK => (DType::I32, Sym::Rows),
             Input::Temperature | Input::TopP | Input::MinP => (DType::F32, Sym::Rows),
             Input::Seed => (DType::U32, Sym::Rows),

@@ -132,6 +132,8 @@ pub enum Role {
     Prefill,
     /// Many tokens; logits of each.
     Score,
+    /// Whole sequences of an encoder; hidden states of each token.
+    Encode,
 }
 
 /// A buffer's place in the arena of an entry.
@@ -148,7 +150,7 @@ pub struct Placement {
 /// One bucket of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Name: `decode_4`, `prefill_256`.
+    /// Name: `decode_4`, `prefill_256`, `encode_64`.
     pub name: String,
     /// Purpose.
     pub role: Role,

@@ -21,14 +21,24 @@ pub enum Schedule {
         /// Threads of a block.
         threads: u32,
     },
-    /// Skinny matrix product: each warp streams rows of b and keeps `rows` accumulators for each.
+    /// Skinny matrix product: teams of threads stream rows of b and keep `rows` accumulators for each.
     Gemv {
-        /// Most rows of a (the bucket's m); further rows take another pass.
+        /// Rows of a a block takes (the bucket's m); further rows take other blocks.
         rows: u32,
         /// Warps of a block.
         warps: u32,
-        /// Columns of the result (rows of b) a warp makes at a time.
+        /// Lanes of a team: a power of two up to 32.
+        lanes: u32,
+        /// Warps of a team: more than one only with 32 lanes.
+        split: u32,
+        /// Rows of b a team takes at a time: whole groups.
         columns: u32,
+        /// 16-byte loads of each of these rows that a lane keeps in flight.
+        depth: u32,
+        /// Blocks along the rows of b; teams take further rows in turn.
+        blocks: u32,
+        /// Whether the left operand lies in shared memory.
+        staged: bool,
     },
     /// Tiled matrix product on tensor cores (`mma.sync`), operands staged through shared memory by
     /// `cp.async`.
@@ -52,6 +62,8 @@ pub enum Schedule {
         warps: u32,
         /// Query heads of a block; divides the group.
         heads: u32,
+        /// Keys of a lane whose loads are in flight together.
+        depth: u32,
     },
     /// Attention on tensor cores: one block a tile of tokens and a query head.
     AttentionTile {

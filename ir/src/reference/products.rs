@@ -51,8 +51,9 @@ pub(super) fn run_matmul<R: Real>(
         Some(data) => data,
         None => {
             let mut values = vec![R::ZERO; rows * m.k];
-            let each =
-                |i: usize, row: &mut [R]| fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], [&[]; GROUP], row);
+            let each = |i: usize, row: &mut [R]| {
+                fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], [&[]; GROUP], row)
+            };
             if values.len() < 2 * GRAIN {
                 values.chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;
             } else {

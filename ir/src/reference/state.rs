@@ -34,6 +34,10 @@ pub struct StepInputs {
     pub min_p: Vec<f32>,
     /// [`Input::Seed`], `[rows]`.
     pub seed: Vec<u32>,
+    /// [`Input::Lengths`], `[seqs]`.
+    pub lengths: Vec<i32>,
+    /// [`Input::TokenTypes`], `[tokens]`.
+    pub token_types: Vec<i32>,
 }
 
 impl StepInputs {
@@ -56,6 +60,8 @@ impl StepInputs {
             Input::TopP => (Sym::Rows, real(&self.top_p)),
             Input::MinP => (Sym::Rows, real(&self.min_p)),
             Input::Seed => (Sym::Rows, Data::U32(Arc::new(self.seed.clone()))),
+            Input::Lengths => (Sym::Seqs, int(&self.lengths)),
+            Input::TokenTypes => (Sym::Tokens, int(&self.token_types)),
         };
         let (wanted, got) = (bind.get(sym), data.len());
         Tensor::new(data, vec![wanted]).map_err(|_| ReferenceError::input(input.name(), sym, wanted, got))

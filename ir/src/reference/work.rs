@@ -97,8 +97,7 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
             if !(1..=GROUP).contains(&m.group) {
                 return Err(OpError::Shape(format!("a group of {}", m.group)));
             }
-            let stage =
-                |s: &crate::plan::Stage| Ok((s.op, compile(&[&s.value], None, Some(1), reads)?));
+            let stage = |s: &crate::plan::Stage| Ok((s.op, compile(&[&s.value], None, Some(1), reads)?));
             Kernel::MatMul {
                 a: compile(&[&m.a], None, Some(1), reads)?,
                 plain: m.plain_left().map(|o| o.index()),

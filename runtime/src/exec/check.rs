@@ -11,6 +11,10 @@ use crate::error::{Error, Result};
 pub struct Bounds {
     /// Entries of the vocabulary.
     pub vocab: usize,
+    /// Positions: at most the longest context, and those that a table of positions has.
+    pub positions: usize,
+    /// Token types.
+    pub token_types: usize,
     /// Longest context of a sequence.
     pub max_seq: usize,
     /// Sequences of the cache.
@@ -26,7 +30,7 @@ pub struct Sizes {
     pub tokens: usize,
     /// Output rows.
     pub rows: usize,
-    /// Longest context: the largest position, plus one.
+    /// Longest context: the largest position, plus one; in an encoder the longest sequence.
     pub context: usize,
 }
 
@@ -62,9 +66,15 @@ pub fn check(inputs: &StepInputs, used: &[Input], bounds: &Bounds) -> Result<Siz
         range(Input::TokenIds, &inputs.token_ids, 0, bounds.vocab, "the vocabulary")?;
     }
     if uses(Input::Positions) {
-        range(Input::Positions, &inputs.positions, 0, bounds.max_seq, "--max-seq")?;
+        let what = if bounds.positions < bounds.max_seq { "the learned positions" } else { "--max-seq" };
+        range(Input::Positions, &inputs.positions, 0, bounds.positions, what)?;
     }
-    if uses(Input::SlotBase) {
+    if uses(Input::TokenTypes) {
+        range(Input::TokenTypes, &inputs.token_types, 0, bounds.token_types, "the token types")?;
+    }
+    if uses(Input::Lengths) {
+        whole_sequences(inputs, bounds, tokens)?;
+    } else if uses(Input::SlotBase) {
         slot_base(&inputs.slot_base, bounds)?;
     }
     if uses(Input::Sequences) {
@@ -88,8 +98,13 @@ pub fn check(inputs: &StepInputs, used: &[Input], bounds: &Bounds) -> Result<Siz
         range(Input::OutputRows, &inputs.output_rows, 0, tokens, "the step's tokens")?;
     }
     numbers(inputs, used)?;
-    let context = inputs.positions.iter().copied().max().filter(|_| uses(Input::Positions));
-    Ok(Sizes { tokens, rows, context: context.map_or(bounds.max_seq, |p| p as usize + 1) })
+    let most = |values: &[i32]| values.iter().copied().max().map_or(0, |v| v as usize);
+    let context = match (uses(Input::Lengths), uses(Input::Positions)) {
+        (true, _) => most(&inputs.lengths),
+        (false, true) => most(&inputs.positions) + 1,
+        (false, false) => bounds.max_seq,
+    };
+    Ok(Sizes { tokens, rows, context })
 }
 
 /// Sampling parameters are numbers.
@@ -121,6 +136,39 @@ fn slot_base(bases: &[i32], bounds: &Bounds) -> Result<()> {
             bases[at], bounds.max_seq, bounds.slots
         )),
     }
+}
+
+/// The sequences of an encoder lie one behind the other, and together are the step: kernels look at all rows of a
+/// sequence.
+fn whole_sequences(inputs: &StepInputs, bounds: &Bounds, tokens: usize) -> Result<()> {
+    let (bases, lengths) = (&inputs.slot_base, &inputs.lengths);
+    if lengths.is_empty() || lengths.len() > bounds.seqs {
+        let why = format!("it has {} elements; 1 to {} sequences fit", lengths.len(), bounds.seqs);
+        return Err(Error::input(Input::Lengths.name(), why));
+    }
+    if bases.len() != lengths.len() {
+        let why = format!("it has {} elements, and lengths {}", bases.len(), lengths.len());
+        return Err(Error::input(Input::SlotBase.name(), why));
+    }
+    range(Input::Lengths, lengths, 1, bounds.max_seq + 1, "1 to --max-seq")?;
+    let mut at = 0;
+    for (s, (&base, &length)) in bases.iter().zip(lengths).enumerate() {
+        let length = length as usize;
+        if base != at as i32 {
+            let why = format!("element {s} is {base}, and the sequences before it end at {at}");
+            return Err(Error::input(Input::SlotBase.name(), why));
+        }
+        let own = inputs.sequences.get(at..at + length).unwrap_or_default();
+        if own.len() != length || own.iter().any(|&of| of != s as i32) {
+            let why = format!("{length} tokens from {at} on are not all of sequence {s}, as lengths says");
+            return Err(Error::input(Input::Sequences.name(), why));
+        }
+        at += length;
+    }
+    if at == tokens {
+        return Ok(());
+    }
+    Err(Error::input(Input::Lengths.name(), format!("together {at}, and the step has {tokens} tokens")))
 }
 
 /// All elements are in `least..end`.

@@ -10,7 +10,7 @@ use weft_ir::reference::{
 };
 use weft_ir::shape::Bindings;
 
-use super::bucket::{self, LOGITS, TOKENS};
+use super::bucket::{self, HIDDEN, LOGITS, TOKENS};
 use super::check::{Bounds, Sizes, check};
 use super::load::check_plan;
 use super::{Executor, Limits, StepOutput};
@@ -23,7 +23,7 @@ pub struct CpuOptions {
     pub max_seq: usize,
     /// Most sequences at once.
     pub max_batch: usize,
-    /// Most tokens of a prefill or scoring step. A graph keeps every intermediate value of a step, rows gathered
+    /// Most tokens of a prefill or scoring step, or of an encoder's. A graph keeps every intermediate value of a step, rows gathered
     /// from the cache for each token among them.
     pub step_tokens: usize,
     /// Number type and rounding.
@@ -72,9 +72,9 @@ impl CpuModel {
     /// Loads a graph: `--opt-level 0`.
     ///
     /// # Errors
-    /// [`Error::Plan`] when it has no logits, [`Error::Reference`] when it does not verify or a weight is missing.
+    /// [`Error::Plan`] when it has neither logits nor hidden states, [`Error::Reference`] when it does not verify or a weight is missing.
     pub fn graph(graph: Graph, weights: &dyn WeightBytes, options: &CpuOptions) -> Result<CpuModel> {
-        let vocab = bucket::graph_vocab(&graph)?;
+        let (vocab, hidden) = bucket::graph_widths(&graph)?;
         let CpuOptions { max_seq, max_batch, step_tokens, precision } = *options;
         let slots = max_seq.checked_mul(max_batch).filter(|&n| n > 0 && i32::try_from(n).is_ok());
         let slots = slots.ok_or_else(|| {
@@ -83,9 +83,17 @@ impl CpuModel {
                 format!("{max_seq} · {max_batch} slots; 1 to 2147483647 are possible"),
             )
         })?;
-        let limits =
-            Limits { max_seq, max_batch, prefill_tokens: step_tokens, score_tokens: step_tokens, vocab };
-        let bounds = Bounds { vocab, max_seq, seqs: max_batch, slots };
+        let of = |kind: Option<usize>| kind.map_or(0, |_| step_tokens);
+        let limits = Limits {
+            max_seq,
+            max_batch,
+            prefill_tokens: of(vocab),
+            score_tokens: of(vocab),
+            encode_tokens: of(hidden),
+            vocab,
+            hidden,
+        };
+        let bounds = bucket::graph_bounds(&graph, vocab, (max_seq, max_batch, slots));
         let used = bucket::graph_inputs(&graph);
         let program = Program::Graph(Box::new(graph));
         let numbers = numbers(&program, weights, precision, &bounds)?;
@@ -131,8 +139,9 @@ impl CpuModel {
             }
             Program::Graph(_) => {
                 let most = match role {
-                    Role::Decode => self.limits.max_batch,
+                    Role::Decode => self.limits.vocab.map_or(0, |_| self.limits.max_batch),
                     Role::Prefill | Role::Score => self.limits.prefill_tokens,
+                    Role::Encode => self.limits.encode_tokens,
                 };
                 if sizes.tokens <= most {
                     return Ok(0);
@@ -165,11 +174,11 @@ impl Executor for CpuModel {
         match &mut self.numbers {
             Numbers::Single(m) => {
                 let outputs = m.step(&self.program, body, &bind, &inputs)?;
-                result(&outputs, sizes.rows, self.limits.vocab, logits)
+                result(&outputs, &sizes, &self.limits, logits)
             }
             Numbers::Double(m) => {
                 let outputs = m.step(&self.program, body, &bind, &inputs)?;
-                result(&outputs, sizes.rows, self.limits.vocab, logits)
+                result(&outputs, &sizes, &self.limits, logits)
             }
         }
     }
@@ -253,19 +262,26 @@ fn reference(e: ReferenceError) -> Error {
     Error::Reference(Box::new(e))
 }
 
-fn result<R: Real>(outputs: &Outputs<R>, rows: usize, vocab: usize, logits: bool) -> Result<StepOutput> {
+fn result<R: Real>(outputs: &Outputs<R>, sizes: &Sizes, limits: &Limits, logits: bool) -> Result<StepOutput> {
     let fault =
         |name: &str, e: weft_ir::reference::OpError| Error::plan(format!("output {name}"), e.to_string());
     let mut tokens = match outputs.get(TOKENS) {
         Some(t) => t.to_ints().map_err(|e| fault(TOKENS, e))?,
         None => Vec::new(),
     };
-    tokens.truncate(rows);
-    let mut out = StepOutput { tokens, logits: Vec::new() };
-    if logits {
-        let values = outputs.get(LOGITS).ok_or_else(|| Error::plan("output logits", "there is none"))?;
-        let values = values.to_reals().map_err(|e| fault(LOGITS, e))?;
-        out.logits = values.into_iter().take(rows * vocab).map(Real::to_f32).collect();
+    tokens.truncate(sizes.rows);
+    let floats = |name: &'static str, elements: usize| -> Result<Vec<f32>> {
+        let values =
+            outputs.get(name).ok_or_else(|| Error::plan(format!("output {name}"), "there is none"))?;
+        let values = values.to_reals().map_err(|e| fault(name, e))?;
+        Ok(values.into_iter().take(elements).map(Real::to_f32).collect())
+    };
+    let mut out = StepOutput { tokens, ..StepOutput::default() };
+    if let Some(width) = limits.hidden {
+        out.hidden = floats(HIDDEN, sizes.tokens * width)?;
+    }
+    if let (true, Some(vocab)) = (logits, limits.vocab) {
+        out.logits = floats(LOGITS, sizes.rows * vocab)?;
     }
     Ok(out)
 }

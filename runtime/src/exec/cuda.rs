@@ -9,7 +9,7 @@ use weft_ir::ids::BufferId;
 use weft_ir::plan::{BufferKind, Plan, Role};
 use weft_ir::reference::{StepInputs, WeightBytes};
 
-use super::bucket::{self, LOGITS, TOKENS};
+use super::bucket::{self, HIDDEN, LOGITS, TOKENS};
 use super::check::{Bounds, check};
 use super::load::{self, CudaOptions, Kernel, KernelSource, LaunchMode, Memory, OnProgress};
 use super::memory::{Layout, Region, output};
@@ -232,12 +232,12 @@ impl CudaModel {
         Ok(tokens)
     }
 
-    fn logits(&self, entry: usize, rows: usize) -> Result<Vec<f32>> {
-        let (id, buffer) =
-            output(&self.plan, LOGITS).ok_or_else(|| Error::plan("output logits", "there is none"))?;
+    /// The first elements of a float output.
+    fn floats(&self, name: &str, entry: usize, elements: usize) -> Result<Vec<f32>> {
+        let found = output(&self.plan, name);
+        let (id, buffer) = found.ok_or_else(|| Error::plan(format!("output {name}"), "there is none"))?;
         let (region, offset) = self.layout.place(&self.plan, entry, id)?;
         let from = self.memory.region(region);
-        let elements = rows * self.limits.vocab;
         if buffer.dtype == DType::F32 {
             let mut out = vec![0f32; elements];
             from.copy_to_host(offset, bytemuck::cast_slice_mut(&mut out))?;
@@ -267,10 +267,14 @@ impl Executor for CudaModel {
         }
         self.stream.synchronize().map_err(|e| e.for_kernel(&self.plan.entries[entry].name))?;
         self.busy = false;
-        Ok(StepOutput {
-            tokens: self.tokens(sizes.rows)?,
-            logits: if logits { self.logits(entry, sizes.rows)? } else { Vec::new() },
-        })
+        let mut out = StepOutput { tokens: self.tokens(sizes.rows)?, ..StepOutput::default() };
+        if let Some(width) = self.limits.hidden {
+            out.hidden = self.floats(HIDDEN, entry, sizes.tokens * width)?;
+        }
+        if let (true, Some(vocab)) = (logits, self.limits.vocab) {
+            out.logits = self.floats(LOGITS, entry, sizes.rows * vocab)?;
+        }
+        Ok(out)
     }
 
     fn limits(&self) -> Limits {

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod nodes;
 pub mod pack;
 pub mod report;
+mod tables;
 mod upload;
 
 pub use cpu::{CpuModel, CpuOptions};
@@ -40,8 +41,12 @@ pub struct Limits {
     pub prefill_tokens: usize,
     /// Most tokens of a scoring step.
     pub score_tokens: usize,
-    /// Entries of the vocabulary.
-    pub vocab: usize,
+    /// Most tokens of an encoder's step.
+    pub encode_tokens: usize,
+    /// Entries of the vocabulary: the width of the logits. `None` for an encoder, which has none.
+    pub vocab: Option<usize>,
+    /// Width of an encoder's hidden states; `None` for a decoder.
+    pub hidden: Option<usize>,
 }
 
 /// What a step gives.
@@ -51,14 +56,17 @@ pub struct StepOutput {
     pub tokens: Vec<i32>,
     /// Logits [rows, vocab], row-major, when they were asked for.
     pub logits: Vec<f32>,
+    /// An encoder's hidden states [tokens, hidden], row-major.
+    pub hidden: Vec<f32>,
 }
 
 /// A loaded plan with its states, ready to run steps.
 ///
 /// Inputs hold what the step really has (no padding): `token_ids`, `positions`, `sequences`, `slots` one
 /// for each token, sequences in ascending order; `slot_base` one for each sequence of the cache
-/// (`max_batch`); `output_rows` and the sampling parameters one for each output row. The executor takes
-/// the nearest bucket and pads.
+/// (`max_batch`); `output_rows` and the sampling parameters one for each output row. An encoder takes whole
+/// sequences, one behind the other: `slot_base` and `lengths`, one for each, are their first tokens and numbers
+/// of tokens. The executor takes the nearest bucket and pads.
 pub trait Executor {
     /// Runs a step. State rows of the step's slots are replaced.
     ///

@@ -45,6 +45,7 @@ pub fn step(sequence: usize, from: usize, tokens: &[i32]) -> StepInputs {
         top_p: vec![1.0],
         min_p: vec![0.0],
         seed: vec![7],
+        ..StepInputs::default()
     }
 }
 
@@ -79,6 +80,9 @@ const T: Dim = Dim::Sym(Sym::Tokens);
 const R: Dim = Dim::Sym(Sym::Rows);
 const W: Dim = Dim::Const(WIDTH);
 
+/// What a decoder takes.
+pub const INPUTS: &[Input] = Input::ALL.split_at(11).0;
+
 /// Buffers by number.
 const TABLE: u32 = 11;
 const CACHE: u32 = 12;
@@ -89,7 +93,7 @@ const LOGITS: u32 = 16;
 const TOKENS: u32 = 17;
 
 fn buffers() -> Vec<Buffer> {
-    let mut out: Vec<Buffer> = Input::ALL
+    let mut out: Vec<Buffer> = INPUTS
         .iter()
         .map(|i| {
             let ty = i.ty();
@@ -169,9 +173,11 @@ fn parts() -> Vec<Part> {
     let head = Compute::MatMul(MatMul {
         m: R,
         n: VOCAB,
+        group: 1,
         k: WIDTH,
         a: load(0, &[load(1, &[coord(0)]), coord(1)]),
         b: OperandId(2),
+        stages: vec![],
         stores: vec![store(&two, Scalar::Acc(0), None)],
     });
     let position = each(&[R], &[coord(0)], load(0, &[load(1, &[coord(0)])]), None);

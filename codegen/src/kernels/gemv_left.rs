@@ -1,0 +1,277 @@
+//! The left operand of a skinny matrix product: brought to shared memory once a block where it fits, with
+//! the row reductions of the work computed on the way.
+
+use super::gemv::Shape;
+use super::warp::{Threads, combine, neutral, shuffle_reduce, vector_lanes};
+use super::{Body, Point};
+use weft_ir::dtype::DType;
+use weft_ir::ids::{SharedId, VarId};
+use weft_ir::kernel::{CacheHint, Expr, Mem, Stmt, Unroll};
+use weft_ir::plan::MatMul;
+
+/// f32 values of a vector access.
+const QUAD: u32 = 4;
+
+/// Where lanes find the left operand.
+pub(super) struct Left {
+    /// Rows in shared memory, if they are there: [rows, padded], as stored for a plain operand, else f32.
+    staged: Option<(SharedId, DType)>,
+    /// Partial reductions: [stages, rows, warps].
+    partial: Option<SharedId>,
+    /// k up to whole chunks: what is past k is zero.
+    padded: u32,
+    /// Elements a lane takes at a time.
+    vector: u32,
+}
+
+impl Left {
+    pub fn declare(
+        b: &mut Body<'_>,
+        m: &MatMul,
+        s: &Shape,
+        (padded, vector): (u32, u32),
+    ) -> Result<Left, String> {
+        let staged = s.staged.then(|| {
+            let plain = m.plain_left().map(|o| b.work.reads[o.index()].dtype);
+            // One access of at most 16 bytes a vector; wider types are staged as f32, in quads.
+            let dtype = plain.filter(|d| d.is_half()).unwrap_or(DType::F32);
+            (b.k.shared("x_shared", dtype, s.rows * padded), dtype)
+        });
+        let count = m.stages.len() as u32 * s.rows * s.warps;
+        let partial = (count > 0).then(|| b.k.shared("partial", DType::F32, count));
+        Ok(Left { staged, partial, padded, vector })
+    }
+
+    /// Index in shared memory of element k of a row, k being the first of a quad or single. Quads of f32
+    /// are laid out so that neighbouring lanes read neighbouring ones: first the even quads of all vectors,
+    /// then the odd.
+    fn index(&self, dtype: DType, row: Expr, k: Expr) -> Expr {
+        let row = row * i64::from(self.padded);
+        if dtype != DType::F32 || self.vector <= QUAD {
+            return row + k;
+        }
+        let (vector, quad) = (i64::from(self.vector), i64::from(QUAD));
+        let quads = vector / quad;
+        let plane = k.clone() % vector / quad * (i64::from(self.padded) / quads);
+        row + plane + k.clone() / vector * quad + k % quad
+    }
+
+    /// Brings the block's rows to shared memory and computes the reductions of each; the result is, for each
+    /// row, its reductions.
+    pub fn fill(
+        &self,
+        b: &mut Body<'_>,
+        m: &MatMul,
+        s: &Shape,
+        t: &Threads,
+        first_row: &Expr,
+    ) -> Result<Vec<Vec<Expr>>, String> {
+        let count = b.extent(m.m);
+        let copied = self.copy(b, m, s, first_row)?;
+        if !copied || !m.stages.is_empty() {
+            for r in 0..s.rows {
+                let row = (first_row.clone() + i64::from(r)).min(count.clone() - 1);
+                let row = b.k.let_("x_row", DType::I32, row);
+                self.compute(b, m, s, t, (r, &row), copied)?;
+            }
+        }
+        if self.staged.is_some() || self.partial.is_some() {
+            b.k.push(Stmt::Barrier);
+        }
+        (0..s.rows).map(|r| self.reduced(b, m, s, t, r)).collect()
+    }
+
+    /// Copies rows that are stored in 16 bits as they are; whether they were.
+    fn copy(&self, b: &mut Body<'_>, m: &MatMul, s: &Shape, first_row: &Expr) -> Result<bool, String> {
+        let (Some((shared, dtype)), Some(o)) = (self.staged, m.plain_left()) else { return Ok(false) };
+        if !dtype.is_half() {
+            return Ok(false);
+        }
+        let lanes = vector_lanes(dtype, m.k);
+        let (mem, shape) = (b.reads[o.index()], b.work.reads[o.index()].shape.clone());
+        let across = i64::from(m.k as u32 / lanes);
+        let threads = i64::from(s.warps * 32);
+        let last = b.extent(m.m) - 1;
+        let along = (Expr::ThreadIdx, Expr::int(across * i64::from(s.rows)), Expr::int(threads));
+        b.for_loop("i", along, Unroll::By(4), |b, i| {
+            let local = b.k.let_("local", DType::I32, i.clone() / across);
+            let k = b.k.let_("k", DType::I32, i % across * i64::from(lanes));
+            let row = (first_row.clone() + local.clone()).min(last);
+            let x = b.k.array("x", dtype, lanes, None);
+            let index = b.flat(&shape, &[row, k.clone()]);
+            let to = local * i64::from(self.padded) + k;
+            if lanes == 1 {
+                b.k.assign_elem(x, Expr::int(0), Expr::load(mem, index));
+                b.k.store(Mem::Shared(shared), to, Expr::elem(x, Expr::int(0)));
+                return Ok(());
+            }
+            let hint = CacheHint::Default;
+            b.k.push(Stmt::LoadVec { dst: x, dst_at: Expr::int(0), mem, index, lanes, hint });
+            let (mem, src_at) = (Mem::Shared(shared), Expr::int(0));
+            b.k.push(Stmt::StoreVec { mem, index: to, src: x, src_at, lanes });
+            Ok(())
+        })?;
+        for r in 0..s.rows {
+            self.pad(b, m, s, r, shared, dtype)?;
+        }
+        Ok(true)
+    }
+
+    /// Zeros past the end of a row.
+    fn pad(
+        &self,
+        b: &mut Body<'_>,
+        m: &MatMul,
+        s: &Shape,
+        r: u32,
+        shared: SharedId,
+        dtype: DType,
+    ) -> Result<(), String> {
+        let (k, end) = (m.k as i64, i64::from(self.padded));
+        if k == end {
+            return Ok(());
+        }
+        let along = (Expr::ThreadIdx + k, Expr::int(end), Expr::int(i64::from(s.warps * 32)));
+        b.for_loop("k", along, Unroll::Never, |b, k| {
+            let zero = Expr::float(0.0);
+            let zero = if dtype.is_half() { zero.cast(dtype) } else { zero };
+            let index = self.index(dtype, Expr::int(i64::from(r)), k);
+            b.k.store(Mem::Shared(shared), index, zero);
+            Ok(())
+        })
+    }
+
+    /// Computes a row's elements (unless they were copied) and this thread's part of its reductions.
+    fn compute(
+        &self,
+        b: &mut Body<'_>,
+        m: &MatMul,
+        s: &Shape,
+        t: &Threads,
+        (r, row): (u32, &Expr),
+        copied: bool,
+    ) -> Result<(), String> {
+        let store = self.staged.filter(|_| !copied);
+        let vars: Vec<VarId> =
+            m.stages.iter().map(|st| b.k.let_mut("partial_sum", DType::F32, neutral(st.op))).collect();
+        if store.is_none() && vars.is_empty() {
+            return Ok(());
+        }
+        let along = (Expr::ThreadIdx, Expr::int(m.k as i64), Expr::int(i64::from(s.warps * 32)));
+        b.for_loop("k", along, Unroll::By(4), |b, k| {
+            let point = Point::at(vec![row.clone(), k.clone()]);
+            if let Some((shared, dtype)) = store {
+                let value = b.lower(&m.a, &point)?;
+                let index = self.index(dtype, Expr::int(i64::from(r)), k);
+                b.k.store(Mem::Shared(shared), index, value);
+            }
+            for (stage, &var) in m.stages.iter().zip(&vars) {
+                let value = b.lower(&stage.value, &point)?;
+                b.k.assign(var, combine(stage.op, var.into(), value));
+            }
+            Ok(())
+        })?;
+        if let Some((shared, dtype)) = store {
+            self.pad(b, m, s, r, shared, dtype)?;
+        }
+        let Some(partial) = self.partial else { return Ok(()) };
+        for (i, (stage, &var)) in m.stages.iter().zip(&vars).enumerate() {
+            shuffle_reduce(b, var, stage.op, 1, 32);
+            let at = t.warp.clone() + i64::from((i as u32 * s.rows + r) * s.warps);
+            b.if_then(t.lane.clone().eq_(Expr::int(0)), |b| {
+                b.k.store(Mem::Shared(partial), at, var.into());
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The reductions of a row, known to every thread.
+    fn reduced(
+        &self,
+        b: &mut Body<'_>,
+        m: &MatMul,
+        s: &Shape,
+        t: &Threads,
+        r: u32,
+    ) -> Result<Vec<Expr>, String> {
+        let Some(partial) = self.partial else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for (i, stage) in m.stages.iter().enumerate() {
+            let at = i64::from((i as u32 * s.rows + r) * s.warps);
+            let warps = Expr::int(i64::from(s.warps));
+            let mine = Expr::load(Mem::Shared(partial), t.lane.clone() + at);
+            let mine = t.lane.clone().lt(warps).select(mine, neutral(stage.op));
+            let var = b.k.let_mut(&format!("reduced{i}"), DType::F32, mine);
+            shuffle_reduce(b, var, stage.op, 1, 32);
+            if stage.op == weft_ir::scalar::Reduce::Mean {
+                b.k.assign(var, Expr::Var(var) / Expr::float(m.k as f32));
+            }
+            all.push(var.into());
+        }
+        Ok(all)
+    }
+
+    /// A lane's elements of a row from k on, as f32: `local` is the row's index in the block.
+    pub fn vector(
+        &self,
+        b: &mut Body<'_>,
+        m: &MatMul,
+        (local, row): (Expr, Expr),
+        k: Expr,
+    ) -> Result<VarId, String> {
+        let v = self.vector;
+        let x = b.k.array("x", DType::F32, v, None);
+        match self.staged {
+            Some((shared, dtype)) => self.shared_vector(b, (shared, dtype), x, local, k)?,
+            None => {
+                let row = row.min(b.extent(m.m) - 1);
+                let padded = self.padded as usize != m.k;
+                b.unrolled("e", v, |b, e| {
+                    let at = k + e.clone();
+                    let inside = at.clone().lt(Expr::int(m.k as i64));
+                    let at = if padded { at.min(Expr::int(m.k as i64 - 1)) } else { at };
+                    let value = b.lower(&m.a, &Point::at(vec![row, at]))?;
+                    let value = if padded { inside.select(value, Expr::float(0.0)) } else { value };
+                    b.k.assign_elem(x, e, value);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(x)
+    }
+
+    fn shared_vector(
+        &self,
+        b: &mut Body<'_>,
+        (shared, dtype): (SharedId, DType),
+        x: VarId,
+        local: Expr,
+        k: Expr,
+    ) -> Result<(), String> {
+        let mem = Mem::Shared(shared);
+        if self.vector == 1 {
+            let value = Expr::load(mem, self.index(dtype, local, k));
+            b.k.assign_elem(x, Expr::int(0), value.cast(DType::F32));
+            return Ok(());
+        }
+        let hint = CacheHint::Default;
+        if dtype == DType::F32 {
+            let lanes = self.vector.min(QUAD);
+            for quad in 0..self.vector / lanes {
+                let from = i64::from(quad * lanes);
+                let plane = i64::from(quad * (self.padded / (self.vector / lanes)));
+                let index = self.index(dtype, local.clone(), k.clone()) + plane;
+                b.k.push(Stmt::LoadVec { dst: x, dst_at: Expr::int(from), mem, index, lanes, hint });
+            }
+            return Ok(());
+        }
+        let raw = b.k.array("x_raw", dtype, self.vector, None);
+        let (dst_at, index) = (Expr::int(0), self.index(dtype, local, k));
+        b.k.push(Stmt::LoadVec { dst: raw, dst_at, mem, index, lanes: self.vector, hint });
+        b.unrolled("e", self.vector, |b, e| {
+            b.k.assign_elem(x, e.clone(), Expr::elem(raw, e).cast(DType::F32));
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! Schedules of skinny matrix products: how teams of threads share k and the rows of the right operand.
+//!
+//! Nothing but `rows` and whether the left operand fits shared memory follows from the number of rows, so
+//! that a row's sums have the same order in every bucket.
+
+use weft_ir::plan::{MatMul, Schedule, Work};
+use weft_ir::target::Target;
+
+/// Most warps of a block, and fewest.
+const WARPS: (usize, usize) = (8, 4);
+/// Blocks of one kernel on an SM: two leave room for the blocks of the next kernel, which start their loads
+/// early.
+const BLOCKS: usize = 2;
+/// Most 16-byte loads a lane keeps in flight: four registers each.
+const IN_FLIGHT: usize = 9;
+/// Most shared memory for the left operand.
+const STAGED_BYTES: usize = 96 * 1024;
+
+/// The schedule for a block of `rows` rows.
+pub(super) fn schedule(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
+    let dtype = work.reads[m.b.index()].dtype;
+    let most = 16 / dtype.size();
+    let vector = (1..=most).rev().find(|v| v.is_power_of_two() && m.k.is_multiple_of(*v)).unwrap_or(1);
+    let vectors = m.k / vector;
+    let sms = target.profile.sms as usize;
+    let columns = m.group;
+    let tasks = m.columns().div_ceil(columns);
+    // While the whole product is in flight at once, many lanes; else those that cover a row exactly.
+    let small = tasks <= sms * BLOCKS * WARPS.0;
+    let choices: &[usize] = if small { &[32] } else { &[32, 16, 8] };
+    let (lanes, depth) = choices
+        .iter()
+        .map(|&lanes| (lanes, depth(vectors.div_ceil(lanes), IN_FLIGHT / columns)))
+        .min_by_key(|&(lanes, depth)| vectors.next_multiple_of(lanes * depth))
+        .unwrap_or((32, 1));
+    let teams = |warps: usize| warps * 32 / lanes;
+    let warps = if tasks.div_ceil(teams(WARPS.0)) < sms { WARPS.1 } else { WARPS.0 };
+    // The same number of rounds for every team.
+    let rounds = tasks.div_ceil(teams(warps) * sms * BLOCKS * WARPS.0 / warps).max(1);
+    let blocks = tasks.div_ceil(teams(warps) * rounds).max(1);
+    let plain = m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half());
+    let padded = m.k.next_multiple_of(vector * lanes * depth);
+    // Two blocks fit on an SM.
+    let room = STAGED_BYTES.min(target.shared_bytes as usize / 2 - 2048);
+    let staged = rows as usize * padded * if plain { 2 } else { 4 } <= room;
+    Schedule::Gemv {
+        rows,
+        warps: warps as u32,
+        lanes: lanes as u32,
+        split: 1,
+        columns: columns as u32,
+        depth: depth as u32,
+        blocks: blocks as u32,
+        staged,
+    }
+}
+
+/// Vectors in flight of a lane that has `count` in all: few rounds, and few vectors past the end.
+fn depth(count: usize, most: usize) -> usize {
+    let cost = |d: &usize| count.next_multiple_of(*d) + count.div_ceil(*d);
+    (1..=most.max(1)).rev().min_by_key(cost).unwrap_or(1)
+}
