@@ -21,8 +21,10 @@ pub enum Command {
     Compile(CompileArgs),
     /// Answer prompts with a checkpoint or a bundle.
     Run(RunArgs),
-    /// Compute the logits of given token ids, file to file.
+    /// Compute the logits, or an encoder's hidden states, of given token ids, file to file.
     Forward(ForwardArgs),
+    /// Turn texts into embeddings with an encoder.
+    Embed(EmbedArgs),
     /// Turn a GGUF file into a Hugging Face folder.
     Convert(ConvertArgs),
     /// Say what of driver, GPU, NVRTC and cache is there, and what to do about the rest.
@@ -77,6 +79,15 @@ pub struct BuildArgs {
     /// Longest context of a sequence, in tokens [default: the model's, at most 4096].
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub max_seq: Option<usize>,
+    /// Leave a rewrite rule out; may be given several times.
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub disable: Vec<String>,
+}
+
+/// A rule by its name.
+fn rule(name: &str) -> Result<String, String> {
+    let known: Vec<&str> = weft_passes::eqsat::rules::all().iter().map(|r| r.name).collect();
+    if known.contains(&name) { Ok(name.into()) } else { Err(format!("known rules: {}", known.join(", "))) }
 }
 
 /// `weft compile`.
@@ -170,11 +181,11 @@ pub struct ForwardArgs {
     /// A checkpoint (as for compile) or a bundle.
     pub model: PathBuf,
     /// Safetensors file with input_ids [B, T] i64; with continue_ids [B, N] i64, the continuation is computed
-    /// on these tokens instead of the greedy ones.
+    /// on these tokens instead of the greedy ones. Encoders also take attention_mask and token_type_ids [B, T] i64.
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
     /// Safetensors file to write: logits [B, T, V] f32; with a continuation also greedy_ids [B, N] i64 and
-    /// greedy_logits [B, N, V] f32.
+    /// greedy_logits [B, N, V] f32. Encoders: last_hidden_state [B, T, H] f32, 0 where the mask is.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// Tokens to continue each row by, through the cache [default: as many as continue_ids has, else 0].
@@ -186,6 +197,25 @@ pub struct ForwardArgs {
     /// How to compile a checkpoint.
     #[command(flatten)]
     pub build: BuildArgs,
+}
+
+/// `weft embed`.
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// An encoder's checkpoint (as for compile) or bundle; modules.json beside it says how to pool.
+    pub model: PathBuf,
+    /// Texts; the lines of stdin when there is none and stdin is not a terminal.
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    pub device: DeviceArg,
+    /// How to compile a checkpoint.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Print embeddings, numbers of tokens and the pooling as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `weft convert`.

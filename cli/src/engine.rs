@@ -10,7 +10,7 @@ use crate::{model, places, progress};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use weft_frontend::checkpoint::Checkpoint;
-use weft_frontend::models;
+use weft_frontend::models::{self, Kind};
 use weft_ir::dtype::DType;
 use weft_ir::plan::Plan;
 use weft_ir::reference::{Precision, WeightBytes};
@@ -20,6 +20,9 @@ use weft_runtime::exec::{
     CpuModel, CpuOptions, CudaModel, CudaOptions, Executor, KernelSource, LoadProgress,
 };
 use weft_runtime::sys::driver::{Device, Driver};
+
+/// Most sequences of an encoder's step, when it is compiled in memory.
+const ENCODER_BATCH: usize = 64;
 
 /// A checkpoint, by itself or behind a bundle.
 #[derive(Debug)]
@@ -74,6 +77,14 @@ impl Source {
         &self.checkpoint
     }
 
+    /// What the model does.
+    ///
+    /// # Errors
+    /// An unknown family.
+    pub fn kind(&self) -> Result<Kind> {
+        Ok(models::family(&self.checkpoint)?.0)
+    }
+
     /// Longest context of a sequence.
     pub fn max_seq(&self, build: &BuildArgs) -> usize {
         match &self.bundle {
@@ -96,21 +107,32 @@ impl Source {
         }
     }
 
+    /// Sequences to compile the checkpoint for.
+    fn sequences(&self, request: &Request<'_>) -> Result<usize> {
+        let most = match self.kind()? {
+            Kind::Decoder => weft_passes::schedule::GEMV_ROWS,
+            Kind::Encoder => ENCODER_BATCH,
+        };
+        Ok(request.sequences.clamp(1, most))
+    }
+
     fn on_cpu(self, request: Request<'_>) -> Result<Box<dyn Executor>> {
         let weights = Weights(&self.checkpoint);
         if let Some(bundle) = self.bundle {
             return Ok(Box::new(CpuModel::plan(Arc::new(bundle.plan), &weights, Precision::F32)?));
         }
         let target = Target::parse(model::DEFAULT_TARGET).map_err(Error::failed)?;
-        let mut options = model::options(&self.checkpoint, request.build, target, sequences(&request));
+        let mut options = model::options(&self.checkpoint, request.build, target, self.sequences(&request)?)?;
         if request.build.dtype.is_none() {
             options.dtype = DType::F32;
         }
         if options.opt_level == 0 {
             let graph = models::build(&self.checkpoint, options.dtype)?;
             let (max_seq, max_batch) = (options.max_seq, options.max_batch);
-            let options =
-                CpuOptions { max_seq, max_batch, precision: Precision::F32, ..CpuOptions::default() };
+            let step_tokens = CpuOptions::default().step_tokens;
+            // A sequence of an encoder lies whole in a step.
+            let step_tokens = if graph.is_encoder() { step_tokens.max(max_seq) } else { step_tokens };
+            let options = CpuOptions { max_seq, max_batch, step_tokens, precision: Precision::F32 };
             return Ok(Box::new(CpuModel::graph(graph, &weights, &options)?));
         }
         let graph = models::build(&self.checkpoint, options.dtype)?;
@@ -135,7 +157,8 @@ impl Source {
                 (plan, kernels.collect())
             }
             None => {
-                let options = model::options(&self.checkpoint, request.build, target, sequences(&request));
+                let sequences = self.sequences(&request)?;
+                let options = model::options(&self.checkpoint, request.build, target, sequences)?;
                 let compiled = model::compile(&self.checkpoint, options)?;
                 let kernels = compiled.kernels.into_iter().map(|k| KernelSource {
                     name: k.name,
@@ -166,11 +189,6 @@ impl Source {
         }
         Ok(Box::new(loaded))
     }
-}
-
-/// Sequences to compile a checkpoint for.
-fn sequences(request: &Request<'_>) -> usize {
-    request.sequences.clamp(1, weft_passes::schedule::GEMV_ROWS)
 }
 
 /// A bundle's choices were made when it was compiled.

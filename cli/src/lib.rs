@@ -1,12 +1,13 @@
 //! Weft: a graph compiler for language models.
 //!
 //! This crate is the `weft` binary and the facade of the others: [`model::compile`] turns a checkpoint into
-//! a plan and kernels, [`bundle`] stores them, [`engine`] runs them, [`generate`] answers prompts.
+//! a plan and kernels, [`bundle`] stores them, [`engine`] runs them, [`generate`] answers prompts, [`encode`] embeds texts.
 
 pub mod args;
 pub mod batch;
 pub mod bundle;
 pub mod commands;
+pub mod encode;
 pub mod engine;
 pub mod errors;
 pub mod generate;

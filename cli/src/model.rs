@@ -20,21 +20,31 @@ pub const DEFAULT_TARGET: &str = "sm_90";
 const DEFAULT_MAX_SEQ: usize = 4096;
 
 /// What a checkpoint is compiled for: the user's choices, with defaults filled in.
+///
+/// # Errors
+/// A longest context beyond the model's positions, where they limit it.
 pub fn options(
     checkpoint: &Checkpoint,
     args: &BuildArgs,
     target: &'static Target,
     max_batch: usize,
-) -> Options {
+) -> Result<Options> {
+    let max_seq = max_seq(checkpoint, args);
+    if let Some(most) = checkpoint.config().position_limit().filter(|&most| max_seq > most) {
+        return Err(Error::input(format!(
+            "--max-seq {max_seq}: the model has {most} positions; give at most that"
+        )));
+    }
     let dtype = args.dtype.map_or_else(|| default_dtype(checkpoint), DType::from);
-    Options {
+    Ok(Options {
         target,
         dtype,
         opt_level: args.opt_level.unwrap_or(2),
-        max_seq: max_seq(checkpoint, args),
+        max_seq,
         max_batch,
+        disabled: args.disable.clone(),
         dump: false,
-    }
+    })
 }
 
 /// Longest context: what was asked for, else the model's own up to 4096.

@@ -23,7 +23,8 @@ pub fn score(
 ) -> Result<Output> {
     let most = executor.limits();
     check_length(input.ids.len, steps, most.max_seq)?;
-    let (b, t, v) = (input.ids.rows.len(), input.ids.len, most.vocab);
+    let v = most.vocab.ok_or_else(|| Error::input("the model is an encoder: it has no logits"))?;
+    let (b, t) = (input.ids.rows.len(), input.ids.len);
     let mut out = Output { logits: vec![0.0; b * t * v], shape: [b, t, v], greedy: None };
     let mut greedy = Greedy { ids: vec![0; b * steps], logits: vec![0.0; b * steps * v], steps };
     let total = (b * (t + steps.saturating_sub(1))) as u64;

@@ -30,30 +30,13 @@ pub struct Input {
 /// # Errors
 /// Naming the file, the tensor and what is expected.
 pub fn read(path: &Path, vocab: usize) -> Result<Input> {
-    let data = fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
-    let file = SafeTensors::deserialize(&data)
-        .map_err(|e| Error::input(format!("{}: not a safetensors file: {e}", path.display())))?;
-    let ids = read_ids(path, &file, "input_ids", vocab)?;
-    let ids = ids.ok_or_else(|| {
-        let has: Vec<&str> = file.names().into_iter().collect();
-        let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
-        Error::input(format!(
-            "{}: no tensor input_ids; give one, [B,T] i64 (it holds: {has})",
-            path.display()
-        ))
-    })?;
-    if ids.rows.is_empty() || ids.len == 0 {
-        let shape = [ids.rows.len(), ids.len];
-        return Err(bad(
-            path,
-            "input_ids",
-            format!("its shape is {shape:?}; give at least one row and one token"),
-        ));
-    }
+    let data = open(path)?;
+    let file = data.tensors(path)?;
+    let ids = required_ids(path, &file, vocab)?;
     if let Ok(mask) = file.tensor("attention_mask") {
         check_mask(path, &mask)?;
     }
-    let continued = read_ids(path, &file, "continue_ids", vocab)?;
+    let continued = read_ids(path, &file, "continue_ids", vocab, "the vocabulary")?;
     if let Some(c) = &continued
         && c.rows.len() != ids.rows.len()
     {
@@ -64,11 +47,54 @@ pub fn read(path: &Path, vocab: usize) -> Result<Input> {
     Ok(Input { ids, continued })
 }
 
-fn bad(path: &Path, tensor: &str, why: String) -> Error {
+/// The bytes of a file.
+pub(crate) struct Bytes(Vec<u8>);
+
+/// Reads a file.
+pub(crate) fn open(path: &Path) -> Result<Bytes> {
+    fs::read(path).map(Bytes).map_err(|e| Error::io(path, "read", &e))
+}
+
+impl Bytes {
+    /// The tensors in it.
+    pub fn tensors(&self, path: &Path) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.0)
+            .map_err(|e| Error::input(format!("{}: not a safetensors file: {e}", path.display())))
+    }
+}
+
+/// An error about a tensor.
+pub(crate) fn bad(path: &Path, tensor: &str, why: String) -> Error {
     Error::input(format!("{}: {tensor}: {why}", path.display()))
 }
 
-fn read_ids(path: &Path, file: &SafeTensors<'_>, name: &str, vocab: usize) -> Result<Option<Ids>> {
+/// `input_ids`: at least one row, and one token in each.
+pub(crate) fn required_ids(path: &Path, file: &SafeTensors<'_>, vocab: usize) -> Result<Ids> {
+    let ids = read_ids(path, file, "input_ids", vocab, "the vocabulary")?;
+    let ids = ids.ok_or_else(|| {
+        let has: Vec<&str> = file.names().into_iter().collect();
+        let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+        Error::input(format!(
+            "{}: no tensor input_ids; give one, [B,T] i64 (it holds: {has})",
+            path.display()
+        ))
+    })?;
+    if ids.rows.is_empty() || ids.len == 0 {
+        let shape = [ids.rows.len(), ids.len];
+        let why = format!("its shape is {shape:?}; give at least one row and one token");
+        return Err(bad(path, "input_ids", why));
+    }
+    Ok(ids)
+}
+
+/// Ids below `end`, which is the size of `what`; `None` when there is no such tensor.
+pub(crate) fn read_ids(
+    path: &Path,
+    file: &SafeTensors<'_>,
+    name: &str,
+    end: usize,
+    what: &str,
+) -> Result<Option<Ids>> {
     let Ok(tensor) = file.tensor(name) else { return Ok(None) };
     let (dtype, shape) = (tensor.dtype(), tensor.shape());
     let &[rows, len] = shape else {
@@ -83,12 +109,8 @@ fn read_ids(path: &Path, file: &SafeTensors<'_>, name: &str, vocab: usize) -> Re
         let longs = longs.get(row * len..(row + 1) * len).unwrap_or_default();
         let ids = longs.iter().enumerate().map(|(i, &b)| {
             let id = i64::from_le_bytes(b);
-            u32::try_from(id).ok().filter(|&id| (id as usize) < vocab).ok_or_else(|| {
-                bad(
-                    path,
-                    name,
-                    format!("row {row}, token {i}: id {id} is outside the vocabulary, 0..{vocab}"),
-                )
+            u32::try_from(id).ok().filter(|&id| (id as usize) < end).ok_or_else(|| {
+                bad(path, name, format!("row {row}, token {i}: id {id} is outside {what}, 0..{end}"))
             })
         });
         out.push(ids.collect::<Result<Vec<u32>>>()?);
@@ -139,13 +161,21 @@ pub struct Greedy {
 /// When it cannot be written.
 pub fn write(path: &Path, output: &Output) -> Result<()> {
     let [b, _, v] = output.shape;
-    let mut tensors: BTreeMap<&str, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    let mut tensors: Tensors<'_> = BTreeMap::new();
     tensors.insert("logits", (Dtype::F32, output.shape.to_vec(), floats(&output.logits)));
     if let Some(g) = &output.greedy {
         let ids = g.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         tensors.insert("greedy_ids", (Dtype::I64, vec![b, g.steps], ids));
         tensors.insert("greedy_logits", (Dtype::F32, vec![b, g.steps, v], floats(&g.logits)));
     }
+    write_tensors(path, &tensors)
+}
+
+/// Tensors by name: type, shape, bytes.
+pub(crate) type Tensors<'a> = BTreeMap<&'a str, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// Writes a file under a temporary name, and puts it in its place.
+pub(crate) fn write_tensors(path: &Path, tensors: &Tensors<'_>) -> Result<()> {
     let failed = |why: String| Error::failed(format!("{}: cannot write: {why}", path.display()));
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
         let view = TensorView::new(*dtype, shape.clone(), data).map_err(|e| failed(e.to_string()))?;
@@ -160,6 +190,7 @@ pub fn write(path: &Path, output: &Output) -> Result<()> {
     Ok(())
 }
 
-fn floats(values: &[f32]) -> Vec<u8> {
+/// The bytes of f32 values.
+pub(crate) fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }

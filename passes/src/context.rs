@@ -17,6 +17,8 @@ pub struct Options {
     pub max_seq: usize,
     /// Most sequences of a step.
     pub max_batch: usize,
+    /// Rules that are not applied, by name.
+    pub disabled: Vec<String>,
     /// Whether to keep the IR's text after each pass.
     pub dump: bool,
 }
@@ -37,6 +39,8 @@ pub struct Context {
     pub options: Options,
     /// Times of the passes, in order.
     pub times: Vec<PassTime>,
+    /// What equality saturation did, for each form of the step.
+    pub reports: Vec<crate::eqsat::Report>,
     /// IR after each pass, when dumps are wanted: (pass, text).
     pub dumps: Vec<(&'static str, String)>,
 }
@@ -44,7 +48,7 @@ pub struct Context {
 impl Context {
     /// A fresh compilation.
     pub fn new(options: Options) -> Self {
-        Context { options, times: Vec::new(), dumps: Vec::new() }
+        Context { options, times: Vec::new(), reports: Vec::new(), dumps: Vec::new() }
     }
 
     /// Runs a pass, timed.

@@ -3,6 +3,7 @@
 //! [`pipeline::compile`] is the list. Passes decide everything that code generation later prints.
 
 pub mod context;
+pub mod eqsat;
 pub mod launch;
 pub mod lower;
 pub mod memory_plan;

@@ -1,11 +1,12 @@
 //! The list of passes: from a graph to a plan.
 
 use crate::context::{Context, Options};
+use crate::eqsat::{self, CostModel};
 use crate::memory_plan::Arena;
 use crate::{launch, lower, memory_plan, schedule};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use weft_ir::graph::Graph;
-use weft_ir::plan::{Body, Entry, Plan};
+use weft_ir::plan::{Body, Entry, Plan, Role};
 use weft_ir::verify;
 
 /// Why a graph did not compile.
@@ -35,6 +36,44 @@ fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
     faults.iter().map(|f| format!("  {f}")).collect::<Vec<_>>().join("\n")
 }
 
+/// A form of the step: the graph that serves some roles.
+struct Variant {
+    graph: Graph,
+    /// Whether it serves decode steps, whose products stream weights and may compute their left operand.
+    decode: bool,
+    /// Whether it serves the other roles.
+    others: bool,
+}
+
+impl Variant {
+    fn serves(&self, role: Role) -> bool {
+        if role == Role::Decode { self.decode } else { self.others }
+    }
+}
+
+/// The graph optimised for decode, and for all other steps; below level 2 it is one and the same.
+fn variants(
+    c: &Context,
+    graph: &Graph,
+    buckets: &[schedule::Bucket],
+) -> Result<(Vec<Variant>, Vec<eqsat::Report>), Error> {
+    let o = &c.options;
+    if o.opt_level < 2 {
+        return Ok((vec![Variant { graph: graph.clone(), decode: true, others: true }], Vec::new()));
+    }
+    let mut variants = Vec::new();
+    let mut reports = Vec::new();
+    for decode in [true, false] {
+        let largest = buckets.iter().rev().find(|b| (b.role == Role::Decode) == decode);
+        let Some(bucket) = largest else { continue };
+        let model = CostModel { bind: bucket.bind, profile: o.target.profile, prologues: decode };
+        let (graph, report) = eqsat::run(graph, &model, &o.disabled).map_err(Error::Lower)?;
+        variants.push(Variant { graph, decode, others: !decode });
+        reports.push(report);
+    }
+    Ok((variants, reports))
+}
+
 /// Compiles a graph.
 ///
 /// # Errors
@@ -44,27 +83,48 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     let c = &mut context;
     c.timed("verify-graph", |_| verify::graph::verify(graph)).map_err(|f| Error::Graph(lines(&f)))?;
     c.dump("build", || graph.to_string());
-    let lowered = c.timed("lower", |c| lower::run(c, graph)).map_err(Error::Lower)?;
     let o = c.options.clone();
-    let buckets = schedule::buckets(o.max_seq, o.max_batch, o.opt_level);
-    let (kernels, chosen) = c.timed("schedule", |_| schedule::run(&lowered.works, &buckets, o.target));
-    let arenas: Vec<Arena> = c.timed("memory-plan", |_| {
-        buckets.iter().map(|b| memory_plan::run(&lowered.buffers, &lowered.dispatches, &b.bind)).collect()
+    let buckets = match graph.is_encoder() {
+        true => schedule::encoder_buckets(o.max_seq, o.max_batch, o.opt_level),
+        false => schedule::buckets(o.max_seq, o.max_batch, o.opt_level),
+    };
+    let (variants, reports) = c.timed("eqsat", |c| variants(c, graph, &buckets))?;
+    c.reports = reports;
+    for v in &variants {
+        verify::graph::verify(&v.graph).map_err(|f| Error::Graph(lines(&f)))?;
+        c.dump("eqsat", || v.graph.to_string());
+    }
+    let graphs: Vec<(&Graph, bool)> = variants.iter().map(|v| (&v.graph, v.decode)).collect();
+    let lowered = c.timed("lower", |c| lower::run(c, &graphs)).map_err(Error::Lower)?;
+    let body_of = |b: &schedule::Bucket| variants.iter().position(|v| v.serves(b.role)).unwrap_or(0);
+    let (kernels, chosen) = c.timed("schedule", |_| {
+        let uses = |body: usize| -> BTreeSet<u32> { lowered.bodies[body].iter().map(|d| d.work).collect() };
+        let uses: Vec<BTreeSet<u32>> = (0..lowered.bodies.len()).map(uses).collect();
+        schedule::run(&lowered.works, &buckets, &|b, w| uses[body_of(b)].contains(&w), o.target)
     });
-    let launches = c.timed("launch", |_| {
-        let programmatic = vec![o.target.features.programmatic_launch; lowered.dispatches.len()];
-        launch::run(&lowered.dispatches, &arenas.iter().collect::<Vec<_>>(), &programmatic)
+    let arenas: Vec<Arena> = c.timed("memory-plan", |_| {
+        let run = |b| memory_plan::run(&lowered.buffers, &lowered.bodies[body_of(b)], &b.bind);
+        buckets.iter().map(run).collect()
+    });
+    let bodies: Vec<Body> = c.timed("launch", |_| {
+        let body = |(i, dispatches): (usize, &Vec<_>)| {
+            let programmatic = vec![o.target.features.programmatic_launch; dispatches.len()];
+            let mine = buckets.iter().zip(&arenas).filter(|(b, _)| body_of(b) == i).map(|(_, a)| a);
+            let launches = launch::run(dispatches, &mine.collect::<Vec<_>>(), &programmatic);
+            Body { dispatches: dispatches.clone(), launches }
+        };
+        lowered.bodies.iter().enumerate().map(body).collect()
     });
     let entries = buckets
-        .into_iter()
+        .iter()
         .zip(chosen)
         .zip(arenas)
         .map(|((bucket, kernels), arena)| Entry {
-            name: bucket.name,
+            name: bucket.name.clone(),
             role: bucket.role,
             bind: bucket.bind,
-            body: 0,
-            kernels: kernels.into_iter().enumerate().map(|(w, k)| (w as u32, k)).collect::<BTreeMap<_, _>>(),
+            body: body_of(bucket) as u32,
+            kernels,
             arena: arena.placements,
             arena_bytes: arena.bytes,
             unshared_bytes: arena.unshared_bytes,
@@ -79,7 +139,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         buffers: lowered.buffers,
         works: lowered.works,
         kernels,
-        bodies: vec![Body { dispatches: lowered.dispatches, launches }],
+        bodies,
         entries,
     };
     c.timed("verify-plan", |_| verify::plan::verify(&plan)).map_err(|f| Error::Plan(lines(&f)))?;

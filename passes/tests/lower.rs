@@ -9,7 +9,15 @@ use weft_passes::{Options, compile};
 
 fn plan(graph: &Graph, opt_level: u8) -> Plan {
     let target = Target::parse("sm_90").expect("sm_90");
-    let options = Options { target, dtype: DType::BF16, opt_level, max_seq: 128, max_batch: 4, dump: false };
+    let options = Options {
+        target,
+        dtype: DType::BF16,
+        opt_level,
+        max_seq: 128,
+        max_batch: 4,
+        disabled: Vec::new(),
+        dump: false,
+    };
     compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }
 
@@ -66,8 +74,15 @@ fn a_plan_reads_back_as_it_was_written() {
 fn an_output_that_nothing_computes_is_an_error() {
     let graph = parse("%0 = input token_ids -> i32[tokens]\noutput \"ids\" = %0\n").expect("graph");
     let target = Target::parse("sm_90").expect("sm_90");
-    let options =
-        Options { target, dtype: DType::BF16, opt_level: 2, max_seq: 128, max_batch: 4, dump: false };
+    let options = Options {
+        target,
+        dtype: DType::BF16,
+        opt_level: 2,
+        max_seq: 128,
+        max_batch: 4,
+        disabled: Vec::new(),
+        dump: false,
+    };
     let error = compile(&graph, options).expect_err("nothing to compute").to_string();
     assert!(error.contains("is not computed by the step"), "{error}");
 }

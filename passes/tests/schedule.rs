@@ -10,7 +10,15 @@ use weft_passes::{Options, compile};
 fn plan(text: &str, dtype: DType, target: &str) -> Plan {
     let graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
     let target = Target::parse(target).expect("target");
-    let options = Options { target, dtype, opt_level: 2, max_seq: 2048, max_batch: 8, dump: false };
+    let options = Options {
+        target,
+        dtype,
+        opt_level: 2,
+        max_seq: 2048,
+        max_batch: 8,
+        disabled: Vec::new(),
+        dump: false,
+    };
     compile(&graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }
 
@@ -23,11 +31,12 @@ fn linear(dtype: &str, k: usize) -> String {
 }
 
 fn schedules(plan: &Plan, role: Role) -> Vec<(&Schedule, Option<&str>)> {
-    let work = plan.works.iter().position(|w| w.ops.iter().any(|o| o == "matmul")).expect("matmul") as u32;
+    let is_product = |w: &u32| plan.works[*w as usize].ops.iter().any(|o| o == "matmul");
     let entries = plan.entries.iter().filter(|e| e.role == role);
     entries
         .map(|e| {
-            let k = &plan.kernels[e.kernels[&work].index()];
+            let (_, k) = e.kernels.iter().find(|(w, _)| is_product(w)).expect("matmul");
+            let k = &plan.kernels[k.index()];
             (&k.schedule, k.fallback.as_deref())
         })
         .collect()

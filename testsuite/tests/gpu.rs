@@ -78,7 +78,7 @@ fn two_steps(model: &mut dyn Executor, ids: &[u32], others: &[&[u32]]) -> Vec<u3
     let prompt = ids.len() - 1;
     let mut pieces = vec![piece(0, 0, &ids[..prompt])];
     pieces.extend(others.iter().enumerate().map(|(i, o)| piece(i + 1, 0, &o[..o.len() - 1])));
-    let vocab = model.limits().vocab;
+    let vocab = model.limits().vocab.expect("a decoder");
     for (role, pieces) in [
         (Role::Prefill, pieces),
         (Role::Decode, {
@@ -131,7 +131,7 @@ fn sampling_matches_its_definition() {
     let mut model = gpu::load(&plan, &fixture.checkpoint, false);
     let rows = fixture.golden_ids("input_ids");
     let ids: Vec<u32> = rows.values[..20].iter().map(|&v| v as u32).collect();
-    let vocab = model.limits().vocab;
+    let vocab = model.limits().vocab.expect("a decoder");
     let variants = [
         Params { temperature: 1.0, ..Params::GREEDY },
         Params { temperature: 0.7, top_k: 5, ..Params::GREEDY },

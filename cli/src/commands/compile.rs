@@ -34,7 +34,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
         Some(target) => target,
         None => default_target()?,
     };
-    let mut options = model::options(&checkpoint, &args.build, target, args.max_batch);
+    let mut options = model::options(&checkpoint, &args.build, target, args.max_batch)?;
     options.dump = args.dump_passes.is_some();
     let compiled = model::compile(&checkpoint, options)?;
     let warnings = model::warnings(&checkpoint, &compiled.graph);

@@ -4,6 +4,7 @@ mod compile;
 mod completions;
 mod convert;
 mod doctor;
+mod embed;
 mod forward;
 mod models;
 mod run;
@@ -23,6 +24,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Compile(args) => compile::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Forward(args) => forward::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Models => models::run(),

@@ -8,6 +8,7 @@ use crate::generate::{self, Answer, Limits, Timing, check_length, generate, stop
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
 use std::time::Instant;
+use weft_frontend::models::Kind;
 use weft_frontend::text::chat::{ChatTemplate, Message};
 use weft_frontend::text::tokenizer::Tokenizer;
 use weft_ir::sampling::Params;
@@ -31,6 +32,12 @@ struct PromptAnswer<'a> {
 /// Answers prompts.
 pub fn run(args: &RunArgs) -> Result<()> {
     let source = Source::open(&args.model)?;
+    if source.kind()? == Kind::Encoder {
+        let (path, kind) = (args.model.display(), &source.checkpoint().config().model_type);
+        return Err(Error::input(format!(
+            "{path}: {kind} is an encoder, which answers nothing; weft embed takes it"
+        )));
+    }
     let tokenizer = Tokenizer::open(source.checkpoint())?;
     let chat = chat_template(args, &source)?;
     let prompts = prompts(args)?;

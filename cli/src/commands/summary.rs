@@ -32,6 +32,8 @@ pub struct Summary {
     state_bytes: u64,
     entries: Vec<EntrySummary>,
     fallbacks: Vec<Fallback>,
+    /// Sites at which each rewrite rule added an equal form, in the form of the step for decode.
+    rules: BTreeMap<String, usize>,
     passes: Vec<PassSummary>,
     total_ms: f64,
     /// Warnings.
@@ -107,6 +109,12 @@ impl Summary {
                 .into_iter()
                 .map(|(reason, kernels)| Fallback { reason: reason.into(), kernels })
                 .collect(),
+            rules: model
+                .context
+                .reports
+                .first()
+                .map(|r| r.applied.iter().map(|(rule, n)| (rule.to_string(), *n)).collect())
+                .unwrap_or_default(),
             passes,
             total_ms: ms(total),
             warnings,
@@ -188,6 +196,10 @@ impl fmt::Display for Summary {
             let few = fallback.kernels.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
             let more = if n > 3 { ", …" } else { "" };
             writeln!(f, "  fallback    {}: {n} kernels ({few}{more})", fallback.reason)?;
+        }
+        if !self.rules.is_empty() {
+            let rules: Vec<String> = self.rules.iter().map(|(rule, n)| format!("{rule} {n}")).collect();
+            writeln!(f, "  rewrites    {}", rules.join(", "))?;
         }
         let passes: Vec<String> = self.passes.iter().map(|p| format!("{} {:.1}", p.name, p.ms)).collect();
         writeln!(f, "  passes, ms  {}", passes.join(", "))?;

@@ -1,5 +1,5 @@
-//! Recognises attention over the slot-mapped cache: matmul – score modification – softmax – matmul on rows
-//! gathered from two states by one index.
+//! Recognises attention: matmul – score modification – softmax – matmul on rows gathered by one index from two
+//! states (the slot-mapped cache) or, in an encoder, from two values of the step.
 
 use std::collections::HashSet;
 use weft_ir::graph::{Graph, Op};
@@ -12,11 +12,11 @@ pub struct AttentionSite {
     pub out: NodeId,
     /// Queries [t, heads, d].
     pub q: NodeId,
-    /// Key state after this step's write, [slots, kv, d].
+    /// Keys, [slots, kv, d]: the state after this step's write, or a value of the step ([t, kv, d]).
     pub keys: NodeId,
-    /// Value state after this step's write, [slots, kv, d].
+    /// Values, alike.
     pub values: NodeId,
-    /// Slots [t, context].
+    /// Rows of the keys, [t, context].
     pub index: NodeId,
     /// q · keysᵀ, [t, kv, group, context].
     pub scores: NodeId,
@@ -87,7 +87,7 @@ impl Matcher<'_> {
         private.then_some(AttentionSite { out, q, keys, values, index, scores, masked, covered })
     }
 
-    /// `transpose(gather(state, index), [0, 2, 1, 3])` → (state, index).
+    /// `transpose(gather(rows, index), [0, 2, 1, 3])` → (rows, index).
     fn cache_read(&self, id: NodeId, covered: &mut HashSet<NodeId>) -> Option<(NodeId, NodeId)> {
         let Op::Transpose(perm) = self.op(id) else { return None };
         let gather = self.input(id, 0);

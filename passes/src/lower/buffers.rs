@@ -56,8 +56,14 @@ impl Buffers {
         Ok(made)
     }
 
+    /// Adds a buffer; what outlives a step, or is not computed by it, is shared with the other bodies.
     fn push(&mut self, graph: &Graph, id: NodeId, kind: BufferKind, name: String) -> BufferId {
         let ty = graph.ty(id);
+        if kind != BufferKind::Temp
+            && let Some(i) = self.list.iter().position(|b| b.kind == kind && b.shape == ty.shape)
+        {
+            return BufferId::new(i);
+        }
         self.list.push(Buffer { name, dtype: ty.dtype(), shape: ty.shape.clone(), kind });
         BufferId::new(self.list.len() - 1)
     }

@@ -4,21 +4,32 @@ use super::attention::AttentionSite;
 use super::buffers::Buffers;
 use super::forms::{Form, Forms};
 use super::inline::Inliner;
-use super::{Lowered, Stop, index};
+use super::{Lowered, Stop, index, order};
 use std::collections::HashMap;
-use weft_ir::graph::{Graph, Op};
-use weft_ir::ids::{BufferId, NodeId};
+use weft_ir::graph::{Graph, Input, Op};
+use weft_ir::ids::{BufferId, NodeId, OperandId};
 use weft_ir::plan::{
-    Attention, Compute, Dispatch, Loop, MatMul, Operand, Sample, Scalar, Stage, Store, Work,
+    Attention, BufferKind, Compute, Dispatch, Loop, Operand, Sample, Scalar, Stage, Store, Work,
 };
 use weft_ir::scalar::{Binary, Compare, Reduce};
 use weft_ir::shape::{Dim, Shape, Sym};
 
-/// Lowers all roots.
-pub(super) fn emit(graph: &Graph, forms: &Forms) -> Result<Lowered, Stop> {
+/// Lowers all roots of a graph: adds its dispatches as a body; works and buffers are shared with the bodies
+/// already there.
+pub(super) fn emit(graph: &Graph, forms: &Forms, lowered: &mut Lowered) -> Result<(), Stop> {
+    let out = std::mem::take(lowered);
+    let known = out.works.iter().enumerate().map(|(i, w)| (key(&w.compute, &w.reads, &w.writes), i as u32));
+    let known = known.collect();
+    let mut buffers = Buffers::default();
+    buffers.list = out.buffers;
     let mut e =
-        Emitter { graph, forms, buffers: Buffers::default(), out: Lowered::default(), known: HashMap::new() };
+        Emitter { graph, forms, buffers, works: out.works, dispatches: Vec::new(), ops: Vec::new(), known };
     for id in graph.ids().filter(|id| forms.of[id.index()] == Form::Root) {
+        // An epilogue with several results is emitted once, at the last of them.
+        let region = forms.product_of.get(&id).and_then(|p| forms.regions.get(p));
+        if region.is_some_and(|r| r.outputs.last() != Some(&id)) {
+            continue;
+        }
         let made = e.root(id)?;
         e.add(id, made);
     }
@@ -28,30 +39,40 @@ pub(super) fn emit(graph: &Graph, forms: &Forms) -> Result<Lowered, Stop> {
             return Err(Stop::Fault(why));
         }
     }
-    e.out.buffers = e.buffers.list;
-    Ok(e.out)
+    let mut bodies = out.bodies;
+    bodies.push(order::sort(graph, &e.buffers.list, e.dispatches, &e.ops)?);
+    *lowered = Lowered { buffers: e.buffers.list, works: e.works, bodies };
+    Ok(())
+}
+
+/// What makes two works equal.
+fn key(compute: &Compute, reads: &[Operand], writes: &[Operand]) -> String {
+    format!("{compute:?} {reads:?} {writes:?}")
 }
 
 /// A work before it has a name.
-struct Made {
-    compute: Compute,
-    reads: Vec<(Operand, BufferId)>,
-    write: (Operand, BufferId),
-    ops: Vec<NodeId>,
-    rules: Vec<&'static str>,
-    scope: String,
+pub(super) struct Made {
+    pub compute: Compute,
+    pub reads: Vec<(Operand, BufferId)>,
+    pub writes: Vec<(Operand, BufferId)>,
+    pub ops: Vec<NodeId>,
+    pub rules: Vec<&'static str>,
+    pub scope: String,
 }
 
-struct Emitter<'a> {
-    graph: &'a Graph,
-    forms: &'a Forms,
+pub(super) struct Emitter<'a> {
+    pub graph: &'a Graph,
+    pub forms: &'a Forms,
     buffers: Buffers,
-    out: Lowered,
+    works: Vec<Work>,
+    dispatches: Vec<Dispatch>,
+    /// For each dispatch, the nodes it computes.
+    ops: Vec<Vec<NodeId>>,
     /// Works by their content.
     known: HashMap<String, u32>,
 }
 
-fn coords(n: usize) -> Vec<Scalar> {
+pub(super) fn coords(n: usize) -> Vec<Scalar> {
     (0..n).map(|i| Scalar::Coord(i as u8)).collect()
 }
 
@@ -60,8 +81,8 @@ impl Emitter<'_> {
         if let Some(site) = self.forms.attention.get(&id) {
             return self.attention(site);
         }
-        if let Some(chain) = self.forms.chains.get(&id) {
-            return self.linear(chain);
+        if let Some(region) = self.forms.product_of.get(&id).and_then(|p| self.forms.regions.get(p)) {
+            return self.linear(region);
         }
         match &self.graph.node(id).op {
             Op::MatMul { .. } => self.matmul_loop(id),
@@ -88,16 +109,16 @@ impl Emitter<'_> {
         }
     }
 
-    fn inliner(&mut self, domain: Shape) -> Inliner<'_> {
+    pub fn inliner(&mut self, domain: Shape) -> Inliner<'_> {
         Inliner::new(self.graph, self.forms, &mut self.buffers, domain)
     }
 
     /// Where the result of a root goes: operand, buffer.
-    fn write(&mut self, id: NodeId) -> Result<(Operand, BufferId), Stop> {
+    pub fn write(&mut self, id: NodeId) -> Result<(Operand, BufferId), Stop> {
         let buffer = self.buffers.of(self.graph, self.forms, id)?;
         let ty = self.graph.ty(id);
         let name = match self.buffers.list[buffer.index()].kind {
-            weft_ir::plan::BufferKind::Temp => "out".into(),
+            BufferKind::Temp => "out".into(),
             _ => self.buffers.operand_name(buffer),
         };
         let operand = Operand { name, dtype: ty.dtype(), shape: ty.shape.clone(), constant: false };
@@ -139,7 +160,7 @@ impl Emitter<'_> {
             }
         }
         let compute = Compute::Loop(Loop { domain, reduced, stages, element_stores, row_stores });
-        Ok(Made { compute, reads, write, ops, rules, scope: self.graph.node(id).scope.clone() })
+        Ok(Made { compute, reads, writes: vec![write], ops, rules, scope: self.graph.node(id).scope.clone() })
     }
 
     /// Whether several ops were put together (a literal operand is not one).
@@ -183,56 +204,7 @@ impl Emitter<'_> {
         let (reads, ops) = finish(inl);
         let compute =
             Compute::Loop(Loop { domain, reduced: Some(k), stages, element_stores: vec![], row_stores });
-        Ok(Made { compute, reads, write, ops, rules: vec![], scope: node.scope.clone() })
-    }
-
-    /// A linear layer and the ops that follow it.
-    fn linear(&mut self, chain: &[NodeId]) -> Result<Made, Stop> {
-        let (first, last) = (chain[0], chain[chain.len() - 1]);
-        let graph = self.graph;
-        let node = graph.node(first);
-        let (Dim::Const(n), Dim::Const(k)) = (node.ty.shape[1], self.graph.ty(node.inputs[0]).shape[1])
-        else {
-            return Err(Stop::Fault(format!("{first} ({}): a linear layer has symbolic sizes", node.scope)));
-        };
-        let m = node.ty.shape[0];
-        let write = self.write(last)?;
-        let mut inl = self.inliner(vec![m, Dim::Const(n)]);
-        let x = inl.operand(node.inputs[0])?;
-        let b = inl.operand(node.inputs[1])?;
-        let a = Scalar::Load(x, coords(2));
-        inl.ops.push(first);
-        // Walk forward: the coordinates of each node of the chain in terms of (m, n).
-        let mut at = coords(2);
-        let mut value = Scalar::Acc(0);
-        let mut guard = None;
-        inl.known.insert(first, (at.clone(), value.clone()));
-        for (&before, &id) in chain.iter().zip(&chain[1..]) {
-            let step = graph.node(id);
-            match &step.op {
-                Op::Reshape(to) => {
-                    at = index::reshape(&at, &graph.ty(before).shape, to, &inl.domain);
-                    inl.ops.push(id);
-                }
-                Op::Scatter => {
-                    let slot = inl.value(step.inputs[2], &at[..1])?;
-                    guard =
-                        Some(Scalar::Compare(Compare::Le, Box::new(Scalar::Int(0)), Box::new(slot.clone())));
-                    at[0] = slot;
-                    inl.ops.push(id);
-                }
-                _ => value = inl.define(id, &at)?,
-            }
-            inl.known.insert(id, (at.clone(), value.clone()));
-        }
-        let (reads, ops) = finish(inl);
-        let mut rules = Vec::new();
-        if chain.len() > 1 {
-            rules.push(if guard.is_some() { "cache-write-epilogue" } else { "linear-epilogue" });
-        }
-        let stores = vec![Store { output: 0, index: at, value, guard }];
-        let compute = Compute::MatMul(MatMul { m, n, group: 1, k, a, b, stages: Vec::new(), stores });
-        Ok(Made { compute, reads, write, ops, rules, scope: node.scope.clone() })
+        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec![], scope: node.scope.clone() })
     }
 
     /// A state write: computed rows stored at the slots of their tokens.
@@ -252,7 +224,7 @@ impl Emitter<'_> {
         let rules = if self.is_group(&ops) { vec!["pointwise-group"] } else { vec![] };
         let compute =
             Compute::Loop(Loop { domain, reduced: None, stages: vec![], element_stores, row_stores: vec![] });
-        Ok(Made { compute, reads, write, ops, rules, scope: node.scope.clone() })
+        Ok(Made { compute, reads, writes: vec![write], ops, rules, scope: node.scope.clone() })
     }
 
     fn sample(&mut self, id: NodeId) -> Result<Made, Stop> {
@@ -272,7 +244,7 @@ impl Emitter<'_> {
         let names = ["logits", "position", "temperature", "top_k", "top_p", "min_p", "seed"];
         reads.iter_mut().zip(names).for_each(|((o, _), name)| o.name = name.into());
         let compute = Compute::Sample(Sample { rows: Dim::Sym(Sym::Rows), vocab });
-        Ok(Made { compute, reads, write, ops, rules: vec![], scope: "sample".into() })
+        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec![], scope: "sample".into() })
     }
 
     fn attention(&mut self, site: &AttentionSite) -> Result<Made, Stop> {
@@ -291,9 +263,10 @@ impl Emitter<'_> {
         let at = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
         inl.known.insert(site.scores, (at.clone(), Scalar::Acc(0)));
         let masked = inl.value(site.masked, &at)?;
-        let (length, score) = causal(masked);
+        let kinds: Vec<_> = inl.reads.iter().map(|b| inl.buffers.list[b.index()].kind.clone()).collect();
+        let (length, score) = causal(masked, &kinds);
         inl.domain = vec![shape[0], context];
-        let slot = inl.value(site.index, &coords(2))?;
+        let slot = inside(inl.value(site.index, &coords(2))?, &length);
         inl.ops.sort_unstable();
         inl.ops.dedup();
         // The epilogue's coordinates are (t, head, element).
@@ -301,7 +274,12 @@ impl Emitter<'_> {
         let (kv, in_group) = index::div_rem(&Scalar::Coord(1), group as i64, &domain);
         let out = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
         let stores = vec![Store { output: 0, index: out, value: Scalar::Acc(0), guard: None }];
-        let (reads, ops) = finish(inl);
+        let (mut reads, ops) = finish(inl);
+        for (operand, name) in [(q, "q"), (keys, "keys"), (values, "values")] {
+            if let Some((o, _)) = reads.get_mut(operand.index()).filter(|(o, _)| o.name == "x") {
+                o.name = name.into();
+            }
+        }
         let compute = Compute::Attention(Attention {
             tokens: shape[0],
             kv_heads,
@@ -317,7 +295,7 @@ impl Emitter<'_> {
             stores,
         });
         let scope = self.graph.node(site.out).scope.clone();
-        Ok(Made { compute, reads, write, ops, rules: vec!["attention"], scope })
+        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec!["attention"], scope })
     }
 
     /// Adds a work (or finds its equal) and its dispatch.
@@ -325,22 +303,27 @@ impl Emitter<'_> {
         made.ops.sort_unstable();
         let ops: Vec<String> = made.ops.iter().map(|&n| self.graph.node(n).op.name().to_string()).collect();
         let (reads, read_buffers): (Vec<_>, Vec<_>) = made.reads.into_iter().unzip();
-        let key = format!("{:?} {:?} {:?}", made.compute, reads, made.write.0);
+        let (writes, write_buffers): (Vec<_>, Vec<_>) = made.writes.into_iter().unzip();
+        let key = key(&made.compute, &reads, &writes);
         let work = match self.known.get(&key) {
             Some(&w) => w,
             None => {
                 let name = self.unique_name(&made.scope, root, &ops);
                 let rules = made.rules.iter().map(|r| r.to_string()).collect();
-                let writes = vec![made.write.0];
                 let work = Work { name, compute: made.compute, reads, writes, in_place: vec![], ops, rules };
-                self.out.works.push(work);
-                let w = (self.out.works.len() - 1) as u32;
+                self.works.push(work);
+                let w = (self.works.len() - 1) as u32;
                 self.known.insert(key, w);
                 w
             }
         };
-        let writes = vec![made.write.1];
-        self.out.dispatches.push(Dispatch { work, reads: read_buffers, writes, scope: made.scope });
+        self.dispatches.push(Dispatch {
+            work,
+            reads: read_buffers,
+            writes: write_buffers,
+            scope: made.scope,
+        });
+        self.ops.push(made.ops);
     }
 
     /// Innermost part of the scope that is a word; a kernel of one op is named after the op.
@@ -355,7 +338,7 @@ impl Emitter<'_> {
         {
             base = format!("{base}_{op}");
         }
-        let taken = |n: &str| self.out.works.iter().any(|w| w.name == n);
+        let taken = |n: &str| self.works.iter().any(|w| w.name == n);
         let mut name = base.clone();
         let mut i = 1;
         while taken(&name) {
@@ -366,23 +349,47 @@ impl Emitter<'_> {
     }
 }
 
-fn finish(inl: Inliner<'_>) -> (Vec<(Operand, BufferId)>, Vec<NodeId>) {
+pub(super) fn finish(inl: Inliner<'_>) -> (Vec<(Operand, BufferId)>, Vec<NodeId>) {
     (inl.operands.into_iter().zip(inl.reads).collect(), inl.ops)
 }
 
-/// Splits `select(j <= p, x, −∞)` into the number of keys p + 1 and the score x; other masks stay in the
-/// score and all keys of the context are visited.
-fn causal(masked: Scalar) -> (Scalar, Scalar) {
+/// Splits `select(j <= p, x, −∞)` for positions p, which are in the context, into the number of keys p + 1
+/// and the score x, and `select(j < n, x, −∞)` for lengths n of the tokens' sequences into n and x; other
+/// masks stay in the score and all keys of the context are visited.
+fn causal(masked: Scalar, reads: &[BufferKind]) -> (Scalar, Scalar) {
     if let Scalar::Select(c, x, hidden) = &masked
-        && let Scalar::Compare(Compare::Le, j, p) = c.as_ref()
+        && let Scalar::Compare(op, j, p) = c.as_ref()
         && **j == Scalar::Coord(2)
         && **hidden == Scalar::Float(f32::NEG_INFINITY)
+        && let Scalar::Load(o, at) = p.as_ref()
     {
-        let mut own = true;
-        p.visit(&mut |e| own &= !matches!(e, Scalar::Coord(1..)));
-        if own {
-            return (index::add((**p).clone(), Scalar::Int(1)), (**x).clone());
+        let is = |o: &OperandId, input| reads.get(o.index()) == Some(&BufferKind::Input(input));
+        let token = [Scalar::Coord(0)];
+        match (op, &at[..]) {
+            (Compare::Le, at) if is(o, Input::Positions) && *at == token => {
+                return (index::add((**p).clone(), Scalar::Int(1)), (**x).clone());
+            }
+            (Compare::Lt, [Scalar::Load(s, at)])
+                if is(o, Input::Lengths) && is(s, Input::Sequences) && at[..] == token =>
+            {
+                return ((**p).clone(), (**x).clone());
+            }
+            _ => {}
         }
     }
     (Scalar::Dim(Sym::Context), masked)
+}
+
+/// A slot expression where key j (Coord 1) is below `length`: `min(j, length − 1)` is j.
+fn inside(slot: Scalar, length: &Scalar) -> Scalar {
+    let last = |e: &Scalar| match e {
+        Scalar::Binary(Binary::Sub, a, b) => a.as_ref() == length && **b == Scalar::Int(1),
+        _ => false,
+    };
+    if let Scalar::Binary(Binary::Min, a, b) = &slot
+        && ((**a == Scalar::Coord(1) && last(b)) || (**b == Scalar::Coord(1) && last(a)))
+    {
+        return Scalar::Coord(1);
+    }
+    slot.map_children(&mut |part| inside(part.clone(), length))
 }

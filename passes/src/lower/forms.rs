@@ -1,6 +1,7 @@
 //! Which values become buffers, which are computed where they are used, which belong to a larger work.
 
 use super::attention::{self, AttentionSite};
+use super::region::{self, Limits, Region};
 use std::collections::{BTreeMap, HashSet};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
@@ -39,8 +40,12 @@ impl Form {
 pub struct Forms {
     /// Form of each node.
     pub of: Vec<Form>,
-    /// Epilogues: last node → the matmul and the nodes after it, in order.
-    pub chains: BTreeMap<NodeId, Vec<NodeId>>,
+    /// Linear layers with their epilogues, by the product.
+    pub regions: BTreeMap<NodeId, Region>,
+    /// For each stored result of a region, its product.
+    pub product_of: BTreeMap<NodeId, NodeId>,
+    /// Whether products may compute their left operand.
+    pub prologues: bool,
     /// Attention sites by their last node.
     pub attention: BTreeMap<NodeId, AttentionSite>,
     /// Uses of each node.
@@ -52,13 +57,15 @@ const RECOMPUTE_LIMIT: u32 = 1;
 
 impl Forms {
     /// Decides, with these values forced into buffers.
-    pub fn decide(graph: &Graph, opt_level: u8, forced: &HashSet<NodeId>) -> Forms {
+    pub fn decide(graph: &Graph, opt_level: u8, prologues: bool, forced: &HashSet<NodeId>) -> Forms {
         let users = graph.users();
         let kept: HashSet<NodeId> = graph.roots().into_iter().chain(forced.iter().copied()).collect();
         let load = graph.load_time();
         let mut forms = Forms {
             of: vec![Form::Inline; graph.nodes.len()],
-            chains: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            product_of: BTreeMap::new(),
+            prologues: prologues && opt_level >= 2,
             attention: BTreeMap::new(),
             users,
         };
@@ -68,7 +75,7 @@ impl Forms {
                 covered.extend(site.covered.iter().copied());
                 forms.attention.insert(site.out, site);
             }
-            forms.find_chains(graph, &load, &kept, &mut covered);
+            forms.find_regions(graph, &load, &kept, &mut covered);
         }
         let mut cost = vec![0u32; graph.nodes.len()];
         for id in graph.ids() {
@@ -78,7 +85,7 @@ impl Forms {
                 if part { Form::LoadPart } else { Form::Weight }
             } else if covered.contains(&id) {
                 Form::Covered
-            } else if forms.chains.contains_key(&id) {
+            } else if forms.product_of.contains_key(&id) {
                 Form::Root
             } else {
                 forms.decide_node(graph, id, opt_level, &kept, &mut cost)
@@ -140,10 +147,14 @@ impl Forms {
     /// Whether `user` takes `input` as an array rather than element by element.
     fn reads_buffer(&self, graph: &Graph, user: NodeId, input: NodeId) -> bool {
         if let Some(site) = self.attention.values().find(|s| s.covered.contains(&user) || s.out == user) {
-            return site.q == input;
+            return [site.q, site.keys, site.values].contains(&input);
         }
         match &graph.node(user).op {
-            Op::MatMul { .. } | Op::Sample => true,
+            Op::MatMul { .. } => {
+                let left = self.regions.contains_key(&user) && graph.node(user).inputs[0] == input;
+                !(left && self.prologues)
+            }
+            Op::Sample => true,
             Op::Scatter => graph.node(user).inputs[0] == input,
             Op::Input(_)
             | Op::Weight { .. }
@@ -167,45 +178,22 @@ impl Forms {
         }
     }
 
-    /// Linear layers take the elementwise ops that follow them, up to a state write, as their epilogue.
-    fn find_chains(
+    /// Linear layers take what follows them as their epilogue.
+    fn find_regions(
         &mut self,
         graph: &Graph,
         load: &[bool],
         kept: &HashSet<NodeId>,
         covered: &mut HashSet<NodeId>,
     ) {
-        let mut claimed: HashSet<NodeId> = HashSet::new();
+        let mut taken = covered.clone();
         for id in graph.ids().filter(|&id| is_linear(graph, load, id)) {
-            let mut chain = vec![id];
-            let mut last = id;
-            while let [user] = self.users[last.index()][..] {
-                let free = !kept.contains(&last) && !covered.contains(&user) && !claimed.contains(&user);
-                let (follows, ends) = match &graph.node(user).op {
-                    Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast(_) | Op::Reshape(_) => (true, false),
-                    Op::Scatter => (graph.node(user).inputs[1] == last, true),
-                    _ => (false, true),
-                };
-                if !free || !follows {
-                    break;
-                }
-                chain.push(user);
-                last = user;
-                if ends {
-                    break;
-                }
-            }
-            while chain.len() > 1 && matches!(graph.node(last).op, Op::Reshape(_)) {
-                chain.pop();
-                last = chain[chain.len() - 1];
-            }
-            claimed.extend(chain.iter().copied());
-            covered.extend(chain[..chain.len() - 1].iter().copied());
-            self.chains.insert(last, chain);
-        }
-        // The last node of a chain is a root, computed by the chain's work.
-        for last in self.chains.keys() {
-            covered.remove(last);
+            let limits = Limits { users: &self.users, kept, taken: &taken };
+            let region = region::find(graph, id, &limits);
+            taken.extend(region.known.keys().copied());
+            covered.extend(region.known.keys().copied().filter(|n| !region.outputs.contains(n)));
+            self.product_of.extend(region.outputs.iter().map(|o| (*o, id)));
+            self.regions.insert(id, region);
         }
     }
 }
@@ -216,4 +204,12 @@ pub fn is_linear(graph: &Graph, load: &[bool], id: NodeId) -> bool {
     matches!(node.op, Op::MatMul { transpose_b: true, .. })
         && node.ty.shape.len() == 2
         && load[node.inputs[1].index()]
+}
+
+/// Whether a reduction is computed in place for a value.
+pub fn has_reduction(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let inline = |x: &NodeId| forms.of[x.index()] == Form::Inline;
+    matches!(node.op, Op::Reduce(_) | Op::Softmax)
+        || node.inputs.iter().filter(|x| inline(x)).any(|&x| has_reduction(graph, forms, x))
 }

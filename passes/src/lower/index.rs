@@ -10,14 +10,23 @@ use weft_ir::shape::Dim;
 /// Extents of the coordinates of a domain: `Coord(i) < domain[i]`.
 pub type Domain = [Dim];
 
-/// Sum.
+/// Sum, with equal terms joined and the constant last, so that equal indices look equal.
 pub fn add(a: Scalar, b: Scalar) -> Scalar {
-    match (&a, &b) {
-        (Scalar::Int(0), _) => b,
-        (_, Scalar::Int(0)) => a,
-        (Scalar::Int(x), Scalar::Int(y)) => Scalar::Int(x + y),
-        _ => Scalar::binary(Binary::Add, a, b),
+    let mut all = Vec::new();
+    terms(&a, 1, &mut all);
+    terms(&b, 1, &mut all);
+    let mut joined: Vec<(i64, Scalar)> = Vec::new();
+    let mut constant = 0;
+    for (c, e) in all {
+        match joined.iter_mut().find(|(_, other)| *other == e) {
+            _ if e == Scalar::Int(1) => constant += c,
+            Some((sum, _)) => *sum += c,
+            None => joined.push((c, e)),
+        }
     }
+    let parts = joined.into_iter().filter(|(c, _)| *c != 0).map(|(c, e)| scale(e, c));
+    let constant = (constant != 0).then_some(Scalar::Int(constant));
+    parts.chain(constant).reduce(|s, e| Scalar::binary(Binary::Add, s, e)).unwrap_or(Scalar::Int(0))
 }
 
 /// Product with a constant.
@@ -77,9 +86,14 @@ pub fn div_rem(e: &Scalar, by: i64, domain: &Domain) -> (Scalar, Scalar) {
     }
     let mut all = Vec::new();
     terms(e, 1, &mut all);
+    // The constant is split by floor division, so that a shifted index stays non-negative in its range.
+    let is_constant = |e: &Scalar| *e == Scalar::Int(1);
+    let constant: i64 = all.iter().filter(|(_, e)| is_constant(e)).map(|(c, _)| c).sum();
+    all.retain(|(_, e)| !is_constant(e));
     let (whole, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(c, _)| c % by == 0);
     let quotient = sum(whole.into_iter().map(|(c, e)| (c / by, e)).collect());
-    let rest = sum(rest);
+    let quotient = add(quotient, Scalar::Int(constant.div_euclid(by)));
+    let rest = add(sum(rest), Scalar::Int(constant.rem_euclid(by)));
     if max_value(&rest, domain).is_some_and(|m| m < by) {
         return (quotient, rest);
     }

@@ -215,12 +215,16 @@ impl<'a> Inliner<'a> {
     }
 
     fn reduction(&mut self, id: NodeId, op: Reduce, at: &[Scalar]) -> Result<Scalar, Stop> {
+        if !self.graph.ty(id).dtype().is_float() {
+            let scope = &self.graph.node(id).scope;
+            return Err(Stop::Fault(format!("{id} ({scope}): no kernel reduces integers")));
+        }
         let row = self.reduction_row(id, at)?;
         let input = self.graph.node(id).inputs[0];
         let stage = match self.stage_of.get(&id) {
             Some(&s) => s,
             None => {
-                let value = self.value(input, &row)?;
+                let value = self.along_reduced(|inl| inl.value(input, &row))?;
                 let sum_or_max = if op == Reduce::Max { Reduce::Max } else { Reduce::Sum };
                 self.stages.push(Stage { op: sum_or_max, value });
                 let s = (self.stages.len() - 1) as u8;
@@ -241,11 +245,23 @@ impl<'a> Inliner<'a> {
         })
     }
 
+    /// Runs with the reduced axis as the last coordinate.
+    fn along_reduced<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        let rows = self.domain[..self.rows].iter().copied();
+        let inner: Shape = rows.chain(self.reduced).collect();
+        let outer = std::mem::replace(&mut self.domain, inner);
+        let out = run(self);
+        self.domain = outer;
+        out
+    }
+
     fn softmax(&mut self, id: NodeId, at: &[Scalar]) -> Result<Scalar, Stop> {
         let row = self.reduction_row(id, at)?;
         let input = self.graph.node(id).inputs[0];
+        // Where all is −∞ the result is 0: a finite maximum and, as any other row has one e⁰, a sum of 1.
         let shifted = |x: Scalar, max: u8| {
-            Scalar::unary(Unary::Exp, Scalar::binary(Binary::Sub, x, Scalar::Reduced(max)))
+            let max = Scalar::binary(Binary::Max, Scalar::Reduced(max), Scalar::Float(f32::MIN));
+            Scalar::unary(Unary::Exp, Scalar::binary(Binary::Sub, x, max))
         };
         let max = match self.stage_of.get(&id) {
             Some(&s) => s,
@@ -259,6 +275,7 @@ impl<'a> Inliner<'a> {
             }
         };
         let x = self.value(input, at)?;
-        Ok(Scalar::binary(Binary::Div, shifted(x, max), Scalar::Reduced(max + 1)))
+        let sum = Scalar::binary(Binary::Max, Scalar::Reduced(max + 1), Scalar::Float(1.0));
+        Ok(Scalar::binary(Binary::Div, shifted(x, max), sum))
     }
 }

@@ -12,12 +12,15 @@ mod emit;
 mod forms;
 mod index;
 mod inline;
+mod linear;
+mod order;
+mod region;
+mod states;
 
 pub use attention::AttentionSite;
 pub use forms::{Form, Forms};
 
 use crate::context::Context;
-use std::collections::HashSet;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
 use weft_ir::plan::{Buffer, Dispatch, Work};
@@ -29,8 +32,8 @@ pub struct Lowered {
     pub buffers: Vec<Buffer>,
     /// Distinct computations.
     pub works: Vec<Work>,
-    /// Dispatches in launch order.
-    pub dispatches: Vec<Dispatch>,
+    /// For each graph, its dispatches in launch order.
+    pub bodies: Vec<Vec<Dispatch>>,
 }
 
 /// Why an expression could not be made.
@@ -42,17 +45,31 @@ pub(crate) enum Stop {
     Fault(String),
 }
 
-/// Lowers a verified graph.
+/// Lowers verified graphs: variants of one step, which share buffers and works. With each graph, whether its
+/// products may compute their left operand.
 ///
 /// # Errors
 /// An output that is not computed by the step (an input or a weight), or a reduction that no kernel
 /// family can do.
-pub fn run(context: &mut Context, graph: &Graph) -> Result<Lowered, String> {
-    let mut forced = HashSet::new();
+pub fn run(context: &mut Context, graphs: &[(&Graph, bool)]) -> Result<Lowered, String> {
+    let mut lowered = Lowered::default();
+    for (graph, prologues) in graphs {
+        one(context.options.opt_level, graph, *prologues, &mut lowered)?;
+    }
+    Ok(lowered)
+}
+
+fn one(opt_level: u8, graph: &Graph, prologues: bool, lowered: &mut Lowered) -> Result<(), String> {
+    let graph = &states::distinct_outputs(graph);
+    let mut forced = states::early_reads(graph);
     loop {
-        let forms = Forms::decide(graph, context.options.opt_level, &forced);
-        match emit::emit(graph, &forms) {
-            Ok(lowered) => return Ok(lowered),
+        let forms = Forms::decide(graph, opt_level, prologues, &forced);
+        let mut attempt = lowered.clone();
+        match emit::emit(graph, &forms, &mut attempt) {
+            Ok(()) => {
+                *lowered = attempt;
+                return Ok(());
+            }
             Err(Stop::Fault(why)) => return Err(why),
             // Each round forces one more value, so this ends.
             Err(Stop::Materialise(node)) => {

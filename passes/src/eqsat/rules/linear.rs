@@ -1,0 +1,168 @@
+//! Linear layers: merging those that share an input, and pairing rows that an epilogue combines.
+
+use super::{Numerics, Rule, var};
+use crate::eqsat::analysis::Block;
+use crate::eqsat::build::{dtype, extents, find, linear, op, reshape, reshape_const, shape, transpose};
+use crate::eqsat::language::{Kind, Node};
+use egg::{Id, Subst};
+use weft_ir::graph::Op;
+use weft_ir::shape::Dim;
+
+/// Several linear layers of one input are one, whose weight is theirs joined: QKV, gate and up.
+pub const MERGE_SHARED_INPUT: Rule = Rule {
+    name: "merge-linears",
+    numerics: Numerics::Exact,
+    summary: "x·Aᵀ, x·Bᵀ, … → slices of x·[A; B; …]ᵀ",
+    pattern: "(matmul.t ?x ?w)",
+    apply: merge,
+};
+
+/// The rows of a head that rotary positions combine, i and i + d/2, become neighbours.
+pub const PAIR_ROTARY_HALVES: Rule = Rule {
+    name: "pair-rotary-halves",
+    numerics: Numerics::Exact,
+    summary: "[t, heads, d] of x·Wᵀ, used by halves → the same of x·W'ᵀ, rows i and i + d/2 of a head adjacent",
+    pattern: "(reshape (matmul.t ?x ?w))",
+    apply: pair_halves,
+};
+
+/// The rows of gate and up that a gated activation combines become neighbours.
+pub const PAIR_GATED: Rule = Rule {
+    name: "pair-gate-up",
+    numerics: Numerics::Exact,
+    summary: "f(y[:n])·y[n:] of y = x·[A; B]ᵀ → the same of rows A₀ B₀ A₁ B₁ …",
+    pattern: "(mul ?a ?b)",
+    apply: pair_gated,
+};
+
+/// Linear layers of an input that no rule has replaced yet: (class, weight), by class.
+fn linears_of(g: &Block, x: Id) -> Vec<(Id, Id)> {
+    let x = g.find(x);
+    let mut found: Vec<(Id, Id)> = Vec::new();
+    for class in g.classes() {
+        let own = class.nodes.iter().find_map(|n| match n.as_op()? {
+            Op::MatMul { transpose_b: true, .. } if g.find(n.children[0]) == x => Some(n.children[1]),
+            _ => None,
+        });
+        let replaced =
+            class.nodes.iter().any(|n| matches!(n.as_op(), Some(Op::Reshape(_) | Op::Slice { .. })));
+        if let (Some(w), false) = (own, replaced)
+            && g[w].data.load
+            && class.data.ty.shape.len() == 2
+        {
+            found.push((class.id, w));
+        }
+    }
+    // In the order of the checkpoint's weights: q, k, v; gate, up.
+    found.sort_by_key(|(class, w)| (first_leaf(g, *w), *class));
+    found
+}
+
+/// Smallest leaf that a load-time value is made from.
+fn first_leaf(g: &Block, id: Id) -> u32 {
+    let of = |n: &Node| match &n.kind {
+        Kind::Leaf { index, .. } => *index,
+        Kind::Op(_) | Kind::Any => n.children.iter().map(|c| first_leaf(g, *c)).min().unwrap_or(u32::MAX),
+    };
+    g[id].nodes.iter().map(of).min().unwrap_or(u32::MAX)
+}
+
+fn merge(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
+    let x = var(subst, "?x")?;
+    let out = dtype(g, class);
+    let mut parts = linears_of(g, x);
+    parts.retain(|(c, _)| dtype(g, *c) == out);
+    if parts.len() < 2 {
+        return None;
+    }
+    let rows: Option<Vec<usize>> = parts.iter().map(|(_, w)| Some(extents(g, *w)?[0])).collect();
+    let weights: Vec<Id> = parts.iter().map(|(_, w)| *w).collect();
+    let merged = op(g, Op::Concat { axis: 0 }, &weights);
+    let y = linear(g, x, merged, out);
+    let mut start = 0;
+    let mut equal = Vec::new();
+    for ((class, _), len) in parts.into_iter().zip(rows?) {
+        equal.push((class, op(g, Op::Slice { axis: 1, start, len }, &[y])));
+        start += len;
+    }
+    Some(equal)
+}
+
+fn pair_halves(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
+    let (x, w) = (var(subst, "?x")?, var(subst, "?w")?);
+    let [t, Dim::Const(heads), Dim::Const(d)] = shape(g, class)[..] else { return None };
+    let half = d / 2;
+    if d % 2 != 0 || !g[w].data.load || !used_by_halves(g, class, half) {
+        return None;
+    }
+    let &[n, k] = &extents(g, w)?[..] else { return None };
+    let product = Op::MatMul { transpose_b: true, out: dtype(g, class) };
+    let y = g.lookup(Node::op(product, vec![x, w]))?;
+    let paired = reshape_const(g, w, &[heads, 2, half, k]);
+    let paired = transpose(g, paired, &[0, 2, 1, 3]);
+    let paired = reshape_const(g, paired, &[n, k]);
+    let out = dtype(g, class);
+    let z = linear(g, x, paired, out);
+    let z = reshape(g, z, vec![t, Dim::Const(heads), Dim::Const(half), Dim::Const(2)]);
+    let z = transpose(g, z, &[0, 1, 3, 2]);
+    let z = reshape(g, z, vec![t, Dim::Const(n)]);
+    Some(vec![(y, z)])
+}
+
+/// Whether both halves of the last axis of `class` are taken.
+fn used_by_halves(g: &Block, class: Id, half: usize) -> bool {
+    let class = g.find(class);
+    let taken = |from: usize| {
+        g.classes().flat_map(|c| &c.nodes).any(|n| match n.as_op() {
+            Some(Op::Slice { axis: 2, start, len }) => {
+                *start == from && *len == half && g.find(n.children[0]) == class
+            }
+            _ => false,
+        })
+    };
+    taken(0) && taken(half)
+}
+
+/// The value that a class is a slice of along the columns: (value, start, length).
+fn column_slice(g: &Block, id: Id) -> Option<(Id, usize, usize)> {
+    find(g, id, |op, c| match op {
+        Op::Slice { axis: 1, start, len } => Some((g.find(c[0]), *start, *len)),
+        _ => None,
+    })
+}
+
+fn pair_gated(g: &mut Block, _class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
+    let (a, b) = (var(subst, "?a")?, var(subst, "?b")?);
+    let activated = |g: &Block, id: Id| {
+        find(g, id, |op, c| match op {
+            Op::Unary(_) => Some(c[0]),
+            _ => None,
+        })
+    };
+    let (gate, up) = match (activated(g, a), activated(g, b)) {
+        (Some(x), _) if column_slice(g, x).is_some() => (x, b),
+        (_, Some(x)) => (x, a),
+        _ => return None,
+    };
+    let ((y, s0, n0), (y1, s1, n1)) = (column_slice(g, gate)?, column_slice(g, up)?);
+    let &[t, Dim::Const(columns)] = &shape(g, y)[..] else { return None };
+    let n = n0;
+    let halves = y == y1 && n0 == n1 && s0.min(s1) == 0 && s0.max(s1) == n && columns == 2 * n;
+    if !halves {
+        return None;
+    }
+    let (x, w) = find(g, y, |op, c| match op {
+        Op::MatMul { transpose_b: true, .. } => Some((c[0], c[1])),
+        _ => None,
+    })?;
+    let &[_, k] = &extents(g, w)?[..] else { return None };
+    let paired = reshape_const(g, w, &[2, n, k]);
+    let paired = transpose(g, paired, &[1, 0, 2]);
+    let paired = reshape_const(g, paired, &[2 * n, k]);
+    let out = dtype(g, y);
+    let z = linear(g, x, paired, out);
+    let z = reshape(g, z, vec![t, Dim::Const(n), Dim::Const(2)]);
+    let z = transpose(g, z, &[0, 2, 1]);
+    let z = reshape(g, z, vec![t, Dim::Const(2 * n)]);
+    Some(vec![(y, z)])
+}

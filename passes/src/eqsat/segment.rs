@@ -1,0 +1,118 @@
+//! Block detection: the graph is cut into segments by the layer that nodes belong to, and equal segments
+//! are found, so that saturation runs once for each distinct one.
+//!
+//! A segment's *sources* (weights, inputs, states, literals of the segment and values from outside it) are
+//! numbered in order of appearance and become leaves; two segments are equal when their nodes are equal in
+//! these terms.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use weft_ir::graph::{Graph, Op, type_text};
+use weft_ir::ids::NodeId;
+
+/// A run of nodes that are optimised together.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Layer, or empty for what is in none.
+    pub name: String,
+    /// Nodes that compute, in topological order.
+    pub nodes: Vec<NodeId>,
+    /// Leaves, in order of appearance.
+    pub leaves: Vec<NodeId>,
+    /// Nodes whose values are used outside.
+    pub outputs: Vec<NodeId>,
+    /// Text that equal segments share.
+    pub signature: String,
+}
+
+/// Scope up to and including its first number: `model.layers.3`.
+fn layer(scope: &str) -> &str {
+    let mut end = 0;
+    for part in scope.split('.') {
+        end += part.len();
+        if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
+            return &scope[..end];
+        }
+        end += 1;
+    }
+    ""
+}
+
+fn is_leaf(op: &Op) -> bool {
+    matches!(op, Op::Input(_) | Op::Weight { .. } | Op::State { .. })
+}
+
+/// Cuts a graph into segments, in the order of their first nodes.
+pub fn segments(graph: &Graph) -> Vec<Segment> {
+    let mut order: Vec<&str> = Vec::new();
+    let mut by_name: HashMap<&str, Vec<NodeId>> = HashMap::new();
+    for id in graph.ids().filter(|&id| !is_leaf(&graph.node(id).op)) {
+        let name = layer(&graph.node(id).scope);
+        by_name.entry(name).or_insert_with(|| {
+            order.push(name);
+            Vec::new()
+        });
+        if let Some(list) = by_name.get_mut(name) {
+            list.push(id);
+        }
+    }
+    let users = graph.users();
+    let roots = graph.roots();
+    order
+        .into_iter()
+        .map(|name| segment(graph, name, by_name.remove(name).unwrap_or_default(), &users, &roots))
+        .collect()
+}
+
+fn segment(
+    graph: &Graph,
+    name: &str,
+    nodes: Vec<NodeId>,
+    users: &[Vec<NodeId>],
+    roots: &[NodeId],
+) -> Segment {
+    let place: HashMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, &n)| (n, i)).collect();
+    let load = graph.load_time();
+    let mut leaves: Vec<NodeId> = Vec::new();
+    let mut leaf_of: HashMap<NodeId, usize> = HashMap::new();
+    let mut signature = String::new();
+    for &id in &nodes {
+        let node = graph.node(id);
+        // Writing to a string does not fail.
+        let _ = write!(signature, "{:?}(", node.op);
+        for &x in &node.inputs {
+            let _ = match place.get(&x) {
+                Some(i) => write!(signature, "%{i} "),
+                None => {
+                    let next = leaf_of.len();
+                    let leaf = *leaf_of.entry(x).or_insert_with(|| {
+                        leaves.push(x);
+                        next
+                    });
+                    let kind = if load[x.index()] { "load" } else { "leaf" };
+                    write!(signature, "{kind}{leaf}:{} ", type_text(graph.ty(x)))
+                }
+            };
+        }
+        signature.push_str(")\n");
+    }
+    let outside =
+        |id: &NodeId| roots.contains(id) || users[id.index()].iter().any(|u| !place.contains_key(u));
+    let outputs: Vec<NodeId> = nodes.iter().copied().filter(outside).collect();
+    for o in &outputs {
+        let _ = write!(signature, "out %{} ", place[o]);
+    }
+    Segment { name: name.to_string(), nodes, leaves, outputs, signature }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::layer;
+
+    #[test]
+    fn a_layer_is_the_scope_up_to_its_number() {
+        assert_eq!(layer("model.layers.12.mlp.gate_proj"), "model.layers.12");
+        assert_eq!(layer("h.0"), "h.0");
+        assert_eq!(layer("model.norm"), "");
+    }
+}

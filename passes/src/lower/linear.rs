@@ -1,0 +1,131 @@
+//! Works of linear layers: a product, what is computed before it, and its epilogue.
+
+use super::emit::{Emitter, Made, coords, finish};
+use super::inline::Inliner;
+use super::region::{Known, Origin, Region};
+use super::{Stop, forms};
+use weft_ir::graph::Op;
+use weft_ir::ids::NodeId;
+use weft_ir::plan::{Compute, MatMul, Scalar, Store};
+use weft_ir::scalar::{Binary, Compare};
+use weft_ir::shape::Dim;
+
+impl Emitter<'_> {
+    /// The work of a region.
+    pub fn linear(&mut self, region: &Region) -> Result<Made, Stop> {
+        let (graph, forms) = (self.graph, self.forms);
+        let node = graph.node(region.product);
+        let (left, right) = (node.inputs[0], node.inputs[1]);
+        let (Dim::Const(columns), Dim::Const(k)) = (node.ty.shape[1], graph.ty(left).shape[1]) else {
+            let why = format!("{} ({}): a linear layer has symbolic sizes", region.product, node.scope);
+            return Err(Stop::Fault(why));
+        };
+        let (m, n) = (node.ty.shape[0], columns / region.group);
+        let writes = region.outputs.iter().map(|&o| self.write(o)).collect::<Result<Vec<_>, Stop>>()?;
+        // The left operand and the sums beside the product are over (m, k), the epilogue over (m, point).
+        let over_k = vec![m, Dim::Const(k)];
+        let mut inl = self.inliner(over_k);
+        let a = if forms.of[left.index()].is_buffer() {
+            Scalar::Load(inl.operand(left)?, coords(2))
+        } else {
+            if forms::has_reduction(graph, forms, left) {
+                return Err(Stop::Materialise(left));
+            }
+            inl.value(left, &coords(2))?
+        };
+        let b = inl.operand(right)?;
+        inl.ops.push(region.product);
+        inl.domain = vec![m, Dim::Const(n)];
+        if forms.prologues {
+            inl.rows = 1;
+            inl.reduced = Some(Dim::Const(k));
+        }
+        let mut stores = Vec::new();
+        let mut writes_state = false;
+        for (output, &id) in region.outputs.iter().enumerate() {
+            for (i, known) in region.known[&id].iter().enumerate() {
+                let mut store = self_store(&mut inl, region, id, i, known)?;
+                store.output = output as u8;
+                if known.from > 0 || known.to < n as i64 {
+                    store.guard = Some(within(known, n as i64, store.guard));
+                }
+                stores.push(store);
+            }
+            writes_state |= matches!(graph.node(id).op, Op::Scatter);
+        }
+        let mut rules = Vec::new();
+        if !matches!(a, Scalar::Load(..)) || !inl.stages.is_empty() {
+            rules.push("prologue");
+        }
+        if region.group > 1 {
+            rules.push("paired-columns");
+        }
+        if region.known.len() > 1 {
+            rules.push("linear-epilogue");
+        }
+        if writes_state {
+            rules.push("cache-write-epilogue");
+        }
+        let stages = std::mem::take(&mut inl.stages);
+        let (reads, ops) = finish(inl);
+        let compute = Compute::MatMul(MatMul { m, n, group: region.group, k, a, b, stages, stores });
+        Ok(Made { compute, reads, writes, ops, rules, scope: node.scope.clone() })
+    }
+}
+
+/// The store of elements `known` (position `i` of the list) of an output.
+fn self_store(
+    inl: &mut Inliner<'_>,
+    region: &Region,
+    id: NodeId,
+    i: usize,
+    known: &Known,
+) -> Result<Store, Stop> {
+    let value = element(inl, region, id, i)?;
+    let mut index = known.at.clone();
+    let mut guard = None;
+    let node = inl.graph.node(id);
+    if matches!(node.op, Op::Scatter) {
+        let slot = inl.value(node.inputs[2], &index[..1])?;
+        guard = Some(Scalar::Compare(Compare::Le, Box::new(Scalar::Int(0)), Box::new(slot.clone())));
+        index[0] = slot;
+        inl.ops.push(id);
+    }
+    Ok(Store { output: 0, index, value, guard })
+}
+
+/// Value of elements of a node of the region.
+fn element(inl: &mut Inliner<'_>, region: &Region, id: NodeId, i: usize) -> Result<Scalar, Stop> {
+    let known = &region.known[&id][i];
+    match known.origin {
+        Origin::Accumulator(c) => Ok(Scalar::Acc(c)),
+        Origin::Moved(from, j) => {
+            inl.ops.push(id);
+            element(inl, region, from, j)
+        }
+        Origin::Computed => {
+            let graph = inl.graph;
+            for &x in graph.node(id).inputs.iter().filter(|x| region.known.contains_key(x)) {
+                let value = element(inl, region, x, i)?;
+                inl.known.insert(x, (known.at.clone(), value));
+            }
+            inl.define(id, &known.at)
+        }
+    }
+}
+
+/// Guard of the points `from..to` of `n`.
+fn within(known: &Known, n: i64, guard: Option<Scalar>) -> Scalar {
+    let point = || Box::new(Scalar::Coord(1));
+    let mut parts = Vec::new();
+    if known.from > 0 {
+        parts.push(Scalar::Compare(Compare::Le, Box::new(Scalar::Int(known.from)), point()));
+    }
+    if known.to < n {
+        parts.push(Scalar::Compare(Compare::Lt, point(), Box::new(Scalar::Int(known.to))));
+    }
+    parts.extend(guard);
+    let mut parts = parts.into_iter();
+    let first = parts.next().unwrap_or(Scalar::Bool(true));
+    parts.fold(first, |a, b| Scalar::binary(Binary::And, a, b))
+}
