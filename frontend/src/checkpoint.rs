@@ -196,7 +196,7 @@ impl Checkpoint {
     }
 
     /// Stored tensors that a model did not use (stored or Hugging Face names), less those that are known
-    /// to be derived from the configuration: worth a warning.
+    /// to be derived from the configuration or to be no part of it: worth a warning.
     pub fn unused(&self, used: &[String]) -> Vec<String> {
         let mut known: BTreeSet<&str> = used.iter().map(String::as_str).collect();
         let mapped: Vec<String> = used.iter().filter_map(|n| self.stored_name(n)).collect();
@@ -205,7 +205,13 @@ impl Checkpoint {
             name.ends_with(".rotary_emb.inv_freq")
                 || name.ends_with(".attn_rot_embd")
                 || name == "rope_freqs.weight"
+                // Causal masks that older files of GPT-2 and GPT-NeoX hold.
+                || [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
+                    .iter()
+                    .any(|mask| name.ends_with(mask))
                 || (name == "lm_head.weight" && self.config.tie_word_embeddings)
+                || name.ends_with("embeddings.position_ids")
+                || (self.config.model_type == "bert" && is_pooler(name))
         };
         self.tensors()
             .map(|t| t.name.as_str())
@@ -218,7 +224,7 @@ impl Checkpoint {
     fn stored_name(&self, hf_name: &str) -> Option<String> {
         match &self.storage {
             Storage::Safetensors(_) => Some(hf_name.to_owned()),
-            Storage::Gguf(_) => gguf_name(hf_name),
+            Storage::Gguf(_) => gguf_name(&self.config.model_type, hf_name),
         }
     }
 
@@ -253,6 +259,11 @@ fn not_a_checkpoint(path: &Path, found: String) -> Error {
     Error::NotACheckpoint { path: path.to_owned(), found, expected: ACCEPTED.to_owned() }
 }
 
+/// Whether a tensor is of BERT's pooler, which is no part of the encoder.
+fn is_pooler(name: &str) -> bool {
+    name.strip_prefix("bert.").unwrap_or(name).starts_with("pooler.")
+}
+
 /// Pairs of names of the tensors of one block, in Hugging Face's and GGUF's spelling.
 const BLOCK_NAMES: &[(&str, &str)] = &[
     ("input_layernorm", "attn_norm"),
@@ -260,18 +271,36 @@ const BLOCK_NAMES: &[(&str, &str)] = &[
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.o_proj", "attn_output"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
 ];
 
+/// Those that stand for another tensor in Gemma 2 and 3: they come first.
+const GEMMA_NAMES: &[(&str, &str)] = &[
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
 /// Pairs of names of the tensors outside the blocks.
 const OUTER_NAMES: &[(&str, &str)] =
     &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
-/// The GGUF name of a Hugging Face name of the llama family.
-pub fn gguf_name(hf_name: &str) -> Option<String> {
+/// The families of GGUF files whose blocks have [`GEMMA_NAMES`].
+const GEMMA: &[&str] = &["gemma2", "gemma3_text"];
+
+/// Pairs of names of the tensors of one block of a family.
+fn block_names(model_type: &str) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let first = if GEMMA.contains(&model_type) { GEMMA_NAMES } else { &[] };
+    first.iter().chain(BLOCK_NAMES)
+}
+
+/// The GGUF name of a Hugging Face name of a family.
+pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
     let (stem, kind) = hf_name.rsplit_once('.')?;
     if kind != "weight" && kind != "bias" {
         return None;
@@ -281,12 +310,12 @@ pub fn gguf_name(hf_name: &str) -> Option<String> {
     }
     let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
-    let (_, name) = BLOCK_NAMES.iter().find(|(hf, _)| *hf == part)?;
+    let (_, name) = block_names(model_type).find(|(hf, _)| *hf == part)?;
     Some(format!("blk.{layer}.{name}.{kind}"))
 }
 
-/// The Hugging Face name of a GGUF name of the llama family.
-pub fn hf_name(gguf_name: &str) -> Option<String> {
+/// The Hugging Face name of a GGUF name of a family.
+pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
     let (stem, kind) = gguf_name.rsplit_once('.')?;
     if kind != "weight" && kind != "bias" {
         return None;
@@ -296,13 +325,15 @@ pub fn hf_name(gguf_name: &str) -> Option<String> {
     }
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
-    let (name, _) = BLOCK_NAMES.iter().find(|(_, gguf)| *gguf == part)?;
+    let (name, _) = block_names(model_type).find(|(_, gguf)| *gguf == part)?;
     Some(format!("model.layers.{layer}.{name}.{kind}"))
 }
 
 /// Heads whose rows a GGUF file of the llama architecture stores permuted, for this tensor.
 fn interleaved_heads(hf_name: &str, config: &ModelConfig) -> Option<usize> {
-    if hf_name.contains(".self_attn.q_proj.") {
+    if config.model_type != "llama" {
+        None
+    } else if hf_name.contains(".self_attn.q_proj.") {
         Some(config.heads)
     } else if hf_name.contains(".self_attn.k_proj.") {
         Some(config.kv_heads)

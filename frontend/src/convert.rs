@@ -116,7 +116,7 @@ fn tensors(gguf: &Checkpoint, dtype: DType) -> Result<Vec<Tensor<'_>>> {
             continue; // Derived from the configuration, which config_json writes or refuses.
         }
         let field = format!("tensor {:?}", info.name);
-        let Some(name) = hf_name(&info.name) else {
+        let Some(name) = hf_name(&gguf.config().model_type, &info.name) else {
             let supported = "the tensors of LlamaForCausalLM";
             return Err(Error::unsupported(file, field, "an unknown name", supported));
         };
@@ -289,6 +289,9 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 /// `config.json` in the older spelling, which every version of transformers reads.
 fn config_json(source: &Path, c: &ModelConfig, dtype: DType) -> Result<Value> {
+    if c.model_type != "llama" {
+        return Err(Error::unsupported(source, "conversion of", &c.model_type, "llama"));
+    }
     let scaling = match &c.rope.scaling {
         RopeScaling::None => Value::Null,
         RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
@@ -299,7 +302,7 @@ fn config_json(source: &Path, c: &ModelConfig, dtype: DType) -> Result<Value> {
             "high_freq_factor": high_freq_factor,
             "original_max_position_embeddings": original_max_position,
         }),
-        RopeScaling::Factors(_) => {
+        RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. } | RopeScaling::Factors(_) => {
             let supported = "rope scaling that config.json can express (none, linear, llama3)";
             return Err(Error::unsupported(source, "rope_freqs.weight", "explicit factors", supported));
         }
@@ -321,7 +324,7 @@ fn config_json(source: &Path, c: &ModelConfig, dtype: DType) -> Result<Value> {
         "num_hidden_layers": c.layers,
         "num_key_value_heads": c.kv_heads,
         "pad_token_id": c.pad_token_id,
-        "rms_norm_eps": c.rms_norm_eps,
+        "rms_norm_eps": c.norm_eps,
         "rope_scaling": scaling,
         "rope_theta": c.rope.theta,
         "tie_word_embeddings": c.tie_word_embeddings,

@@ -220,7 +220,7 @@ fn gguf_unread_types_and_missing_tensors() {
 fn gguf_configurations() {
     let with = |key: &str, value: V| tiny_gguf().set(key, value).bytes();
     bad_gguf(&tiny_gguf().without("general.architecture").bytes(), &["general.architecture", "llama"]);
-    bad_gguf(&with("general.architecture", "qwen2".into()), &["qwen2", "supported: llama"]);
+    bad_gguf(&with("general.architecture", "mamba".into()), &["mamba", "supported: llama"]);
     bad_gguf(&tiny_gguf().without("llama.block_count").bytes(), &["llama.block_count is missing"]);
     bad_gguf(&tiny_gguf().without("token_embd.weight").bytes(), &["token_embd.weight"]);
     bad_gguf(&with("llama.rope.scaling.type", "yarn".into()), &["llama.rope.scaling.type", "yarn"]);
@@ -271,7 +271,7 @@ fn gguf_vocabularies() {
 #[test]
 fn configs() {
     use serde_json::json;
-    bad_config(&[("model_type", json!("gpt2"))], &["model_type = gpt2", "supported: llama"]);
+    bad_config(&[("model_type", json!("mamba"))], &["model_type = mamba", "supported: llama"]);
     bad_config(&[("model_type", json!(null))], &["model_type is missing"]);
     bad_config(&[("hidden_size", json!("big"))], &["hidden_size", "not a non-negative integer"]);
     bad_config(&[("hidden_size", json!(null))], &["hidden_size is missing"]);
@@ -281,7 +281,7 @@ fn configs() {
     bad_config(&[("num_key_value_heads", json!(3))], &["num_key_value_heads", "does not divide"]);
     bad_config(&[("num_attention_heads", json!(0)), ("head_dim", json!(null))], &["head_dim"]);
     bad_config(&[("head_dim", json!(33))], &["head_dim", "odd"]);
-    bad_config(&[("hidden_act", json!("gelu"))], &["hidden_act = gelu", "silu"]);
+    bad_config(&[("hidden_act", json!("mish"))], &["hidden_act = mish", "silu", "gelu"]);
     bad_config(&[("torch_dtype", json!("int4"))], &["dtype = int4", "bfloat16"]);
     bad_config(&[("sliding_window", json!(4096))], &["sliding_window = 4096"]);
     bad_config(&[("pretraining_tp", json!(2))], &["pretraining_tp = 2"]);
@@ -293,8 +293,8 @@ fn configs() {
     bad_config(&[("eos_token_id", json!("two"))], &["eos_token_id", "token id"]);
     bad_config(&[("rms_norm_eps", json!(-1.0))], &["rms_norm_eps"]);
     let rope = |value| [("rope_scaling", value)];
-    bad_config(&rope(json!({"type": "dynamic", "factor": 2.0})), &["rope_scaling.rope_type = dynamic"]);
-    bad_config(&rope(json!({"rope_type": "yarn", "factor": 2.0})), &["yarn", "default, linear, llama3"]);
+    bad_config(&rope(json!({"type": "spiral", "factor": 2.0})), &["rope_scaling.rope_type = spiral"]);
+    bad_config(&rope(json!({"rope_type": "proportional"})), &["proportional", "default, linear", "llama3"]);
     bad_config(&rope(json!({"rope_type": "linear"})), &["rope_scaling.factor is missing"]);
     bad_config(&rope(json!({"rope_type": "linear", "factor": 0.0})), &["factor"]);
     bad_config(&rope(json!({"rope_type": "llama3", "factor": 8.0})), &["low_freq_factor is missing"]);

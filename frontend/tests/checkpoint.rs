@@ -27,7 +27,7 @@ fn the_tiny_llama_opens_by_folder_and_by_file() {
         let config = c.config();
         assert_eq!((config.vocab_size, config.hidden_size, config.intermediate_size), (256, 128, 192));
         assert_eq!((config.layers, config.heads, config.kv_heads, config.head_dim), (2, 4, 2, 32));
-        assert_eq!((config.rms_norm_eps, config.rope.theta), (1e-6, 10000.0));
+        assert_eq!((config.norm_eps, config.rope.theta), (1e-6, 10000.0));
         assert_eq!(config.rope.scaling, RopeScaling::None);
         assert_eq!((config.hidden_act, config.dtype), (Activation::Silu, Some(DType::BF16)));
         assert_eq!((config.bos_token_id, config.pad_token_id), (Some(1), Some(0)));
@@ -74,7 +74,7 @@ fn both_spellings_say_the_same() {
     assert_eq!(old.rope.scaling, RopeScaling::Linear { factor: 4.0 });
     assert_eq!((old.eos_token_ids.as_slice(), old.head_dim, old.kv_heads), (&[3, 4][..], 4, 2));
     let plain = parse("");
-    assert_eq!((plain.rope.theta, plain.rms_norm_eps, plain.max_position), (10000.0, 1e-6, 2048));
+    assert_eq!((plain.rope.theta, plain.norm_eps, plain.max_position), (10000.0, 1e-6, 2048));
     assert_eq!((plain.bos_token_id, plain.eos_token_ids.as_slice()), (Some(1), &[2][..]));
     let odd = parse(r#","pad_token_id":-1,"bos_token_id":null,"frobnicate":3,"also":null,"off":false"#);
     assert_eq!((odd.pad_token_id, odd.bos_token_id), (None, None));
@@ -129,14 +129,17 @@ fn shards_are_one_checkpoint() {
 fn names_map_both_ways() {
     let file = tiny_gguf();
     for (name, ..) in &file.tensors {
-        let hf = hf_name(name).unwrap();
-        assert_eq!(gguf_name(&hf).as_ref(), Some(name));
+        let hf = hf_name("llama", name).unwrap();
+        assert_eq!(gguf_name("llama", &hf).as_ref(), Some(name));
     }
-    assert_eq!(gguf_name("lm_head.weight").as_deref(), Some("output.weight"));
-    assert_eq!(gguf_name("model.layers.12.self_attn.q_proj.bias").as_deref(), Some("blk.12.attn_q.bias"));
+    assert_eq!(gguf_name("llama", "lm_head.weight").as_deref(), Some("output.weight"));
+    assert_eq!(
+        gguf_name("llama", "model.layers.12.self_attn.q_proj.bias").as_deref(),
+        Some("blk.12.attn_q.bias")
+    );
     for name in ["model.layers.x.mlp.up_proj.weight", "model.layers.1.other.weight", "weight", ""] {
-        assert_eq!(gguf_name(name), None);
-        assert_eq!(hf_name(name), None);
+        assert_eq!(gguf_name("llama", name), None);
+        assert_eq!(hf_name("llama", name), None);
     }
 }
 
@@ -149,7 +152,7 @@ fn gguf_configuration() {
         .set("llama.something", V::U32(1))
         .write(&path);
     let c = Checkpoint::open(folder.path()).unwrap();
-    assert_eq!((c.config().rms_norm_eps, c.config().head_dim, c.config().kv_heads), (1e-5, 32, 1));
+    assert_eq!((c.config().norm_eps, c.config().head_dim, c.config().kv_heads), (1e-5, 32, 1));
     assert_eq!(
         (c.config().eos_token_ids.as_slice(), c.config().unknown.as_slice()),
         (&[261, 260][..], &["llama.something".to_owned()][..])
@@ -212,7 +215,7 @@ fn conversion_undoes_the_permutation() {
                 }
             }
         }
-        file = file.tensor(&gguf_name(&t.name).unwrap(), &t.shape, 30, bytes);
+        file = file.tensor(&gguf_name("llama", &t.name).unwrap(), &t.shape, 30, bytes);
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");

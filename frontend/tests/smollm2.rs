@@ -55,7 +55,7 @@ fn configuration_and_tensors() {
     let shape = (config.layers, config.heads, config.kv_heads, config.head_dim, config.hidden_size);
     assert_eq!(shape, (30, 9, 3, 64, 576));
     assert_eq!((config.vocab_size, config.intermediate_size, config.max_position), (49152, 1536, 8192));
-    assert_eq!((config.rms_norm_eps, config.rope.theta), (1e-5, 100000.0));
+    assert_eq!((config.norm_eps, config.rope.theta), (1e-5, 100000.0));
     assert_eq!(config.rope.scaling, RopeScaling::None);
     assert!(config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias);
     assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(1), &[2][..]));

@@ -113,7 +113,7 @@ pub fn compile(
     (max_seq, max_batch): (usize, usize),
 ) -> Plan {
     let target = Target::parse(target).unwrap_or_else(|e| panic!("{e}"));
-    let options = Options { target, dtype, opt_level, max_seq, max_batch, dump: false };
+    let options = Options { target, dtype, opt_level, max_seq, max_batch, disabled: Vec::new(), dump: false };
     weft_passes::compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }
 

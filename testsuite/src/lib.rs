@@ -1,10 +1,13 @@
 //! Shared helpers of Weft's tests across crates.
 
+pub mod decoder;
 pub mod emulate;
+pub mod encoder;
 pub mod fixture;
 pub mod golden;
 pub mod gpu;
 pub mod nvrtc;
+pub mod random;
 pub mod synthetic;
 
 pub use fixture::{Fixture, compile};

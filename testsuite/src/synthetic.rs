@@ -33,6 +33,17 @@ pub const SMOLLM2: LlamaShape = LlamaShape {
     vocab: 49152,
 };
 
+/// Llama-3.2-1B.
+pub const LLAMA_1B: LlamaShape = LlamaShape {
+    layers: 16,
+    hidden: 2048,
+    intermediate: 8192,
+    heads: 32,
+    kv_heads: 8,
+    head_dim: 64,
+    vocab: 128256,
+};
+
 impl LlamaShape {
     /// Names and shapes of the tensors; the head is tied to the embedding.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {

@@ -33,7 +33,9 @@ fn check(name: &str, opt_level: u8) {
         let sequences = entry.bind.tokens.min(MAX_BATCH);
         let take = |s: usize| match entry.role {
             Role::Decode => 1,
-            Role::Prefill | Role::Score => (entry.bind.tokens / MAX_BATCH - s).clamp(1, 14 - s),
+            Role::Prefill | Role::Score | Role::Encode => {
+                (entry.bind.tokens / MAX_BATCH - s).clamp(1, 14 - s)
+            }
         };
         let mut pieces = Vec::new();
         for (s, start) in at.iter_mut().enumerate().take(sequences) {
@@ -86,4 +88,22 @@ fn llama_fused() {
 #[test]
 fn llama_rope3_tied_fused() {
     check("llama-rope3-tied", 2);
+}
+
+macro_rules! fused {
+    ($($test:ident: $name:literal),* $(,)?) => { $(#[test] fn $test() { check($name, 2); })* };
+}
+
+fused! {
+    mistral_sliding_fused: "mistral-sliding",
+    qwen2_fused: "qwen2",
+    qwen3_fused: "qwen3",
+    gemma2_fused: "gemma2",
+    gemma3_fused: "gemma3",
+    phi3_fused: "phi3",
+    gpt2_fused: "gpt2",
+    gpt_neox_fused: "gpt-neox",
+    olmo2_fused: "olmo2",
+    bloom_fused: "bloom",
+    falcon_fused: "falcon",
 }

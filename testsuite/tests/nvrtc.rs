@@ -54,3 +54,25 @@ fn smollm2_for_every_target() {
         check(&graph, target, DType::BF16, 2);
     }
 }
+
+#[test]
+fn tiny_families() {
+    let target = Target::parse("sm_90").expect("sm_90");
+    let families = [
+        "mistral-sliding",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "phi3",
+        "gpt2",
+        "gpt-neox",
+        "olmo2",
+        "bloom",
+        "falcon",
+    ];
+    for name in families {
+        eprintln!("{name}");
+        check(&Fixture::open(name).graph(DType::BF16), target, DType::BF16, 2);
+    }
+}

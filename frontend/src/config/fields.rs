@@ -66,6 +66,24 @@ impl Fields {
         self.typed(key, "a non-negative integer", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
+    /// A list of numbers.
+    pub(super) fn numbers(&mut self, key: &str) -> Result<Option<Vec<f64>>> {
+        let all = |v: &Value| v.as_array()?.iter().map(Value::as_f64).collect();
+        self.typed(key, "a list of numbers", all)
+    }
+
+    /// Gives an older key its newer name.
+    pub(super) fn rename(&mut self, older: &str, newer: &str) -> Result<()> {
+        let Some(value) = self.take(older) else { return Ok(()) };
+        match self.map.get(newer).filter(|v| !v.is_null() && **v != value) {
+            Some(other) => Err(self.malformed(older, format!("{value} contradicts {newer} = {other}"))),
+            None => {
+                self.map.insert(newer.to_owned(), value);
+                Ok(())
+            }
+        }
+    }
+
     pub(super) fn required(&mut self, key: &str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| self.absent(key))
     }

@@ -1,13 +1,33 @@
-//! The configuration in a GGUF file's metadata (`llama.*` and `tokenizer.ggml.*` keys).
+//! The configuration in a GGUF file's metadata (`llama.*`, `qwen3.*`, … and `tokenizer.ggml.*` keys).
+//!
+//! What the metadata does not say is what llama.cpp's code fixes for the architecture (`src/llama-model.cpp`): for
+//! Gemma the window pattern, the scale of the scores and of the embeddings. Gemma's norms are stored as 1 + w.
 //!
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, and llama.cpp's
 //! `src/llama-arch.cpp` for those that the page does not list.
 
-use super::{Activation, MODEL_TYPES, ModelConfig, Rope, RopeScaling};
+use super::spec::{self, Spec, Windows};
+use super::{LayerAttention, LayerRope, MAX_COUNT, ModelConfig, Norm, PositionKind, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Value};
 use weft_ir::decode::decode_f32;
 use weft_ir::dtype::Encoding;
+
+/// Architectures (`general.architecture`) and the family that each is.
+const ARCHITECTURES: &[(&str, &str)] = &[
+    ("llama", "llama"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("gemma2", "gemma2"),
+    ("gemma3", "gemma3_text"),
+];
+
+/// Layers of the 27B variants of Gemma, whose scores llama.cpp scales by another width.
+const GEMMA_27B: &[(&str, usize)] = &[("gemma2", 46), ("gemma3_text", 62)];
+
+/// Keys that [`gemma`] reads.
+const GEMMA_KEYS: &[&str] =
+    &["attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "rope.freq_base_swa"];
 
 /// Keys under the architecture's prefix that are read here or change nothing.
 const KNOWN: &[&str] = &[
@@ -61,14 +81,15 @@ const END_KEYS: &[&str] =
 /// [`Error::MissingField`], [`Error::Unsupported`] or [`Error::Malformed`], each naming file and key.
 pub fn read(file: &Gguf) -> Result<ModelConfig> {
     let path = file.path();
-    let supported = MODEL_TYPES.join(", ");
+    let supported = ARCHITECTURES.iter().map(|(arch, _)| *arch).collect::<Vec<_>>().join(", ");
     let Some(arch) = file.text("general.architecture")? else {
         let remedy = format!("supported architectures: {supported}");
         return Err(Error::missing(path, "general.architecture", remedy));
     };
-    if !MODEL_TYPES.contains(&arch) {
+    let family = ARCHITECTURES.iter().find(|(a, _)| *a == arch);
+    let Some(spec) = family.and_then(|(_, model_type)| spec::find(model_type)) else {
         return Err(Error::unsupported(path, "general.architecture", arch, supported));
-    }
+    };
     let m = Metadata { file, arch };
     let hidden_size = m.required("embedding_length")?;
     let heads = m.required("attention.head_count")?;
@@ -95,22 +116,45 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
             eos_token_ids.push(id);
         }
     }
-    let config = ModelConfig {
-        model_type: arch.to_owned(),
+    let layers = m.required("block_count")?;
+    if layers > MAX_COUNT {
+        let problem = format!("{layers} is not between 1 and {MAX_COUNT}");
+        return Err(Error::damaged(path, m.key("block_count"), problem));
+    }
+    let has = |tensor: &str| file.tensor(tensor).is_some();
+    let attention_bias = has("blk.0.attn_q.bias");
+    let full = LayerAttention { window: None, rope: LayerRope::Global };
+    let mut config = ModelConfig {
+        model_type: spec.model_type.to_owned(),
         vocab_size,
         hidden_size,
         intermediate_size: m.required("feed_forward_length")?,
-        layers: m.required("block_count")?,
+        layers,
         heads,
         kv_heads: m.size("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
-        rms_norm_eps: m.required_number("attention.layer_norm_rms_epsilon")?,
-        rope: rope(&m)?,
+        norm: Norm::Rms,
+        norm_eps: m.required_number("attention.layer_norm_rms_epsilon")?,
+        placement: spec.placement,
+        qk_norm: spec.qk_norm,
+        positions: PositionKind::Rotary,
+        rope: rope(&m, head_dim, spec.theta)?,
+        local_rope: None,
+        attention: vec![full; layers],
+        attention_scale: 1.0 / (head_dim as f64).sqrt(),
+        attention_softcap: None,
+        embedding_multiplier: 1.0,
+        residual_multiplier: 1.0,
+        logit_multiplier: 1.0,
+        logit_softcap: None,
+        residual_after_norm: false,
         max_position: m.required("context_length")?,
+        type_vocab_size: 0,
         tie_word_embeddings: file.tensor("output.weight").is_none(),
-        attention_bias: file.tensor("blk.0.attn_q.bias").is_some(),
-        mlp_bias: file.tensor("blk.0.ffn_gate.bias").is_some(),
-        hidden_act: Activation::Silu,
+        attention_bias,
+        output_bias: has("blk.0.attn_output.bias"),
+        mlp_bias: has("blk.0.ffn_gate.bias"),
+        hidden_act: spec.act.1,
         dtype: match embedding.encoding {
             Some(Encoding::Plain(d)) if d.is_float() => Some(d),
             _ => None,
@@ -118,10 +162,41 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         bos_token_id: token(file, "tokenizer.ggml.bos_token_id")?,
         eos_token_ids,
         pad_token_id: token(file, "tokenizer.ggml.padding_token_id")?,
-        unknown: unknown(&m)?,
+        unknown: unknown(&m, spec.norm == Norm::RmsPlusOne)?,
     };
+    if spec.norm == Norm::RmsPlusOne {
+        gemma(&m, spec, &mut config)?;
+    }
     config.check(path)?;
     Ok(config)
+}
+
+/// Reads what is particular to Gemma.
+fn gemma(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()> {
+    c.embedding_multiplier = (c.hidden_size as f64).sqrt();
+    if GEMMA_27B.contains(&(spec.model_type, c.layers)) {
+        c.attention_scale = 1.0 / (c.hidden_size as f64 / c.heads.max(1) as f64).sqrt();
+    }
+    let capped = spec.model_type == "gemma2";
+    c.attention_softcap = m.number("attn_logit_softcapping")?.or(capped.then_some(50.0));
+    c.logit_softcap = m.number("final_logit_softcapping")?.or(capped.then_some(30.0));
+    if let Some(cap) = c.attention_softcap.filter(|_| !capped) {
+        let supported = "absent: the model has none";
+        return Err(Error::unsupported(m.file.path(), m.key("attn_logit_softcapping"), cap, supported));
+    }
+    let Windows::Pattern(every) = spec.windows else { return Ok(()) };
+    let window = m.size("attention.sliding_window")?.unwrap_or(4096);
+    if let Some(theta) = spec.local_theta {
+        let theta = m.number("rope.freq_base_swa")?.or(theta).unwrap_or(c.rope.theta);
+        c.local_rope = Some(Rope { theta, scaling: RopeScaling::None, ..c.rope.clone() });
+    }
+    let rope = if spec.local_theta.is_some() { LayerRope::Local } else { LayerRope::Global };
+    for (i, layer) in c.attention.iter_mut().enumerate() {
+        if !(i + 1).is_multiple_of(every) {
+            *layer = LayerAttention { window: Some(window), rope };
+        }
+    }
+    Ok(())
 }
 
 /// The width of a head; keys, values and rotary embedding must agree on it.
@@ -145,9 +220,10 @@ fn head_dim(m: &Metadata, hidden_size: usize, heads: usize) -> Result<usize> {
 }
 
 /// Base and scaling; a tensor `rope_freqs.weight` holds one divisor for each pair.
-fn rope(m: &Metadata) -> Result<Rope> {
+fn rope(m: &Metadata, dim: usize, theta: f64) -> Result<Rope> {
+    let made = |theta, scaling| Rope { theta, dim, interleaved: false, dynamic: false, scaling };
     let path = m.file.path();
-    let theta = m.number("rope.freq_base")?.unwrap_or(10000.0);
+    let theta = m.number("rope.freq_base")?.unwrap_or(theta);
     let kind = m.file.text(&m.key("rope.scaling.type"))?;
     let older = m.number("rope.scale_linear")?;
     let scaling = match (kind, m.number("rope.scaling.factor")?.or(older)) {
@@ -161,7 +237,7 @@ fn rope(m: &Metadata) -> Result<Rope> {
             return Err(Error::unsupported(path, m.key("rope.scaling.type"), other, supported));
         }
     };
-    let Some(tensor) = m.file.tensor("rope_freqs.weight") else { return Ok(Rope { theta, scaling }) };
+    let Some(tensor) = m.file.tensor("rope_freqs.weight") else { return Ok(made(theta, scaling)) };
     if !matches!(scaling, RopeScaling::None | RopeScaling::Linear { factor: 1.0 }) {
         let supported = "either scaling metadata or the tensor rope_freqs.weight, not both";
         return Err(Error::unsupported(path, m.key("rope.scaling.type"), format!("{scaling:?}"), supported));
@@ -172,15 +248,18 @@ fn rope(m: &Metadata) -> Result<Rope> {
     let mut factors = vec![0.0; tensor.elements().unwrap_or(0)];
     decode_f32(encoding, bytes, &mut factors)
         .map_err(|e| Error::damaged(path, "tensor \"rope_freqs.weight\"", e))?;
-    Ok(Rope { theta, scaling: RopeScaling::Factors(factors) })
+    Ok(made(theta, RopeScaling::Factors(factors)))
 }
 
 /// Keys of the architecture that nobody reads; an error for those known to matter.
-fn unknown(m: &Metadata) -> Result<Vec<String>> {
+fn unknown(m: &Metadata, gemma: bool) -> Result<Vec<String>> {
     let prefix = m.key("");
     let mut out = Vec::new();
     for key in m.file.keys() {
         let Some(name) = key.strip_prefix(&prefix) else { continue };
+        if gemma && GEMMA_KEYS.contains(&name) {
+            continue;
+        }
         if let Some((_, neutral)) = MATTERS.iter().find(|(k, _)| *k == name) {
             let value = match m.file.value(key) {
                 Some(Value::Bool(b)) => f64::from(u8::from(*b)),

@@ -1,12 +1,17 @@
 //! `config.json` and `generation_config.json` of a Hugging Face folder.
 //!
 //! Two spellings are read: the older (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of
-//! transformers 5 (`rope_parameters`, `dtype`). Defaults of absent keys are those of transformers'
-//! `LlamaConfig`; the dimensions have none. Every key is either read, known to be harmless, known to
+//! transformers 5 (`rope_parameters`, `dtype`). Defaults of absent keys are those of the family's class in
+//! transformers ([`super::spec`]); the dimensions have none. Every key is either read, known to be harmless, known to
 //! matter (an error unless its value changes nothing), or listed as unknown.
 
 use super::fields::Fields;
-use super::{Activation, MODEL_TYPES, ModelConfig, Rope, RopeScaling};
+use super::rope::{Around, Ropes};
+use super::spec::{self, Bias, HeadDim, KvHeads, MlpWidth, Spec};
+use super::{
+    Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, layers, particular,
+    rope,
+};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
@@ -41,54 +46,167 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 /// As [`read`].
 pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
     let mut f = Fields::parse(path, text)?;
+    let known = || MODEL_TYPES.join(", ");
     let model_type = f.text("model_type")?;
-    let model_type = model_type.ok_or_else(|| {
-        Error::missing(path, "model_type", format!("supported model types: {}", MODEL_TYPES.join(", ")))
-    })?;
-    if !MODEL_TYPES.contains(&model_type.as_str()) {
-        return Err(Error::unsupported(path, "model_type", model_type, MODEL_TYPES.join(", ")));
+    let model_type = model_type
+        .ok_or_else(|| Error::missing(path, "model_type", format!("supported model types: {}", known())))?;
+    let Some(spec) = spec::find(&model_type) else {
+        return Err(Error::unsupported(path, "model_type", model_type, known()));
+    };
+    check_architecture(&mut f, spec)?;
+    if matches!(spec.head_dim, HeadDim::Ratio) {
+        for (older, newer) in OLDER_NAMES {
+            f.rename(older, newer)?;
+        }
     }
-    check_architecture(&mut f)?;
-    check_sliding_window(&mut f)?;
+    if spec.positions == PositionKind::Alibi {
+        f.rename("seq_length", "max_position_embeddings")?;
+    }
     let hidden_size = f.required("hidden_size")?;
     let heads = f.required("num_attention_heads")?;
-    let head_dim = match f.size("head_dim")? {
-        Some(d) => d,
-        None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => {
-            let remedy = format!("hidden_size {hidden_size} does not divide into {heads} heads: give it");
-            return Err(Error::missing(path, "head_dim", remedy));
+    let layers = f.required("num_hidden_layers")?;
+    if layers > MAX_COUNT {
+        let problem = format!("{layers} is not between 1 and {MAX_COUNT}");
+        return Err(f.malformed("num_hidden_layers", problem));
+    }
+    let head_dim = head_dim(&mut f, spec, hidden_size, heads)?;
+    let max_position = f.size("max_position_embeddings")?.unwrap_or(spec.max_position);
+    let attention = layers::read(&mut f, spec, layers)?;
+    let none =
+        Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: false, scaling: RopeScaling::None };
+    let Ropes { full: rope, local: local_rope } = match spec.positions {
+        PositionKind::Rotary => rope::read(&mut f, spec, Around { head_dim, max_position })?,
+        PositionKind::Learned | PositionKind::Alibi => Ropes { full: none, local: None },
+    };
+    let max_position = match &rope.scaling {
+        RopeScaling::LongRope { original_max_position, .. } => max_position.min(*original_max_position),
+        _ => max_position,
+    };
+    let bias = |f: &mut Fields, i: usize| match spec.biases[i] {
+        Bias::Fixed(b) => Ok(b),
+        // Two biases may have one key.
+        Bias::Key(key, default) => match f.map.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(v) => v.as_bool().ok_or_else(|| f.mistyped(key, v, "true or false")),
+        },
+    };
+    let biases = [bias(&mut f, 0)?, bias(&mut f, 1)?, bias(&mut f, 2)?];
+    for b in spec.biases {
+        if let Bias::Key(key, _) = b {
+            f.take(key);
         }
-    };
-    let act = f.text("hidden_act")?.unwrap_or_else(|| "silu".to_owned());
-    let Some(hidden_act) = Activation::parse(&act) else {
-        return Err(Error::unsupported(path, "hidden_act", act, "silu"));
-    };
+    }
+    let (begin, end) = spec.tokens;
     let mut config = ModelConfig {
         model_type,
         vocab_size: f.required("vocab_size")?,
         hidden_size,
-        intermediate_size: f.required("intermediate_size")?,
-        layers: f.required("num_hidden_layers")?,
+        intermediate_size: mlp_width(&mut f, spec, hidden_size)?,
+        layers,
         heads,
-        kv_heads: f.size("num_key_value_heads")?.unwrap_or(heads),
+        kv_heads: kv_heads(&mut f, spec, heads)?,
         head_dim,
-        rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6),
-        rope: rope(&mut f)?,
-        max_position: f.size("max_position_embeddings")?.unwrap_or(2048),
-        tie_word_embeddings: f.boolean("tie_word_embeddings")?.unwrap_or(false),
-        attention_bias: f.boolean("attention_bias")?.unwrap_or(false),
-        mlp_bias: f.boolean("mlp_bias")?.unwrap_or(false),
-        hidden_act,
+        norm: spec.norm,
+        norm_eps: f.number(spec.eps.0)?.unwrap_or(spec.eps.1),
+        placement: spec.placement,
+        qk_norm: spec.qk_norm,
+        positions: spec.positions,
+        rope,
+        local_rope,
+        attention,
+        attention_scale: 1.0 / (head_dim as f64).sqrt(),
+        attention_softcap: None,
+        embedding_multiplier: 1.0,
+        residual_multiplier: 1.0,
+        logit_multiplier: 1.0,
+        logit_softcap: None,
+        residual_after_norm: false,
+        max_position,
+        type_vocab_size: 0,
+        tie_word_embeddings: f.boolean("tie_word_embeddings")?.unwrap_or(spec.tied),
+        attention_bias: biases[0],
+        output_bias: biases[1],
+        mlp_bias: biases[2],
+        hidden_act: activation(&mut f, spec)?,
         dtype: dtype(&mut f)?,
-        bos_token_id: f.tokens("bos_token_id")?.map_or(Some(1), |t| t.first().copied()),
-        eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| vec![2]),
+        bos_token_id: f.tokens("bos_token_id")?.map_or(begin, |t| t.first().copied()),
+        eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| end.to_vec()),
         pad_token_id: f.tokens("pad_token_id")?.and_then(|t| t.first().copied()),
         unknown: Vec::new(),
     };
+    particular::read(&mut f, &mut config)?;
     config.unknown = f.finish()?;
     config.check(path)?;
     Ok(config)
+}
+
+/// GPT-2's names of dimensions, and those of the families that took them over.
+const OLDER_NAMES: &[(&str, &str)] = &[
+    ("n_embd", "hidden_size"),
+    ("n_embed", "hidden_size"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_head", "num_attention_heads"),
+    ("n_head_kv", "num_kv_heads"),
+    ("n_positions", "max_position_embeddings"),
+];
+
+fn head_dim(f: &mut Fields, spec: &Spec, hidden_size: usize, heads: usize) -> Result<usize> {
+    let key = match spec.head_dim {
+        HeadDim::KeyOrRatio => f.size("head_dim")?,
+        HeadDim::KeyOr(default) => Some(f.size("head_dim")?.unwrap_or(default)),
+        HeadDim::Ratio => {
+            f.take("head_dim");
+            None
+        }
+    };
+    match key {
+        Some(d) => Ok(d),
+        None if heads > 0 && hidden_size.is_multiple_of(heads) => Ok(hidden_size / heads),
+        None if spec.head_dim == HeadDim::Ratio => {
+            Err(f.malformed("hidden_size", format!("{hidden_size} does not divide into {heads} heads")))
+        }
+        None => {
+            let remedy = format!("hidden_size {hidden_size} does not divide into {heads} heads: give it");
+            Err(Error::missing(&f.path, "head_dim", remedy))
+        }
+    }
+}
+
+fn kv_heads(f: &mut Fields, spec: &Spec, heads: usize) -> Result<usize> {
+    match spec.kv_heads {
+        KvHeads::KeyOrHeads => Ok(f.size("num_key_value_heads")?.unwrap_or(heads)),
+        KvHeads::Key => f.required("num_key_value_heads"),
+        KvHeads::Heads => Ok(heads),
+        KvHeads::Falcon => {
+            let new = f.map.get("new_decoder_architecture") == Some(&Value::Bool(true));
+            let given = f.size("num_kv_heads")?;
+            let multi_query = f.boolean("multi_query")?.unwrap_or(true);
+            Ok(if new {
+                given.unwrap_or(heads)
+            } else if multi_query {
+                1
+            } else {
+                heads
+            })
+        }
+    }
+}
+
+fn mlp_width(f: &mut Fields, spec: &Spec, hidden_size: usize) -> Result<usize> {
+    match spec.mlp {
+        MlpWidth::Key => f.required("intermediate_size"),
+        MlpWidth::KeyOrFour(key) => Ok(f.size(key)?.unwrap_or(hidden_size.saturating_mul(4))),
+        MlpWidth::Four => Ok(hidden_size.saturating_mul(4)),
+    }
+}
+
+fn activation(f: &mut Fields, spec: &Spec) -> Result<Activation> {
+    let (key, default) = spec.act;
+    match f.text(key)? {
+        None => Ok(default),
+        Some(name) => Activation::parse(&name)
+            .ok_or_else(|| Error::unsupported(&f.path, key, name, Activation::SUPPORTED)),
+    }
 }
 
 /// Takes the special tokens that a `generation_config.json` gives.
@@ -106,26 +224,13 @@ fn override_tokens(config: &mut ModelConfig, path: &Path, text: &[u8]) -> Result
     Ok(())
 }
 
-fn check_architecture(f: &mut Fields) -> Result<()> {
+fn check_architecture(f: &mut Fields, spec: &Spec) -> Result<()> {
     let Some(value) = f.take("architectures") else { return Ok(()) };
     let names: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if names.is_empty() || names.iter().any(|n| n.eq_ignore_ascii_case("LlamaForCausalLM")) {
+    if names.is_empty() || names.iter().any(|n| spec.is_architecture(n)) {
         return Ok(());
     }
-    Err(Error::unsupported(&f.path, "architectures", value, "LlamaForCausalLM"))
-}
-
-fn check_sliding_window(f: &mut Fields) -> Result<()> {
-    let used = f.boolean("use_sliding_window")?;
-    match f.take("sliding_window") {
-        Some(window) if used != Some(false) => {
-            Err(Error::unsupported(&f.path, "sliding_window", window, "absent, null, or not used"))
-        }
-        _ if used == Some(true) => {
-            Err(Error::unsupported(&f.path, "use_sliding_window", true, "absent or false"))
-        }
-        _ => Ok(()),
-    }
+    Err(Error::unsupported(&f.path, "architectures", value, spec.architecture))
 }
 
 /// The newer `dtype` or the older `torch_dtype`.
@@ -137,58 +242,5 @@ fn dtype(f: &mut Fields) -> Result<Option<DType>> {
         "float16" => Ok(Some(DType::F16)),
         "bfloat16" => Ok(Some(DType::BF16)),
         _ => Err(Error::unsupported(&f.path, "dtype", name, "float32, float16, bfloat16")),
-    }
-}
-
-/// The newer `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
-fn rope(f: &mut Fields) -> Result<Rope> {
-    let outer_theta = f.number("rope_theta")?;
-    let (old, new) = (f.take("rope_scaling"), f.take("rope_parameters"));
-    let (name, value) = match (old, new) {
-        (_, Some(new)) => ("rope_parameters", new),
-        (Some(old), None) => ("rope_scaling", old),
-        (None, None) => {
-            let theta = outer_theta.unwrap_or(10000.0);
-            return Ok(Rope { theta, scaling: RopeScaling::None });
-        }
-    };
-    let Value::Object(map) = value else {
-        return Err(f.mistyped(name, &value, "an object"));
-    };
-    let mut r = Fields { path: f.path.clone(), prefix: format!("{name}."), map };
-    let theta = match (r.number("rope_theta")?, outer_theta) {
-        (Some(inner), Some(outer)) if inner != outer => {
-            let problem = format!("{inner} contradicts rope_theta = {outer}");
-            return Err(r.malformed("rope_theta", problem));
-        }
-        (inner, outer) => inner.or(outer).unwrap_or(10000.0),
-    };
-    let older_kind = r.text("type")?;
-    let kind = r.text("rope_type")?.or(older_kind).unwrap_or_else(|| "default".to_owned());
-    if let Some(factor) = r.number("partial_rotary_factor")?.filter(|&x| x != 1.0) {
-        return Err(Error::unsupported(&r.path, r.name("partial_rotary_factor"), factor, "absent or 1"));
-    }
-    let scaling = match kind.as_str() {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: r.required_number("factor")? },
-        "llama3" => RopeScaling::Llama3 {
-            factor: r.required_number("factor")?,
-            low_freq_factor: r.required_number("low_freq_factor")?,
-            high_freq_factor: r.required_number("high_freq_factor")?,
-            original_max_position: r.required("original_max_position_embeddings")?,
-        },
-        _ => return Err(Error::unsupported(&r.path, r.name("rope_type"), kind, "default, linear, llama3")),
-    };
-    // With "default" and "linear" these two are recorded, but not used.
-    for unused in ["factor", "original_max_position_embeddings"] {
-        r.map.remove(unused);
-    }
-    match r.map.iter().find(|(_, v)| !v.is_null()) {
-        Some((key, value)) => {
-            let supported = "rope_theta, rope_type, factor, low_freq_factor, high_freq_factor, \
-                             original_max_position_embeddings";
-            Err(Error::unsupported(&r.path, r.name(key), value, supported))
-        }
-        None => Ok(Rope { theta, scaling }),
     }
 }

@@ -4,10 +4,19 @@
 //! from GGUF metadata (see [`gguf`]). Models read only this. A value that changes the result and is not
 //! handled is a named error; keys that Weft does not know are listed in [`ModelConfig::unknown`].
 
+mod activation;
 mod fields;
 pub mod gguf;
 pub mod hf;
 mod keys;
+mod layers;
+mod particular;
+pub mod pooling;
+mod rope;
+mod spec;
+
+pub use activation::Activation;
+pub use rope::{Rope, RopeScaling};
 
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -15,12 +24,38 @@ use std::path::Path;
 use weft_ir::dtype::DType;
 
 /// The values of `model_type` that are supported.
-pub const MODEL_TYPES: &[&str] = &["llama"];
+pub const MODEL_TYPES: &[&str] = &[
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "olmo2",
+    "olmo3",
+    "exaone4",
+    "bloom",
+    "falcon",
+    "granite",
+    "smollm3",
+    "starcoder2",
+    "stablelm",
+    "phi",
+    "cohere2",
+    "glm4",
+    "bert",
+];
 
 /// Largest value of any dimension in a config: keeps products of two in range everywhere.
 const MAX_DIM: usize = 1 << 31;
+/// Largest number of layers and heads, and width of a head: tables are made of them before any weight is
+/// looked at.
+const MAX_COUNT: usize = 1 << 16;
 
-/// Configuration of a decoder.
+/// Configuration of a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
     /// Family, as Hugging Face names it; one of [`MODEL_TYPES`].
@@ -37,19 +72,51 @@ pub struct ModelConfig {
     pub heads: usize,
     /// Key and value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Width of a head; even.
+    /// Width of a head.
     pub head_dim: usize,
-    /// Added to the mean square under the root.
-    pub rms_norm_eps: f64,
-    /// Rotary position embedding.
+    /// Kind of the norms.
+    pub norm: Norm,
+    /// Added to the mean square (or variance) under the root.
+    pub norm_eps: f64,
+    /// Where the norms are, and what is summed.
+    pub placement: Placement,
+    /// Norm of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Where positions enter.
+    pub positions: PositionKind,
+    /// Rotary position embedding; of no meaning where [`ModelConfig::positions`] is another kind.
     pub rope: Rope,
-    /// Positions that the model was trained for.
+    /// Rotary position embedding of layers with [`LayerRope::Local`].
+    pub local_rope: Option<Rope>,
+    /// Each layer's attention: `layers` of them.
+    pub attention: Vec<LayerAttention>,
+    /// Scores are multiplied by this.
+    pub attention_scale: f64,
+    /// Scores s become c·tanh(s / c).
+    pub attention_softcap: Option<f64>,
+    /// Embeddings are multiplied by this.
+    pub embedding_multiplier: f64,
+    /// Results of attention and MLP are multiplied by this before they are added.
+    pub residual_multiplier: f64,
+    /// Logits are multiplied by this.
+    pub logit_multiplier: f64,
+    /// Logits s become c·tanh(s / c).
+    pub logit_softcap: Option<f64>,
+    /// Whether the residual is the norm's result, not its input (Bloom's
+    /// `apply_residual_connection_post_layernorm`).
+    pub residual_after_norm: bool,
+    /// Positions that can be run: what the model was trained for, and no more than its rope scaling is
+    /// implemented for.
     pub max_position: usize,
+    /// Rows of the table of token types (segments) that are embedded; 0 where there is none.
+    pub type_vocab_size: usize,
     /// Whether the output head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Whether the four attention projections have biases.
+    /// Whether the projections of queries, keys and values have biases.
     pub attention_bias: bool,
-    /// Whether the three MLP projections have biases.
+    /// Whether the attention's output projection has a bias.
+    pub output_bias: bool,
+    /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
     /// The MLP's activation.
     pub hidden_act: Activation,
@@ -65,125 +132,146 @@ pub struct ModelConfig {
     pub unknown: Vec<String>,
 }
 
-/// Rotary position embedding over the whole head: pair `i` of `head_dim / 2` turns by
-/// `position · theta^(−2i / head_dim)`, changed by the scaling.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Rope {
-    /// Base.
-    pub theta: f64,
-    /// Change of the frequencies.
-    pub scaling: RopeScaling,
-}
-
-/// Change of the rotary frequencies (`transformers/modeling_rope_utils.py`).
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum RopeScaling {
-    /// As they are.
-    None,
-    /// Divided by the factor.
-    Linear {
-        /// Divisor.
-        factor: f64,
-    },
-    /// Llama 3: long wavelengths divided by the factor, short ones kept, a blend between.
-    Llama3 {
-        /// Divisor of the long wavelengths.
-        factor: f64,
-        /// Wavelengths above `original_max_position / low_freq_factor` are long.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_max_position / high_freq_factor` are short.
-        high_freq_factor: f64,
-        /// Positions before the extension.
-        original_max_position: usize,
-    },
-    /// Divided by one explicit factor for each pair, `head_dim / 2` of them (GGUF `rope_freqs.weight`).
-    Factors(Vec<f32>),
-}
-
-/// Activation of the MLP.
+/// Kind of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Activation {
-    /// x · sigmoid(x).
-    Silu,
+pub enum Norm {
+    /// RMSNorm (Zhang & Sennrich 2019): x / rms(x) · w.
+    Rms,
+    /// Gemma's: x / rms(x) · (1 + w).
+    RmsPlusOne,
+    /// LayerNorm (Ba et al. 2016): (x − mean) / std · w, + b where `bias` is set.
+    Layer {
+        /// Whether it has a bias.
+        bias: bool,
+    },
 }
 
-impl Activation {
-    /// The activation of this Hugging Face name.
-    pub fn parse(name: &str) -> Option<Activation> {
-        match name {
-            "silu" | "swish" => Some(Activation::Silu),
-            _ => None,
-        }
-    }
+/// Where the norms of a block are, and what is summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Placement {
+    /// x + f(norm(x)), attention then MLP.
+    Pre,
+    /// x + norm(f(x)), attention then MLP.
+    Post,
+    /// x + norm(f(norm(x))), attention then MLP.
+    Sandwich,
+    /// x + attention(norm(x)) + mlp(norm'(x)) (Wang & Komatsuzaki 2021).
+    Parallel {
+        /// 1: one norm for both; 2: one each.
+        norms: u8,
+    },
+}
 
-    /// Its Hugging Face name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Activation::Silu => "silu",
-        }
-    }
+/// Norm of queries and keys (Dehghani et al. 2023), before they are rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Of each head, one weight for all heads.
+    Head,
+    /// Of each head, a weight for each.
+    EachHead,
+    /// Of the whole projection.
+    Projection,
+}
+
+/// Where positions enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum PositionKind {
+    /// Queries and keys are rotated.
+    Rotary,
+    /// A learned embedding is added to the token's.
+    Learned,
+    /// Scores are biased by distance (ALiBi, Press et al. 2022).
+    Alibi,
+}
+
+/// What a layer's attention sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerAttention {
+    /// Keys that a token sees, itself among them; `None`: all before it.
+    pub window: Option<usize>,
+    /// Rotation of its queries and keys.
+    pub rope: LayerRope,
+}
+
+/// Rotation of a layer's queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum LayerRope {
+    /// None.
+    None,
+    /// [`ModelConfig::rope`].
+    Global,
+    /// [`ModelConfig::local_rope`].
+    Local,
 }
 
 impl ModelConfig {
+    /// Whether the rows of queries and keys are stored for pairs of neighbours.
+    pub fn interleaved(&self) -> bool {
+        self.positions == PositionKind::Rotary && self.rope.interleaved
+    }
+
+    /// Longest context that gives the model's result, whatever the user asks for: positions are a table's
+    /// rows, or the rope's scaling depends on the length.
+    pub fn position_limit(&self) -> Option<usize> {
+        let bound = match (self.positions, &self.rope.scaling) {
+            (PositionKind::Learned, _) | (PositionKind::Rotary, RopeScaling::LongRope { .. }) => true,
+            (PositionKind::Rotary, _) => self.rope.dynamic,
+            (PositionKind::Alibi, _) => false,
+        };
+        bound.then_some(self.max_position)
+    }
+
     /// Checks what must hold between the fields, whatever file they came from.
     fn check(&self, path: &Path) -> Result<()> {
         let dims = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.layers),
-            ("num_attention_heads", self.heads),
-            ("num_key_value_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_position),
+            ("vocab_size", self.vocab_size, MAX_DIM),
+            ("hidden_size", self.hidden_size, MAX_DIM),
+            ("intermediate_size", self.intermediate_size, MAX_DIM),
+            ("num_hidden_layers", self.layers, MAX_COUNT),
+            ("num_attention_heads", self.heads, MAX_COUNT),
+            ("num_key_value_heads", self.kv_heads, MAX_COUNT),
+            ("head_dim", self.head_dim, MAX_COUNT),
+            ("max_position_embeddings", self.max_position, MAX_DIM),
         ];
         let wrong = |field: &str, problem: String| {
             Err(Error::malformed(path, field, problem, "correct the checkpoint's configuration"))
         };
-        for (field, value) in dims {
-            if value == 0 || value > MAX_DIM {
-                return wrong(field, format!("{value} is not between 1 and {MAX_DIM}"));
+        if self.type_vocab_size > MAX_DIM {
+            return wrong("type_vocab_size", format!("{} is more than {MAX_DIM}", self.type_vocab_size));
+        }
+        for (field, value, most) in dims {
+            if value == 0 || value > most {
+                return wrong(field, format!("{value} is not between 1 and {most}"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let problem = format!("{} does not divide the {} query heads", self.kv_heads, self.heads);
             return wrong("num_key_value_heads", problem);
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return wrong("head_dim", format!("{} is odd: rotary embedding turns pairs", self.head_dim));
+        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
+            return wrong("rms_norm_eps", format!("{} is not a small positive number", self.norm_eps));
         }
-        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
-            return wrong("rms_norm_eps", format!("{} is not a small positive number", self.rms_norm_eps));
+        let numbers = [
+            ("attention scale", Some(self.attention_scale)),
+            ("embedding multiplier", Some(self.embedding_multiplier)),
+            ("residual multiplier", Some(self.residual_multiplier)),
+            ("logit scale", Some(self.logit_multiplier)),
+            ("attn_logit_softcapping", self.attention_softcap),
+            ("final_logit_softcapping", self.logit_softcap),
+        ];
+        for (field, number) in numbers {
+            if let Some(x) = number.filter(|x| !(x.is_finite() && *x > 0.0)) {
+                return wrong(field, format!("{x} is not a positive number"));
+            }
         }
-        if !(self.rope.theta.is_finite() && self.rope.theta > 0.0) {
-            return wrong("rope_theta", format!("{} is not a positive number", self.rope.theta));
+        if self.attention.iter().any(|a| a.window == Some(0)) {
+            return wrong("sliding_window", "0 keys are visible".to_owned());
         }
-        let ok = |f: f64| f.is_finite() && f > 0.0;
-        match &self.rope.scaling {
-            RopeScaling::None => {}
-            RopeScaling::Linear { factor } if ok(*factor) => {}
-            RopeScaling::Linear { factor } => {
-                return wrong("rope scaling factor", format!("{factor} is not a positive number"));
-            }
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
-                if !(ok(*factor) && ok(*low_freq_factor) && *high_freq_factor > *low_freq_factor)
-                    || *original_max_position == 0
-                {
-                    let problem = "llama3 needs factor > 0, 0 < low_freq_factor < high_freq_factor and \
-                                   original_max_position_embeddings > 0";
-                    return wrong("rope scaling", problem.to_owned());
-                }
-            }
-            RopeScaling::Factors(factors) => {
-                if factors.len() != self.head_dim / 2 || !factors.iter().all(|&f| ok(f64::from(f))) {
-                    let problem = format!(
-                        "{} factors for {} pairs, or one that is not a positive number",
-                        factors.len(),
-                        self.head_dim / 2
-                    );
-                    return wrong("rope factors", problem);
-                }
-            }
+        if self.positions == PositionKind::Rotary {
+            self.rope.check(path)?;
+            self.local_rope.as_ref().map_or(Ok(()), |r| r.check(path))?;
         }
         Ok(())
     }

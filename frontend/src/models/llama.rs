@@ -1,24 +1,41 @@
-//! Llama (Touvron et al. 2023) and what is built alike: RMSNorm before attention and MLP, rotary
-//! positions, grouped-query attention, SwiGLU.
+//! Llama (Touvron et al. 2023) and what shares its tensors: norms, rotary positions, grouped-query attention with
+//! its projections stored apart, gated MLP. By configuration: Mistral (Jiang et al. 2023), Qwen 2 and 3 (Yang et
+//! al. 2024, 2025), Granite, SmolLM3, Command R7B (cohere2) and StableLM 2.
 
-use super::blocks::{ModelBuilder, attention, embedding, head, mlp, norm};
+use super::blocks::attention::{self, Names};
+use super::blocks::decoder::{self, Norms, PRE};
+use super::blocks::{ModelBuilder, embedding, head, mlp, norm, rotary};
+use weft_ir::ids::NodeId;
 
 /// Adds the model to the builder. Hugging Face tensor names.
 pub fn build(m: &mut ModelBuilder<'_>) {
+    with(m, &attention::NAMES, &PRE, mlp::gated);
+}
+
+/// StableLM: its norms of queries and keys are named otherwise.
+pub fn stablelm(m: &mut ModelBuilder<'_>) {
+    let names = Names { norms: ["q_layernorm", "k_layernorm"], ..attention::NAMES };
+    with(m, &names, &PRE, mlp::gated);
+}
+
+/// A model of this form with other names and another MLP.
+pub(super) fn with(
+    m: &mut ModelBuilder<'_>,
+    names: &Names,
+    norms: &Norms,
+    mlp: fn(&mut ModelBuilder<'_>, NodeId, &str) -> NodeId,
+) {
     let mut x = embedding::tokens(m, "model.embed_tokens.weight");
-    let rotary = attention::rotary_tables(m);
+    let rotaries = rotary::tables(m);
     for layer in 0..m.config.layers {
         let prefix = format!("model.layers.{layer}");
-        x = m.scoped(&prefix, |m| {
-            let h = norm::rms(m, x, &format!("{prefix}.input_layernorm.weight"));
-            let h = attention::grouped_query(m, h, &format!("{prefix}.self_attn"), layer, rotary);
-            let x = m.residual(x, h);
-            let h = norm::rms(m, x, &format!("{prefix}.post_attention_layernorm.weight"));
-            let h = mlp::gated(m, h, &format!("{prefix}.mlp"));
-            m.residual(x, h)
-        });
+        let attention = |m: &mut ModelBuilder<'_>, h| {
+            attention::grouped_query(m, h, &format!("{prefix}.self_attn"), names, layer, rotaries)
+        };
+        let mlp = |m: &mut ModelBuilder<'_>, h| mlp(m, h, &format!("{prefix}.mlp"));
+        x = decoder::block(m, x, &prefix, norms, attention, mlp);
     }
     let x = head::output_rows(m, x);
-    let x = norm::rms(m, x, "model.norm.weight");
+    let x = norm::configured(m, x, "model.norm");
     head::logits_and_sample(m, x, "model.embed_tokens.weight", "lm_head.weight");
 }

@@ -1,16 +1,35 @@
 //! Model builders: from a checkpoint's configuration and tensor names to a graph of primitives.
 //!
-//! One module a family, made of shared [`blocks`]. Blocks expand to primitives; fused ops come from
+//! One module a form, for the families that differ by configuration alone, made of shared [`blocks`]. Blocks expand to primitives; fused ops come from
 //! rewrite rules alone.
 
+mod bert;
 pub mod blocks;
+mod bloom;
+mod gemma;
+mod glm4;
+mod gpt2;
+mod gpt_neox;
 mod llama;
+mod olmo2;
+mod phi;
+mod phi3;
+mod starcoder2;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use blocks::ModelBuilder;
 use weft_ir::dtype::DType;
 use weft_ir::graph::Graph;
+
+/// What a model does with a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Continues it, token by token: `logits` and `tokens`.
+    Decoder,
+    /// Reads all of it at once: `last_hidden_state`.
+    Encoder,
+}
 
 /// A model family that can be built.
 pub struct Family {
@@ -20,19 +39,54 @@ pub struct Family {
     build: fn(&mut ModelBuilder<'_>),
 }
 
-/// Families that can be built.
-pub const FAMILIES: &[Family] = &[Family { model_type: "llama", build: llama::build }];
+/// Encoders that can be built.
+pub const ENCODERS: &[Family] = &[Family { model_type: "bert", build: bert::build }];
+
+/// Decoders that can be built.
+pub const FAMILIES: &[Family] = &[
+    Family { model_type: "llama", build: llama::build },
+    Family { model_type: "mistral", build: llama::build },
+    Family { model_type: "qwen2", build: llama::build },
+    Family { model_type: "qwen3", build: llama::build },
+    Family { model_type: "gemma2", build: gemma::build },
+    Family { model_type: "gemma3_text", build: gemma::build },
+    Family { model_type: "phi3", build: phi3::build },
+    Family { model_type: "gpt2", build: gpt2::build },
+    Family { model_type: "gpt_neox", build: gpt_neox::build },
+    Family { model_type: "olmo2", build: olmo2::build },
+    Family { model_type: "olmo3", build: olmo2::build },
+    Family { model_type: "exaone4", build: olmo2::build },
+    Family { model_type: "bloom", build: bloom::build },
+    Family { model_type: "falcon", build: bloom::falcon },
+    Family { model_type: "granite", build: llama::build },
+    Family { model_type: "smollm3", build: llama::build },
+    Family { model_type: "starcoder2", build: starcoder2::build },
+    Family { model_type: "stablelm", build: llama::stablelm },
+    Family { model_type: "phi", build: phi::build },
+    Family { model_type: "cohere2", build: llama::build },
+    Family { model_type: "glm4", build: glm4::build },
+];
+
+/// The family of a checkpoint, and what its models do.
+///
+/// # Errors
+/// An unknown `model_type`.
+pub fn family(checkpoint: &Checkpoint) -> Result<(Kind, &'static Family), Error> {
+    let model_type = checkpoint.config().model_type.as_str();
+    let all = || [(Kind::Decoder, FAMILIES), (Kind::Encoder, ENCODERS)].into_iter();
+    let mut each = all().flat_map(|(kind, list)| list.iter().map(move |f| (kind, f)));
+    each.find(|(_, f)| f.model_type == model_type).ok_or_else(|| {
+        let known: Vec<&str> = all().flat_map(|(_, list)| list).map(|f| f.model_type).collect();
+        Error::unsupported_model(checkpoint.root(), model_type, &known)
+    })
+}
 
 /// Builds the graph of one step of a checkpoint's model, with activations and weights of type `dtype`.
 ///
 /// # Errors
 /// An unknown `model_type`, a missing tensor, or a tensor whose shape does not fit the configuration.
 pub fn build(checkpoint: &Checkpoint, dtype: DType) -> Result<Graph, Error> {
-    let model_type = checkpoint.config().model_type.as_str();
-    let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| {
-        let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).collect();
-        Error::unsupported_model(checkpoint.root(), model_type, &known)
-    })?;
+    let (_, family) = family(checkpoint)?;
     let mut builder = ModelBuilder::new(checkpoint, dtype);
     (family.build)(&mut builder);
     builder.finish()

@@ -57,9 +57,25 @@ impl Tokenizer {
     }
 
     fn parse(path: &Path, field: &str, text: &[u8]) -> Result<Tokenizer> {
-        let inner = tokenizers::Tokenizer::from_bytes(text)
+        let mut inner = tokenizers::Tokenizer::from_bytes(text)
             .map_err(|e| Error::text(path, field, e, "the file must hold a Hugging Face tokenizer"))?;
+        // Some files keep the padding and truncation of their training.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::text(path, "truncation", e, "remove it"))?;
         Ok(Tokenizer { inner: Arc::new(inner), path: path.to_owned() })
+    }
+
+    /// This tokenizer with texts cut off at `most` tokens, special ones included.
+    ///
+    /// # Errors
+    /// [`Error::Text`] when the special tokens alone are more.
+    pub fn truncated(&self, most: usize) -> Result<Tokenizer> {
+        let mut inner = (*self.inner).clone();
+        let params = tokenizers::TruncationParams { max_length: most, ..Default::default() };
+        inner.with_truncation(Some(params)).map_err(|e| {
+            Error::text(&self.path, "truncation", e, "allow more tokens: the special ones must fit")
+        })?;
+        Ok(Tokenizer { inner: Arc::new(inner), path: self.path.clone() })
     }
 
     /// The file that the tokenizer came from.

@@ -1,81 +1,209 @@
-//! Rotary positions and grouped-query attention over the slot-mapped cache.
+//! Grouped-query attention over the slot-mapped cache.
 
-use super::ModelBuilder;
-use crate::config::RopeScaling;
+use super::rotary::{self, Rotaries};
+use super::{Linear, ModelBuilder, norm};
+use crate::config::{LayerRope, PositionKind, QkNorm};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, ValueType};
 use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Compare, Unary};
 use weft_ir::shape::{Dim, Sym};
 
-/// Cosines and sines of the step's positions: each f32 [t, 1, d/2].
+/// Names of the tensors of an attention, within its module.
 #[derive(Clone, Copy)]
-pub struct Rotary {
-    cos: NodeId,
-    sin: NodeId,
+pub struct Names {
+    /// Queries, keys, values, where they are stored apart.
+    pub qkv: [&'static str; 3],
+    /// Output.
+    pub out: &'static str,
+    /// Norms of queries and keys.
+    pub norms: [&'static str; 2],
 }
 
-/// Rotary frequencies θ^(−2i/d) (Su et al. 2021), with the configured scaling.
-fn inverse_frequencies(m: &ModelBuilder<'_>) -> Vec<f32> {
-    let (theta, d) = (m.config.rope.theta, m.config.head_dim);
-    let plain = (0..d / 2).map(|i| theta.powf(-(2.0 * i as f64) / d as f64));
-    match &m.config.rope.scaling {
-        RopeScaling::None => plain.map(|f| f as f32).collect(),
-        RopeScaling::Factors(by) => plain.zip(by).map(|(f, by)| (f / f64::from(*by)) as f32).collect(),
-        RopeScaling::Linear { factor } => plain.map(|f| (f / factor) as f32).collect(),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
-            // Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated.
-            let original = *original_max_position as f64;
-            let scaled = plain.map(|f| {
-                let wavelength = 2.0 * std::f64::consts::PI / f;
-                if wavelength > original / low_freq_factor {
-                    f / factor
-                } else if wavelength < original / high_freq_factor {
-                    f
-                } else {
-                    let smooth =
-                        (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    (1.0 - smooth) * f / factor + smooth * f
-                }
-            });
-            scaled.map(|f| f as f32).collect()
-        }
-    }
+/// Llama's, and most others'.
+pub const NAMES: Names =
+    Names { qkv: ["q_proj", "k_proj", "v_proj"], out: "o_proj", norms: ["q_norm", "k_norm"] };
+
+/// How one stored matrix holds queries, keys and values.
+#[derive(Clone, Copy)]
+pub enum Merged {
+    /// All queries, then all keys, then all values.
+    Blocks {
+        /// Stored as `[in, out]` (GPT-2's Conv1D).
+        transposed: bool,
+    },
+    /// For each key head: its queries, its key, its value.
+    Groups,
 }
 
-/// Tables shared by all layers.
-pub fn rotary_tables(m: &mut ModelBuilder<'_>) -> Rotary {
-    let frequencies = inverse_frequencies(m);
-    m.scoped("model.rotary_emb", |m| {
-        let half = frequencies.len();
-        let one = Dim::Const(1);
-        let frequencies = m.g.constant(frequencies, vec![one, one, Dim::Const(half)]);
-        let position = m.g.input(Input::Positions);
-        let position = m.g.cast(position, DType::F32);
-        let position = m.g.reshape(position, vec![Sym::Tokens.into(), one, one]);
-        let angle = m.g.binary(Binary::Mul, position, frequencies);
-        Rotary { cos: m.g.unary(Unary::Cos, angle), sin: m.g.unary(Unary::Sin, angle) }
+/// Projections of the step's tokens: queries and keys f32 `[t, heads · d]`, values of the model's type.
+#[derive(Clone, Copy)]
+pub struct Projected {
+    q: NodeId,
+    k: NodeId,
+    v: NodeId,
+}
+
+/// Causal softmax attention of x `[t, h]` over the layer's cache, grouped-query (Ainslie et al. 2023), with its
+/// projections stored apart; f32.
+pub fn grouped_query(
+    m: &mut ModelBuilder<'_>,
+    x: NodeId,
+    name: &str,
+    names: &Names,
+    layer: usize,
+    rotaries: Rotaries,
+) -> NodeId {
+    m.scoped("self_attn", |m| {
+        let c = m.config;
+        let (rows, bias) = ([c.heads, c.kv_heads, c.kv_heads].map(|n| n * c.head_dim), c.attention_bias);
+        let mut project = |i: usize| {
+            let (part, heads) = (names.qkv[i], if i == 0 { c.heads } else { c.kv_heads });
+            m.scoped(part, |m| {
+                let stored = m.stored_linear(x, &format!("{name}.{part}"), rows[i], bias, false);
+                let stored = if i < 2 { as_halves(m, stored, heads) } else { stored };
+                m.apply(x, stored)
+            })
+        };
+        let (q, k, v) = (project(0), project(1), project(2));
+        let v = m.g.cast(v, m.dtype);
+        let out = attend(m, Projected { q, k, v }, name, names, layer, rotaries);
+        m.linear_wide(out, &format!("{name}.{}", names.out), c.hidden_size, c.output_bias)
     })
 }
 
-/// Rotates x [t, heads, d] f32: element i of the first half with element i of the second; rounded to the
-/// model's type.
-pub fn rotate(m: &mut ModelBuilder<'_>, x: NodeId, rotary: Rotary) -> NodeId {
-    let shape = m.g.shape(x);
-    let half = shape.last().and_then(|d| d.as_const()).unwrap_or(0) / 2;
-    let Rotary { cos, sin } = rotary;
-    let a = m.g.slice(x, 2, 0, half);
-    let b = m.g.slice(x, 2, half, half);
-    let product = |m: &mut ModelBuilder<'_>, x, y| m.g.binary(Binary::Mul, x, y);
-    let (a_cos, b_sin) = (product(m, a, cos), product(m, b, sin));
-    let (b_cos, a_sin) = (product(m, b, cos), product(m, a, sin));
-    let low = m.g.binary(Binary::Sub, a_cos, b_sin);
-    let high = m.g.binary(Binary::Add, b_cos, a_sin);
-    let out = m.g.concat(&[low, high], 2);
-    m.g.cast(out, m.dtype)
+/// As [`grouped_query`], with queries, keys and values in one stored matrix `name.qkv`, cut at load.
+pub fn merged(
+    m: &mut ModelBuilder<'_>,
+    x: NodeId,
+    name: &str,
+    (qkv, out): (&str, &'static str),
+    layout: Merged,
+    layer: usize,
+    rotaries: Rotaries,
+) -> NodeId {
+    m.scoped("self_attn", |m| {
+        let c = m.config;
+        let (heads, kv, d) = (c.heads, c.kv_heads, c.head_dim);
+        let transposed = matches!(layout, Merged::Blocks { transposed: true });
+        let all =
+            m.stored_linear(x, &format!("{name}.{qkv}"), (heads + 2 * kv) * d, c.attention_bias, transposed);
+        let group = heads / kv;
+        let parts = match layout {
+            Merged::Blocks { .. } => {
+                [(0, heads), (heads, kv), (heads + kv, kv)].map(|(at, n)| all.rows(m, at * d, n * d))
+            }
+            Merged::Groups => [(0, group), (group, 1), (group + 1, 1)]
+                .map(|(at, n)| all.of_groups(m, kv, (group + 2) * d, at * d, n * d)),
+        };
+        let [q, k, v] = parts;
+        let (q, k) = (as_halves(m, q, heads), as_halves(m, k, kv));
+        let q = m.scoped("q_proj", |m| m.apply(x, q));
+        let k = m.scoped("k_proj", |m| m.apply(x, k));
+        let v = m.scoped("v_proj", |m| m.apply(x, v));
+        let v = m.g.cast(v, m.dtype);
+        let attended = attend(m, Projected { q, k, v }, name, &NAMES, layer, rotaries);
+        let out_name = format!("{name}.{out}");
+        m.scoped(out, |m| {
+            let stored = m.stored_linear(attended, &out_name, c.hidden_size, c.output_bias, transposed);
+            m.apply(attended, stored)
+        })
+    })
 }
 
-/// Slots of all keys that each token may see: i32 [t, context], slot base of the token's sequence + j.
+/// Rows of queries or keys in the order that the rotation takes.
+fn as_halves(m: &mut ModelBuilder<'_>, stored: Linear, heads: usize) -> Linear {
+    if !m.config.interleaved() {
+        return stored;
+    }
+    let dim = m.config.rope.dim;
+    stored.map(|w| rotary::halves(m, w, heads, dim))
+}
+
+/// Attention of projected tokens: `[t, heads · d]` of the model's type.
+fn attend(
+    m: &mut ModelBuilder<'_>,
+    p: Projected,
+    name: &str,
+    names: &Names,
+    layer: usize,
+    rotaries: Rotaries,
+) -> NodeId {
+    let c = m.config;
+    let (heads, kv, d, dtype) = (c.heads, c.kv_heads, c.head_dim, m.dtype);
+    let tokens: Dim = Sym::Tokens.into();
+    let split = |n: usize| vec![tokens, Dim::Const(n), Dim::Const(d)];
+    let [q_norm, k_norm] = names.norms.map(|n| format!("{name}.{n}"));
+
+    let (mut q, mut k) = (p.q, p.k);
+    if c.qk_norm == QkNorm::Projection {
+        (q, k) = (norm::configured(m, q, &q_norm), norm::configured(m, k, &k_norm));
+    }
+    q = m.g.reshape(q, split(heads));
+    k = m.g.reshape(k, split(kv));
+    let v = m.g.reshape(p.v, split(kv));
+    match c.qk_norm {
+        QkNorm::None | QkNorm::Projection => {}
+        QkNorm::Head => (q, k) = (norm::configured(m, q, &q_norm), norm::configured(m, k, &k_norm)),
+        QkNorm::EachHead => (q, k) = (each_head(m, q, &q_norm, heads), each_head(m, k, &k_norm, kv)),
+    }
+    let turned = match c.attention.get(layer).map(|a| a.rope) {
+        Some(LayerRope::Global) => rotaries.global,
+        Some(LayerRope::Local) => rotaries.local,
+        Some(LayerRope::None) | None => None,
+    };
+    let mut place = |x| match turned {
+        Some(rotary) => m.scoped("rotary", |m| rotary::rotate(m, x, rotary)),
+        None => m.g.cast(x, dtype),
+    };
+    let (q, k) = (place(q), place(k));
+
+    let slots = m.g.input(Input::Slots);
+    let cache = ValueType::plain(dtype, vec![Sym::Slots.into(), Dim::Const(kv), Dim::Const(d)]);
+    let (k_name, v_name) = (format!("cache.{layer}.k"), format!("cache.{layer}.v"));
+    let (keys, values) = m.scoped("cache", |m| {
+        let keys = m.g.state(&k_name, cache.clone());
+        let values = m.g.state(&v_name, cache);
+        (m.g.scatter(keys, k, slots), m.g.scatter(values, v, slots))
+    });
+    m.g.state_out(&k_name, keys);
+    m.g.state_out(&v_name, values);
+
+    let out = m.scoped("attention", |m| {
+        let index = key_slots(m);
+        let keys = m.g.gather(keys, index);
+        let values = m.g.gather(values, index);
+        // [t, context, kv, d] → [t, kv, context, d]
+        let keys = m.g.transpose(keys, &[0, 2, 1, 3]);
+        let values = m.g.transpose(values, &[0, 2, 1, 3]);
+        let q = m.g.reshape(q, vec![tokens, Dim::Const(kv), Dim::Const(heads / kv), Dim::Const(d)]);
+        let scores = m.g.matmul_t(q, keys, DType::F32);
+        let scores = m.times(scores, c.attention_scale);
+        let scores = m.soft_cap(scores, c.attention_softcap);
+        let scores = if c.positions == PositionKind::Alibi { alibi(m, scores) } else { scores };
+        let masked = visible(m, scores, c.attention.get(layer).and_then(|a| a.window));
+        let weights = m.g.softmax(masked);
+        let weights = m.g.cast(weights, dtype);
+        m.g.matmul(weights, values, dtype)
+    });
+    m.g.reshape(out, vec![tokens, Dim::Const(heads * d)])
+}
+
+/// The norm of x `[t, heads, d]` with a stored weight for each head.
+fn each_head(m: &mut ModelBuilder<'_>, x: NodeId, name: &str, heads: usize) -> NodeId {
+    let d = m.config.head_dim;
+    m.scoped(name.rsplit('.').next().unwrap_or(name), |m| {
+        let row = |m: &mut ModelBuilder<'_>, i: usize| {
+            let w = m.weight(&format!("{name}.norms.{i}.weight"), &[d]);
+            m.g.reshape(w, vec![Dim::Const(1), Dim::Const(1), Dim::Const(d)])
+        };
+        let rows: Vec<NodeId> = (0..heads).map(|i| row(m, i)).collect();
+        let w = if let [one] = rows[..] { one } else { m.g.concat(&rows, 1) };
+        norm::by(m, x, w)
+    })
+}
+
+/// Slots of all keys that each token may see: i32 `[t, context]`, slot base of the token's sequence + j.
 fn key_slots(m: &mut ModelBuilder<'_>) -> NodeId {
     let base = m.g.input(Input::SlotBase);
     let sequence = m.g.input(Input::Sequences);
@@ -85,70 +213,59 @@ fn key_slots(m: &mut ModelBuilder<'_>) -> NodeId {
     m.g.binary(Binary::Add, base, j)
 }
 
-/// Causal softmax attention of x [t, h] over the layer's cache, grouped-query (Ainslie et al. 2023); f32.
-pub fn grouped_query(
-    m: &mut ModelBuilder<'_>,
-    x: NodeId,
-    name: &str,
-    layer: usize,
-    rotary: Rotary,
-) -> NodeId {
-    m.scoped("self_attn", |m| {
-        let c = m.config;
-        let (heads, kv, d, dtype, bias) = (c.heads, c.kv_heads, c.head_dim, m.dtype, c.attention_bias);
-        let tokens: Dim = Sym::Tokens.into();
-        let split = |n: usize| vec![tokens, Dim::Const(n), Dim::Const(d)];
-
-        let q = m.linear_wide(x, &format!("{name}.q_proj"), heads * d, bias);
-        let k = m.linear_wide(x, &format!("{name}.k_proj"), kv * d, bias);
-        let v = m.linear(x, &format!("{name}.v_proj"), kv * d, bias);
-        let q = m.g.reshape(q, split(heads));
-        let k = m.g.reshape(k, split(kv));
-        let v = m.g.reshape(v, split(kv));
-        let q = m.scoped("rotary", |m| rotate(m, q, rotary));
-        let k = m.scoped("rotary", |m| rotate(m, k, rotary));
-
-        let slots = m.g.input(Input::Slots);
-        let cache = ValueType::plain(dtype, vec![Sym::Slots.into(), Dim::Const(kv), Dim::Const(d)]);
-        let (k_name, v_name) = (format!("cache.{layer}.k"), format!("cache.{layer}.v"));
-        let (keys, values) = m.scoped("cache", |m| {
-            let keys = m.g.state(&k_name, cache.clone());
-            let values = m.g.state(&v_name, cache);
-            (m.g.scatter(keys, k, slots), m.g.scatter(values, v, slots))
-        });
-        m.g.state_out(&k_name, keys);
-        m.g.state_out(&v_name, values);
-
-        let out = m.scoped("attention", |m| {
-            let index = key_slots(m);
-            let keys = m.g.gather(keys, index);
-            let values = m.g.gather(values, index);
-            // [t, context, kv, d] → [t, kv, context, d]
-            let keys = m.g.transpose(keys, &[0, 2, 1, 3]);
-            let values = m.g.transpose(values, &[0, 2, 1, 3]);
-            let q = m.g.reshape(q, vec![tokens, Dim::Const(kv), Dim::Const(heads / kv), Dim::Const(d)]);
-            let scores = m.g.matmul_t(q, keys, DType::F32);
-            let scale = m.g.scalar_like(1.0 / (d as f32).sqrt(), scores);
-            let scores = m.g.binary(Binary::Mul, scores, scale);
-            let masked = causal(m, scores);
-            let weights = m.g.softmax(masked);
-            let weights = m.g.cast(weights, dtype);
-            m.g.matmul(weights, values, dtype)
-        });
-        let out = m.g.reshape(out, vec![tokens, Dim::Const(heads * d)]);
-        m.linear_wide(out, &format!("{name}.o_proj"), c.hidden_size, bias)
-    })
-}
-
-/// Scores [t, kv, group, context] of keys after the token's position become −∞.
-fn causal(m: &mut ModelBuilder<'_>, scores: NodeId) -> NodeId {
-    let shape = m.g.shape(scores);
+/// Number of each key, i32 `[1, 1, 1, context]`, and position of each token, i32 `[t, 1, 1, 1]`.
+fn key_and_position(m: &mut ModelBuilder<'_>) -> (NodeId, NodeId) {
     let one = Dim::Const(1);
     let j = m.g.iota(3, vec![one, one, one, Sym::Context.into()]);
     let position = m.g.input(Input::Positions);
-    let position = m.g.reshape(position, vec![Sym::Tokens.into(), one, one, one]);
-    let visible = m.g.compare(Compare::Le, j, position);
-    let visible = m.g.broadcast(visible, shape);
+    (j, m.g.reshape(position, vec![Sym::Tokens.into(), one, one, one]))
+}
+
+/// Scores `[t, kv, group, context]` of keys after the token's position, or outside its window, become −∞.
+fn visible(m: &mut ModelBuilder<'_>, scores: NodeId, window: Option<usize>) -> NodeId {
+    let shape = m.g.shape(scores);
     let hidden = m.g.scalar_like(f32::NEG_INFINITY, scores);
-    m.g.select(visible, scores, hidden)
+    let (j, position) = key_and_position(m);
+    let mut out = scores;
+    if let Some(window) = window.and_then(|w| i32::try_from(w).ok()) {
+        let behind = m.g.binary(Binary::Sub, position, j);
+        let window = m.int_like(window, behind);
+        let near = m.g.compare(Compare::Lt, behind, window);
+        let near = m.g.broadcast(near, shape.clone());
+        out = m.g.select(near, out, hidden);
+    }
+    let past = m.g.compare(Compare::Le, j, position);
+    let past = m.g.broadcast(past, shape);
+    m.g.select(past, out, hidden)
+}
+
+/// Scores with ALiBi's biases (Press et al. 2022): slope · (j − p), one slope a head.
+fn alibi(m: &mut ModelBuilder<'_>, scores: NodeId) -> NodeId {
+    let (heads, kv) = (m.config.heads, m.config.kv_heads);
+    let (j, position) = key_and_position(m);
+    let distance = m.g.binary(Binary::Sub, j, position);
+    let distance = m.g.cast(distance, DType::F32);
+    let one = Dim::Const(1);
+    let slopes = m.g.constant(slopes(heads), vec![one, Dim::Const(kv), Dim::Const(heads / kv), one]);
+    let bias = m.g.binary(Binary::Mul, slopes, distance);
+    m.g.binary(Binary::Add, scores, bias)
+}
+
+/// 2^(−8i/n) for n heads, a power of two; else those of the power below, and every other one of the power
+/// above.
+fn slopes(heads: usize) -> Vec<f32> {
+    let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
+    let slope = |n: usize, i: usize| (-8.0 * i as f64 / n as f64).exp2() as f32;
+    let between = (0..heads - below).map(|i| slope(2 * below, 2 * i + 1));
+    (1..=below).map(|i| slope(below, i)).chain(between).collect()
+}
+
+impl ModelBuilder<'_> {
+    /// c · tanh(x / c).
+    pub fn soft_cap(&mut self, x: NodeId, cap: Option<f64>) -> NodeId {
+        let Some(cap) = cap else { return x };
+        let y = self.times(x, 1.0 / cap);
+        let y = self.g.unary(Unary::Tanh, y);
+        self.times(y, cap)
+    }
 }

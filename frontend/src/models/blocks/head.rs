@@ -1,7 +1,6 @@
 //! Output rows, language-model head, sampling.
 
-use super::ModelBuilder;
-use weft_ir::dtype::DType;
+use super::{Linear, ModelBuilder};
 use weft_ir::graph::{Input, Op};
 use weft_ir::ids::NodeId;
 
@@ -11,14 +10,20 @@ pub fn output_rows(m: &mut ModelBuilder<'_>, x: NodeId) -> NodeId {
     m.scoped("model.output_rows", |m| m.g.gather(x, rows))
 }
 
-/// Outputs `logits` `[rows, vocab]` f32 and `tokens` `[rows]` i32, from x `[rows, h]`. Tied heads take the
-/// embedding table.
+/// Outputs `logits` `[rows, vocab]` f32 and `tokens` `[rows]` i32, from x `[rows, h]`, with the configured
+/// multiplier and soft-cap. Tied heads take the embedding table. A head with a stored bias adds it.
 pub fn logits_and_sample(m: &mut ModelBuilder<'_>, x: NodeId, embedding: &str, head: &str) {
     let tied = m.config.tie_word_embeddings || !m.has(head);
+    let stem = head.trim_end_matches(".weight");
+    let bias = m.has(&format!("{stem}.bias"));
     m.scoped("lm_head", |m| {
         let name = if tied { embedding } else { head };
-        let w = m.weight(name, &[m.config.vocab_size, m.config.hidden_size]);
-        let logits = m.g.matmul_t(x, w, DType::F32);
+        let vocab = m.config.vocab_size;
+        let weight = m.weight(name, &[vocab, m.config.hidden_size]);
+        let bias = bias.then(|| m.weight(&format!("{stem}.bias"), &[vocab]));
+        let logits = m.apply(x, Linear { weight, bias });
+        let logits = m.times(logits, m.config.logit_multiplier);
+        let logits = m.soft_cap(logits, m.config.logit_softcap);
         m.g.output("logits", logits);
         let rows = m.g.input(Input::OutputRows);
         let positions = m.g.input(Input::Positions);

@@ -7,17 +7,24 @@
 //! Shapes: `t` tokens, `h` hidden, `q`/`kv` heads, `d` head elements.
 
 pub mod attention;
+pub mod decoder;
 pub mod embedding;
+pub mod encoder;
 pub mod head;
+mod linear;
 pub mod mlp;
 pub mod norm;
+pub mod rotary;
+
+pub use linear::Linear;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use weft_ir::dtype::{DType, Encoding};
-use weft_ir::graph::{Graph, GraphBuilder, ValueType};
+use weft_ir::graph::{Graph, GraphBuilder, Literal, Op, ValueType};
 use weft_ir::ids::NodeId;
+use weft_ir::scalar::Binary;
 use weft_ir::shape::Dim;
 
 /// A graph builder with the checkpoint it takes weights from. The first fault is kept and reported at the
@@ -63,6 +70,11 @@ impl<'a> ModelBuilder<'a> {
         self.checkpoint.has(name)
     }
 
+    /// What stands before this model's tensor names: `prefix`, or nothing where the file was saved without.
+    pub fn root_of(&self, prefix: &'static str, tensor: &str) -> &'static str {
+        if !self.has(&format!("{prefix}{tensor}")) && self.has(tensor) { "" } else { prefix }
+    }
+
     /// A weight of this shape as a value of the model's type: decoded, with the rows of interleaved rotary
     /// heads (GGUF's llama layout) put back in Hugging Face's order.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> NodeId {
@@ -90,37 +102,29 @@ impl<'a> ModelBuilder<'a> {
         self.g.cast(w, self.dtype)
     }
 
-    /// x [t, in] · Wᵀ + b, with W `name.weight` `[out, in]` and b `name.bias` `[out]` where `bias` is set, rounded
-    /// to the model's type.
-    pub fn linear(&mut self, x: NodeId, name: &str, out: usize, bias: bool) -> NodeId {
-        let wide = self.linear_wide(x, name, out, bias);
-        self.g.cast(wide, self.dtype)
-    }
-
-    /// As [`ModelBuilder::linear`], in f32: for results that further arithmetic takes before they are
-    /// stored.
-    pub fn linear_wide(&mut self, x: NodeId, name: &str, out: usize, bias: bool) -> NodeId {
-        let shape = self.g.shape(x);
-        let inner = shape.last().and_then(|d| d.as_const()).unwrap_or(0);
-        let part = name.rsplit('.').next().unwrap_or(name);
-        self.scoped(part, |m| {
-            let w = m.weight(&format!("{name}.weight"), &[out, inner]);
-            let y = m.g.matmul_t(x, w, DType::F32);
-            if !bias {
-                return y;
-            }
-            let b = m.weight(&format!("{name}.bias"), &[out]);
-            let b = m.g.reshape(b, vec![Dim::Const(1), Dim::Const(out)]);
-            let b = m.g.cast(b, DType::F32);
-            m.g.binary(weft_ir::scalar::Binary::Add, y, b)
-        })
-    }
-
-    /// x + y in f32, rounded to the model's type: a residual connection.
+    /// x + y in f32, rounded to the model's type: a residual connection, with the configured multiplier.
     pub fn residual(&mut self, x: NodeId, y: NodeId) -> NodeId {
         let x = self.g.cast(x, DType::F32);
-        let sum = self.g.binary(weft_ir::scalar::Binary::Add, x, y);
+        let y = self.times(y, self.config.residual_multiplier);
+        let sum = self.g.binary(Binary::Add, x, y);
         self.g.cast(sum, self.dtype)
+    }
+
+    /// x times a number; nothing when it is 1.
+    pub fn times(&mut self, x: NodeId, by: f64) -> NodeId {
+        if by == 1.0 {
+            return x;
+        }
+        let by = self.g.scalar_like(by as f32, x);
+        self.g.binary(Binary::Mul, x, by)
+    }
+
+    /// One i32, repeated to the shape of `like`.
+    pub fn int_like(&mut self, value: i32, like: NodeId) -> NodeId {
+        let shape = self.g.shape(like);
+        let ones = vec![Dim::Const(1); shape.len()];
+        let one = self.g.add(Op::Constant { literal: Literal::I32(vec![value]), shape: ones }, &[]);
+        self.g.broadcast(one, shape)
     }
 
     fn missing(&mut self, e: Error, shape: &[usize]) -> NodeId {

@@ -1,0 +1,120 @@
+//! Settings that only some families have.
+
+use super::fields::Fields;
+use super::{ModelConfig, Placement, QkNorm};
+use crate::error::{Error, Result};
+
+/// Reads what is particular to the configuration's family into it.
+pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    match c.model_type.as_str() {
+        "gemma2" => {
+            c.attention_softcap = cap(f, "attn_logit_softcapping", Some(50.0))?;
+            c.logit_softcap = cap(f, "final_logit_softcapping", Some(30.0))?;
+            gemma(f, c)?;
+        }
+        "gemma3_text" => {
+            c.logit_softcap = cap(f, "final_logit_softcapping", None)?;
+            gemma(f, c)?;
+        }
+        "granite" => {
+            c.embedding_multiplier = f.number("embedding_multiplier")?.unwrap_or(1.0);
+            c.residual_multiplier = f.number("residual_multiplier")?.unwrap_or(1.0);
+            c.attention_scale = f.number("attention_multiplier")?.unwrap_or(1.0);
+            c.logit_multiplier = 1.0 / f.number("logits_scaling")?.unwrap_or(1.0);
+        }
+        "cohere2" => c.logit_multiplier = f.number("logit_scale")?.unwrap_or(0.0625),
+        "gpt2" => {
+            if f.boolean("scale_attn_weights")? == Some(false) {
+                c.attention_scale = 1.0;
+            }
+        }
+        "gpt_neox" => {
+            if f.boolean("use_parallel_residual")? == Some(false) {
+                c.placement = Placement::Pre;
+            }
+        }
+        "stablelm" => {
+            if f.boolean("use_parallel_residual")? == Some(true) {
+                c.placement = Placement::Parallel { norms: 1 };
+            }
+            if f.boolean("qk_layernorm")? == Some(true) {
+                c.qk_norm = QkNorm::EachHead;
+            }
+        }
+        "phi" => {
+            if f.boolean("qk_layernorm")? == Some(true) {
+                c.qk_norm = QkNorm::Head;
+            }
+        }
+        "bloom" => {
+            let key = "apply_residual_connection_post_layernorm";
+            c.residual_after_norm = f.boolean(key)?.unwrap_or(false);
+            // How a training run was split; the sums are the same.
+            f.take("pretraining_tp");
+        }
+        "falcon" => falcon(f, c)?,
+        "bert" => bert(f, c)?,
+        "starcoder2" => {
+            for (key, only) in [("norm_type", "layer_norm"), ("mlp_type", "default")] {
+                if let Some(kind) = f.text(key)?.filter(|kind| kind != only) {
+                    return Err(Error::unsupported(&f.path, key, kind, only));
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A soft-cap: null is none, an absent key the family's default.
+fn cap(f: &mut Fields, key: &str, default: Option<f64>) -> Result<Option<f64>> {
+    if f.map.contains_key(key) { f.number(key) } else { Ok(default) }
+}
+
+fn gemma(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    let scalar = f.number("query_pre_attn_scalar")?.unwrap_or(256.0);
+    if !(scalar.is_finite() && scalar > 0.0) {
+        return Err(f.malformed("query_pre_attn_scalar", format!("{scalar} is not a positive number")));
+    }
+    c.attention_scale = 1.0 / scalar.sqrt();
+    c.embedding_multiplier = (c.hidden_size as f64).sqrt();
+    // Superseded by hidden_activation, and not read by the reference.
+    f.take("hidden_act");
+    Ok(())
+}
+
+/// Falcon's three decoders (`modeling_falcon.py`): 40B's with one norm or two, 7B's parallel one, and the
+/// sequential one of RefinedWeb.
+fn falcon(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    let new = f.boolean("new_decoder_architecture")?.unwrap_or(false);
+    let parallel = f.boolean("parallel_attn")?.unwrap_or(true);
+    let norms = f.size("num_ln_in_parallel_attn")?;
+    c.placement = match (new, parallel, norms) {
+        (true, true, None | Some(2)) => Placement::Parallel { norms: 2 },
+        (true, true, Some(1)) | (false, true, None | Some(1)) => Placement::Parallel { norms: 1 },
+        (false, false, _) => Placement::Pre,
+        (true, false, _) => {
+            let supported = "true where new_decoder_architecture is set";
+            return Err(Error::unsupported(&f.path, "parallel_attn", false, supported));
+        }
+        (_, true, Some(n)) => {
+            let supported = "1, or 2 where new_decoder_architecture is set";
+            return Err(Error::unsupported(&f.path, "num_ln_in_parallel_attn", n, supported));
+        }
+    };
+    Ok(())
+}
+
+/// BERT, as an encoder with absolute positions.
+fn bert(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    for key in ["is_decoder", "add_cross_attention"] {
+        if f.boolean(key)? == Some(true) {
+            return Err(Error::unsupported(&f.path, key, true, "absent or false: an encoder"));
+        }
+    }
+    if let Some(kind) = f.text("position_embedding_type")?.filter(|kind| kind != "absolute") {
+        return Err(Error::unsupported(&f.path, "position_embedding_type", kind, "absent or absolute"));
+    }
+    c.type_vocab_size = f.size("type_vocab_size")?.unwrap_or(2);
+    Ok(())
+}

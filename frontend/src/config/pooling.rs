@@ -1,0 +1,137 @@
+//! How sentence-transformers makes one embedding of a text: `modules.json`, `N_Pooling/config.json` and
+//! `sentence_bert_config.json` beside a checkpoint.
+
+use super::fields::Fields;
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde_json::Value;
+use std::path::Path;
+
+/// What one embedding is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum PoolingMode {
+    /// The mean of the tokens' hidden states.
+    Mean,
+    /// The first token's hidden state.
+    Cls,
+    /// The largest value of each element.
+    Max,
+}
+
+/// From the hidden states of a text to its embedding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pooling {
+    /// What the embedding is made of.
+    pub mode: PoolingMode,
+    /// Whether it is divided by its length.
+    pub normalize: bool,
+    /// Whether the text is put in lower case before the tokenizer sees it.
+    pub lower_case: bool,
+    /// Most tokens of a text, special ones included; further ones are cut off.
+    pub max_tokens: Option<usize>,
+}
+
+/// Keys of `N_Pooling/config.json`, and the mode of each that is supported.
+const MODES: &[(&str, Option<PoolingMode>)] = &[
+    ("pooling_mode_mean_tokens", Some(PoolingMode::Mean)),
+    ("pooling_mode_cls_token", Some(PoolingMode::Cls)),
+    ("pooling_mode_max_tokens", Some(PoolingMode::Max)),
+    ("pooling_mode_mean_sqrt_len_tokens", None),
+    ("pooling_mode_weightedmean_tokens", None),
+    ("pooling_mode_lasttoken", None),
+];
+
+impl Pooling {
+    /// Reads the files of a checkpoint's folder; `None` when it has no `modules.json`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a module or mode that Weft does not have; [`Error::Malformed`],
+    /// [`Error::MissingField`] or [`Error::Io`] for files that cannot be used.
+    pub fn open(folder: &Path) -> Result<Option<Pooling>> {
+        let path = folder.join("modules.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let list = match serde_json::from_slice(&text) {
+            Ok(Value::Array(list)) => list,
+            Ok(_) => return Err(Error::malformed(&path, "JSON", "not a list", "give a list of modules")),
+            Err(e) => return Err(Error::malformed(&path, "JSON", e, "correct the file's JSON")),
+        };
+        let (mut mode, mut normalize) = (None, false);
+        for (i, module) in list.into_iter().enumerate() {
+            let Value::Object(map) = module else {
+                return Err(Error::malformed(&path, format!("[{i}]"), "not an object", "give a module"));
+            };
+            let mut f = Fields { path: path.clone(), prefix: format!("[{i}]."), map };
+            let kind = f.text("type")?.ok_or_else(|| f.absent("type"))?;
+            let place = f.text("path")?.unwrap_or_default();
+            match (kind.rsplit('.').next().unwrap_or(&kind), i, mode) {
+                ("Transformer", 0, _) => {}
+                ("Pooling", _, None) => mode = Some(read_mode(&folder.join(place).join("config.json"))?),
+                ("Normalize", _, Some(_)) => normalize = true,
+                _ => {
+                    let supported = "a Transformer, a Pooling and perhaps a Normalize, in this order";
+                    return Err(Error::unsupported(&path, f.name("type"), kind, supported));
+                }
+            }
+        }
+        let Some(mode) = mode else {
+            return Err(Error::missing(&path, "a module of type Pooling", "token embeddings are not pooled"));
+        };
+        let (max_tokens, lower_case) = read_transformer(&folder.join("sentence_bert_config.json"))?;
+        Ok(Some(Pooling { mode, normalize, lower_case, max_tokens }))
+    }
+}
+
+impl Default for Pooling {
+    /// What sentence-transformers takes for a checkpoint without its files: the mean, as it is.
+    fn default() -> Pooling {
+        Pooling { mode: PoolingMode::Mean, normalize: false, lower_case: false, max_tokens: None }
+    }
+}
+
+fn fields(path: &Path) -> Result<Fields> {
+    let text = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    Fields::parse(path, &text)
+}
+
+fn read_mode(path: &Path) -> Result<PoolingMode> {
+    let mut f = fields(path)?;
+    // Newer files name the mode.
+    if let Some(name) = f.text("pooling_mode")? {
+        return match name.as_str() {
+            "mean" => Ok(PoolingMode::Mean),
+            "cls" => Ok(PoolingMode::Cls),
+            "max" => Ok(PoolingMode::Max),
+            _ => Err(Error::unsupported(path, "pooling_mode", name, "mean, cls, max")),
+        };
+    }
+    let mut chosen = None;
+    for (key, mode) in MODES {
+        if f.boolean(key)? != Some(true) {
+            continue;
+        }
+        match (mode, chosen) {
+            (Some(mode), None) => chosen = Some(*mode),
+            (None, _) => {
+                let supported =
+                    "one of pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_max_tokens";
+                return Err(Error::unsupported(path, *key, true, supported));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Error::unsupported(path, *key, true, "one mode: several are joined"));
+            }
+        }
+    }
+    chosen.ok_or_else(|| Error::missing(path, "a pooling mode", "set pooling_mode_mean_tokens to true"))
+}
+
+/// Most tokens, and whether texts are put in lower case.
+fn read_transformer(path: &Path) -> Result<(Option<usize>, bool)> {
+    if !path.exists() {
+        return Ok((None, false));
+    }
+    let mut f = fields(path)?;
+    Ok((f.size("max_seq_length")?, f.boolean("do_lower_case")?.unwrap_or(false)))
+}

@@ -1,0 +1,73 @@
+//! Attention of an encoder: every token sees all tokens of its sequence, which lies whole in the step.
+//!
+//! Keys and values are values of the step. As in a decoder's cache, key j of a token is in row base + j, with
+//! the base of its sequence; past the sequence's end the last row is read again, and masked.
+
+use super::ModelBuilder;
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Input, Literal, Op};
+use weft_ir::ids::NodeId;
+use weft_ir::scalar::{Binary, Compare};
+use weft_ir::shape::{Dim, Sym};
+
+/// An input that has one element for each sequence, as i32 [t, 1] of each token's sequence.
+fn of_sequence(m: &mut ModelBuilder<'_>, input: Input) -> NodeId {
+    let all = m.g.input(input);
+    let sequence = m.g.input(Input::Sequences);
+    let own = m.g.gather(all, sequence);
+    m.g.reshape(own, vec![Sym::Tokens.into(), Dim::Const(1)])
+}
+
+/// Rows of the keys that each token may see: i32 [t, context], base + min(j, length − 1).
+fn key_rows(m: &mut ModelBuilder<'_>) -> NodeId {
+    let base = of_sequence(m, Input::SlotBase);
+    let length = of_sequence(m, Input::Lengths);
+    let one = Op::Constant { literal: Literal::I32(vec![1]), shape: vec![Dim::Const(1); 2] };
+    let one = m.g.add(one, &[]);
+    let last = m.g.binary(Binary::Sub, length, one);
+    let j = m.g.iota(1, vec![Sym::Tokens.into(), Sym::Context.into()]);
+    let j = m.g.binary(Binary::Min, j, last);
+    m.g.binary(Binary::Add, base, j)
+}
+
+/// Softmax attention (Vaswani et al. 2017) of x [t, h]: [t, heads · d], of the model's type. Projections are
+/// `query`, `key` and `value` below `name`.
+pub fn self_attention(m: &mut ModelBuilder<'_>, x: NodeId, name: &str) -> NodeId {
+    m.scoped("attention", |m| {
+        let c = m.config;
+        let (heads, d, dtype, bias) = (c.heads, c.head_dim, m.dtype, c.attention_bias);
+        let tokens: Dim = Sym::Tokens.into();
+        let [q, k, v] = ["query", "key", "value"].map(|part| {
+            let y = m.linear(x, &format!("{name}.{part}"), heads * d, bias);
+            m.g.reshape(y, vec![tokens, Dim::Const(heads), Dim::Const(d)])
+        });
+        let index = key_rows(m);
+        // [t, context, heads, d] → [t, heads, context, d]
+        let [keys, values] = [k, v].map(|x| {
+            let rows = m.g.gather(x, index);
+            m.g.transpose(rows, &[0, 2, 1, 3])
+        });
+        let q = m.g.reshape(q, vec![tokens, Dim::Const(heads), Dim::Const(1), Dim::Const(d)]);
+        let scores = m.g.matmul_t(q, keys, DType::F32);
+        let scale = m.g.scalar_like(1.0 / (d as f32).sqrt(), scores);
+        let scores = m.g.binary(Binary::Mul, scores, scale);
+        let masked = within_sequence(m, scores);
+        let weights = m.g.softmax(masked);
+        let weights = m.g.cast(weights, dtype);
+        let out = m.g.matmul(weights, values, dtype);
+        m.g.reshape(out, vec![tokens, Dim::Const(heads * d)])
+    })
+}
+
+/// Scores [t, heads, 1, context] of keys past the end of the token's sequence become −∞.
+fn within_sequence(m: &mut ModelBuilder<'_>, scores: NodeId) -> NodeId {
+    let shape = m.g.shape(scores);
+    let one = Dim::Const(1);
+    let j = m.g.iota(3, vec![one, one, one, Sym::Context.into()]);
+    let length = of_sequence(m, Input::Lengths);
+    let length = m.g.reshape(length, vec![Sym::Tokens.into(), one, one, one]);
+    let visible = m.g.compare(Compare::Lt, j, length);
+    let visible = m.g.broadcast(visible, shape);
+    let hidden = m.g.scalar_like(f32::NEG_INFINITY, scores);
+    m.g.select(visible, scores, hidden)
+}

@@ -1,0 +1,153 @@
+//! Configurations that a family's reference would compute otherwise: each is a named error.
+
+mod common;
+
+use common::fixture;
+use serde_json::{Value, json};
+use std::path::Path;
+use weft_frontend::config::hf;
+
+/// Parses the configuration of a tiny checkpoint with changes; null removes a key.
+fn parse(name: &str, changes: &[(&str, Value)]) -> Result<(), String> {
+    let text = std::fs::read(fixture("tiny").join(name).join("config.json")).unwrap();
+    let mut config: serde_json::Map<String, Value> = serde_json::from_slice(&text).unwrap();
+    for (key, value) in changes {
+        match value {
+            Value::Null => config.remove(*key),
+            value => config.insert((*key).to_owned(), value.clone()),
+        };
+    }
+    let text = serde_json::to_vec(&config).unwrap();
+    hf::parse(Path::new("some/config.json"), &text).map(drop).map_err(|e| e.to_string())
+}
+
+#[track_caller]
+fn bad(name: &str, changes: &[(&str, Value)], parts: &[&str]) {
+    let text = parse(name, changes).expect_err("accepted");
+    for part in ["some/config.json"].iter().chain(parts) {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}
+
+/// The tiny llama's configuration as another family's.
+fn as_family<'a>(model_type: &str, class: &str, more: &[(&'a str, Value)]) -> Vec<(&'a str, Value)> {
+    let named = [("model_type", json!(model_type)), ("architectures", json!([class]))];
+    named.into_iter().chain(more.iter().cloned()).collect()
+}
+
+#[test]
+fn unchanged_they_are_read() {
+    for name in ["mistral-sliding", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt-neox", "olmo2"]
+    {
+        parse(name, &[]).unwrap();
+    }
+    for name in ["bloom", "falcon"] {
+        parse(name, &[]).unwrap();
+    }
+}
+
+#[test]
+fn families_that_are_not_built() {
+    for family in ["mixtral", "mamba", "gemma3", "t5", "llama4"] {
+        bad(
+            "llama",
+            &[("model_type", json!(family))],
+            &[&format!("model_type = {family}"), "supported: llama"],
+        );
+    }
+    let class = [("architectures", json!(["Qwen2ForSequenceClassification"]))];
+    bad("qwen2", &class, &["architectures", "Qwen2ForCausalLM"]);
+}
+
+#[test]
+fn windows() {
+    bad("mistral-sliding", &[("sliding_window", json!(0))], &["sliding_window", "0 keys"]);
+    bad("mistral-sliding", &[("sliding_window", json!("wide"))], &["sliding_window", "integer"]);
+    let types = json!(["sliding_attention", "full_attention"]);
+    bad("mistral-sliding", &[("layer_types", types.clone())], &["layer_types", "full_attention"]);
+    bad("qwen2", &[("layer_types", json!(["full_attention"]))], &["layer_types", "1 entries for 2 layers"]);
+    bad("qwen2", &[("layer_types", types)], &["layer_types", "layer 0 slides without a sliding_window"]);
+    let chunked = json!(["chunked_attention", "full_attention"]);
+    bad("qwen3", &[("layer_types", chunked)], &["layer_types[0]", "chunked_attention"]);
+    let pattern = [("layer_types", Value::Null), ("sliding_window_pattern", json!(0))];
+    bad("gemma3", &pattern, &["sliding_window_pattern", "positive integer"]);
+    let letters = [("sliding_window", json!(8)), ("sliding_window_pattern", json!("LLLG"))];
+    bad("llama", &as_family("exaone4", "Exaone4ForCausalLM", &letters), &["sliding_window_pattern", "LLLG"]);
+    bad("gemma2", &[("use_bidirectional_attention", json!(true))], &["use_bidirectional_attention = true"]);
+    bad("gpt2", &[("sliding_window", json!(16))], &["sliding_window = 16"]);
+}
+
+#[test]
+fn dimensions() {
+    bad("mistral-sliding", &[("num_key_value_heads", Value::Null)], &["num_key_value_heads is missing"]);
+    bad("qwen3", &[("head_dim", json!(0))], &["head_dim", "between 1 and"]);
+    bad("gpt2", &[("n_embd", json!(130))], &["hidden_size", "130 does not divide into 4 heads"]);
+    bad("gpt2", &[("hidden_size", json!(64))], &["n_embd", "contradicts hidden_size = 64"]);
+    bad("bloom", &[("n_layer", json!(1_000_000_000))], &["num_hidden_layers", "between 1 and 65536"]);
+    bad("bloom", &[("n_head", json!(1 << 30))], &["does not divide"]);
+    bad("falcon", &[("num_kv_heads", json!(3))], &["num_key_value_heads", "3 does not divide"]);
+    bad("llama", &[("head_dim", json!(1 << 20))], &["head_dim", "between 1 and 65536"]);
+}
+
+#[test]
+fn numbers() {
+    bad("gemma2", &[("attn_logit_softcapping", json!(0.0))], &["attn_logit_softcapping", "not a positive"]);
+    bad("gemma2", &[("final_logit_softcapping", json!(-30))], &["final_logit_softcapping", "-30"]);
+    bad("gemma2", &[("query_pre_attn_scalar", json!(0))], &["query_pre_attn_scalar", "not a positive"]);
+    bad("gemma3", &[("attn_logit_softcapping", json!(50.0))], &["attn_logit_softcapping = 50.0"]);
+    let granite = as_family("granite", "GraniteForCausalLM", &[("residual_multiplier", json!(0))]);
+    bad("llama", &granite, &["residual multiplier", "not a positive"]);
+    let granite = as_family("granite", "GraniteForCausalLM", &[("logits_scaling", json!(0))]);
+    bad("llama", &granite, &["logit scale"]);
+    let cohere = as_family("cohere2", "Cohere2ForCausalLM", &[("logit_scale", json!(-1))]);
+    bad("llama", &cohere, &["logit scale", "-1"]);
+    bad("gpt2", &[("layer_norm_epsilon", json!("small"))], &["layer_norm_epsilon", "not a number"]);
+}
+
+#[test]
+fn ropes() {
+    let rope = |value: Value| [("rope_parameters", value), ("rope_scaling", Value::Null)];
+    let long = |short: Vec<f64>, long: Vec<f64>| {
+        rope(json!({"rope_type": "longrope", "short_factor": short, "long_factor": long}))
+    };
+    bad("phi3", &rope(json!({"rope_type": "longrope"})), &["short_factor is missing"]);
+    bad("phi3", &long(vec![1.0; 7], vec![1.0; 7]), &["short_factor", "7 factors for 16 pairs"]);
+    bad("phi3", &long(vec![1.0; 16], vec![1.0; 15]), &["long_factor", "15 long factors, 16 short"]);
+    bad("phi3", &long(vec![0.0; 16], vec![1.0; 16]), &["short_factor", "not a positive number"]);
+    let part = json!({"rope_type": "default", "partial_rotary_factor": 1.5});
+    bad("phi3", &rope(part), &["partial_rotary_factor", "1.5"]);
+    let tiny = json!({"rope_type": "default", "partial_rotary_factor": 0.03});
+    bad("gpt-neox", &rope(tiny), &["rotary embedding turns pairs"]);
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "beta_fast": 1, "beta_slow": 32});
+    bad("qwen3", &rope(yarn), &["yarn needs", "beta_slow <= beta_fast"]);
+    bad("qwen3", &rope(json!({"rope_type": "yarn"})), &["rope_parameters.factor is missing"]);
+    bad("qwen3", &rope(json!({"rope_type": "dynamic"})), &["rope_parameters.factor is missing"]);
+    let other = json!({"full_attention": {"rope_type": "default"}, "global": {}});
+    bad("gemma3", &rope(other), &["rope_parameters.global", "full_attention and sliding_attention"]);
+    let spiral = json!({"sliding_attention": {"rope_type": "spiral"}});
+    bad("gemma3", &rope(spiral), &["rope_parameters.sliding_attention.rope_type = spiral"]);
+    bad("qwen2", &rope(json!({"full_attention": {}})), &["rope_parameters.full_attention"]);
+    bad("olmo2", &[("rope_theta", json!(5.0))], &["rope_theta", "contradicts"]);
+    let smol = |flags: Value| as_family("smollm3", "SmolLM3ForCausalLM", &[("no_rope_layers", flags)]);
+    bad("llama", &smol(json!([1])), &["no_rope_layers", "1 entries for 2 layers"]);
+    bad("llama", &smol(json!([1, 2])), &["no_rope_layers", "0 and 1"]);
+}
+
+#[test]
+fn switches() {
+    let by_layer = [("scale_attn_by_inverse_layer_idx", json!(true))];
+    bad("gpt2", &by_layer, &["scale_attn_by_inverse_layer_idx = true", "absent or false"]);
+    bad("gpt2", &[("activation_function", json!("mish"))], &["activation_function = mish", "gelu_new"]);
+    bad("gemma2", &[("hidden_activation", json!("mish"))], &["hidden_activation = mish"]);
+    bad("falcon", &[("alibi", json!(true))], &["alibi = true"]);
+    bad("falcon", &[("parallel_attn", json!(false))], &["parallel_attn = false", "new_decoder_architecture"]);
+    bad("falcon", &[("num_ln_in_parallel_attn", json!(3))], &["num_ln_in_parallel_attn = 3"]);
+    bad("olmo2", &[("clip_qkv", json!(8.0))], &["clip_qkv = 8.0"]);
+    bad("qwen3", &[("num_experts", json!(8))], &["num_experts = 8"]);
+    bad("mistral-sliding", &[("quantization_config", json!({"bits": 4}))], &["quantization_config"]);
+    let star = as_family("starcoder2", "Starcoder2ForCausalLM", &[("norm_type", json!("rms"))]);
+    bad("llama", &star, &["norm_type = rms", "layer_norm"]);
+    let stable = as_family("stablelm", "StableLmForCausalLM", &[("use_parallel_residual", json!("yes"))]);
+    bad("llama", &stable, &["use_parallel_residual", "true or false"]);
+    bad("gpt-neox", &[("attention_bias", json!("no"))], &["attention_bias", "true or false"]);
+}

@@ -1,0 +1,130 @@
+//! Runs many random graphs, and writes what fails.
+
+use super::check::{Check, Failure, Stage, without};
+use super::make::graph;
+use super::rng::Rng;
+use super::shrink::{same_failure, shrink};
+use rayon::prelude::*;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+use weft_ir::graph::{Graph, parse};
+
+/// A graph that fails.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Its seed.
+    pub seed: u64,
+    /// How.
+    pub failure: Failure,
+}
+
+/// One graph in so many also runs on the emulator.
+const EMULATED: u64 = 4;
+
+/// Graphs of more nodes do not run on the emulator.
+const CHEAP: usize = 160;
+
+/// Faults that are known and not yet corrected, by the words of their messages: they are counted, not
+/// failed. Each has its graph in `regressions/open`.
+const KNOWN: [(Stage, &str); 2] =
+    [(Stage::Compile, "no kernel reduces integers"), (Stage::Compile, "has consumed it")];
+
+/// Whether a failure is one of the known faults.
+pub fn is_known(failure: &Failure) -> bool {
+    KNOWN.iter().any(|(stage, words)| failure.stage == *stage && failure.what.contains(words))
+}
+
+/// The check of a seed's graph: every variant, the highest level without some rules, and for some graphs
+/// the emulator, by turns of variants.
+pub fn check_of(check: &Check, seed: u64, graph: &Graph) -> Check {
+    let mut rng = Rng::named(seed, "rules");
+    let off: Vec<&str> = check.rules.iter().copied().filter(|_| rng.chance(50)).collect();
+    let mut variants = check.variants.clone();
+    if !off.is_empty() {
+        variants.push(without(&off));
+    }
+    let turn = (seed / EMULATED) as usize % variants.len().max(1);
+    let cheap = seed.is_multiple_of(EMULATED) && graph.nodes.len() <= CHEAP;
+    Check { variants, emulated: if cheap { vec![turn] } else { Vec::new() }, data: seed, ..check.clone() }
+}
+
+/// Checks the graph of a seed.
+///
+/// # Errors
+/// The first failure.
+pub fn check_seed(check: &Check, seed: u64) -> Result<(), Failure> {
+    let graph = graph(seed);
+    check_of(check, seed, &graph).run(&graph)
+}
+
+/// Checks the graphs of the seeds `first..first + count`, with a line of progress every so often. The second
+/// result counts those that fail in known ways.
+pub fn run_many(check: &Check, first: u64, count: u64) -> (Vec<Failed>, usize) {
+    let start = Instant::now();
+    let (done, bad, known) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let one = |seed: u64| {
+        let failed = check_seed(check, seed).err().map(|failure| Failed { seed, failure });
+        let is_new = |f: &Failed| {
+            let known_fault = is_known(&f.failure);
+            known.fetch_add(usize::from(known_fault), Ordering::Relaxed);
+            !known_fault
+        };
+        let failed = failed.filter(is_new);
+        bad.fetch_add(usize::from(failed.is_some()), Ordering::Relaxed);
+        let n = done.fetch_add(1, Ordering::Relaxed) + 1;
+        if n.is_multiple_of(100) && count > 300 {
+            let (bad, seconds) = (bad.load(Ordering::Relaxed), start.elapsed().as_secs());
+            // Past the capture of the test harness.
+            let _ = writeln!(std::io::stderr(), "random graphs: {n} of {count}, {bad} failed, {seconds} s");
+        }
+        failed
+    };
+    let mut failed: Vec<Failed> = (first..first + count).into_par_iter().filter_map(one).collect();
+    failed.sort_by_key(|f| f.seed);
+    (failed, known.into_inner())
+}
+
+/// Shrinks a failing graph, writes it to a folder, and says where it is and how to run it again.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn report(check: &Check, failed: &Failed, folder: &Path) -> String {
+    let Failed { seed, failure } = failed;
+    let whole = graph(*seed);
+    let check = check_of(check, *seed, &whole);
+    let small = shrink(&whole, &same_failure(&check, failure));
+    let now = check.only(failure.variant, failure.stage).run(&small).err();
+    let path = folder.join(format!("seed_{seed}.graph"));
+    let mut text = String::new();
+    let _ = writeln!(text, "// {failure}");
+    if let Some(now) = &now {
+        let _ = writeln!(text, "// shrunk: {now}");
+    }
+    let text = text.replace(['\r', '\n'], " ").replace(" // ", "\n// ");
+    let text = format!("{}\n// data: {seed}\n{small}", text.trim_end());
+    std::fs::create_dir_all(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    std::fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    format!(
+        "seed {seed}: {failure}\n  smallest graph ({} of {} nodes): {}\n  to keep it: cp it to \
+         testsuite/regressions/\n  again: WEFT_RANDOM_SEED={seed} WEFT_RANDOM_GRAPHS=1 cargo test -p weft-testsuite \
+         --test random_graphs",
+        small.nodes.len(),
+        whole.nodes.len(),
+        path.display()
+    )
+}
+
+/// Checks a graph's text; a line `// data: N` says the seed of its data. Every variant runs on the emulator.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_text(check: &Check, text: &str) -> Result<(), String> {
+    let graph = parse(text).map_err(|e| e.to_string())?;
+    let seed = text.lines().find_map(|l| l.strip_prefix("// data: "));
+    let data = seed.map_or(Ok(0), str::parse).map_err(|e| format!("data: {e}"))?;
+    let emulated = (0..check.variants.len()).collect();
+    Check { data, emulated, ..check.clone() }.run(&graph).map_err(|f| f.to_string())
+}

@@ -1,0 +1,144 @@
+//! How far roundings may move a graph's results: Monte Carlo arithmetic (Parker 1997) on the graph itself.
+//!
+//! [`noisy`] gives a graph whose every rounded result is multiplied with 1 + δ, |δ| at most a unit of its
+//! type's roundoff, another δ for each element. The distance of its f64 results to those of the graph says
+//! what that many roundings do to this graph on these inputs, cancellation and jumps included.
+
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Graph, Literal, Node, Op, ValueType, infer};
+use weft_ir::ids::NodeId;
+use weft_ir::scalar::{Binary, Reduce, Unary};
+use weft_ir::shape::{Dim, Shape};
+
+/// Unit roundoff of a stored type.
+pub fn roundoff(d: DType) -> f64 {
+    match d {
+        DType::BF16 => 2f64.powi(-9),
+        DType::F16 => 2f64.powi(-12),
+        DType::F32 => 2f64.powi(-24),
+        DType::I64 | DType::I32 | DType::U32 | DType::Bool => 0.0,
+    }
+}
+
+/// The graph with noise of `unit(stored type)`; another `phase` gives other noise.
+pub fn noisy(graph: &Graph, unit: &dyn Fn(DType) -> f64, phase: usize) -> Graph {
+    let mut n = Noise { out: Graph::default(), phases: Vec::new(), unit, phase };
+    let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
+    for node in &graph.nodes {
+        let mut inputs: Vec<NodeId> = node.inputs.iter().map(|i| map[i.index()]).collect();
+        let sums = matches!(
+            node.op,
+            Op::MatMul { .. } | Op::Softmax | Op::Reduce(Reduce::Sum) | Op::Reduce(Reduce::Mean)
+        );
+        if let (true, Some(first)) = (sums, inputs.first_mut()) {
+            // What is summed is rounded, too: in f32.
+            *first = n.shaken(*first, 2.0 * unit(DType::F32));
+        }
+        let mut made = n.push(node.op.clone(), &inputs, &node.scope);
+        if is_rounded(node) {
+            made = n.shaken(made, unit(node.ty.dtype()).max(unit(DType::F32)));
+        }
+        map.push(made);
+    }
+    let mut out = n.out;
+    out.outputs = graph.outputs.clone();
+    out.outputs.iter_mut().for_each(|o| o.value = map[o.value.index()]);
+    out.state_out = graph.state_out.clone();
+    out.state_out.iter_mut().for_each(|s| s.value = map[s.value.index()]);
+    out
+}
+
+/// Whether an op's result is rounded (movement and choice are exact).
+fn is_rounded(node: &Node) -> bool {
+    if !node.ty.dtype().is_float() {
+        return false;
+    }
+    match &node.op {
+        Op::Unary(u) => !matches!(u, Unary::Neg | Unary::Abs),
+        Op::Binary(b) => !matches!(b, Binary::Min | Binary::Max),
+        Op::Reduce(r) => *r != Reduce::Max,
+        Op::Softmax | Op::MatMul { .. } | Op::Cast(_) => true,
+        Op::Input(_)
+        | Op::Weight { .. }
+        | Op::Constant { .. }
+        | Op::Iota { .. }
+        | Op::State { .. }
+        | Op::Decode
+        | Op::Compare(_)
+        | Op::Select
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Broadcast(_)
+        | Op::Slice { .. }
+        | Op::Concat { .. }
+        | Op::Gather
+        | Op::Scatter
+        | Op::Sample => false,
+    }
+}
+
+struct Noise<'a> {
+    out: Graph,
+    /// For each shape, a value that is another one at each of its elements.
+    phases: Vec<(Shape, NodeId)>,
+    unit: &'a dyn Fn(DType) -> f64,
+    phase: usize,
+}
+
+impl Noise<'_> {
+    fn push(&mut self, op: Op, inputs: &[NodeId], scope: &str) -> NodeId {
+        let types: Vec<&ValueType> = inputs.iter().map(|&i| self.out.ty(i)).collect();
+        // The graph verified, and noise keeps types.
+        let ty = infer(&op, &types).unwrap_or_else(|_| ValueType::plain(DType::F32, Vec::new()));
+        self.out.nodes.push(Node { op, inputs: inputs.to_vec(), ty, scope: scope.into() });
+        NodeId::new(self.out.nodes.len() - 1)
+    }
+
+    fn constant(&mut self, x: f32, shape: &Shape) -> NodeId {
+        let one: Shape = vec![Dim::Const(1); shape.len()];
+        let c = self.push(Op::Constant { literal: Literal::F32(vec![x]), shape: one }, &[], "");
+        self.push(Op::Broadcast(shape.clone()), &[c], "")
+    }
+
+    fn binary(&mut self, op: Binary, a: NodeId, b: NodeId) -> NodeId {
+        self.push(Op::Binary(op), &[a, b], "")
+    }
+
+    /// Σ index · factor along the axes.
+    fn phases(&mut self, shape: &Shape) -> NodeId {
+        if let Some((_, id)) = self.phases.iter().find(|(s, _)| s == shape) {
+            return *id;
+        }
+        let mut sum = None;
+        for axis in 0..shape.len() {
+            let i = self.push(Op::Iota { axis, shape: shape.clone() }, &[], "");
+            let i = self.push(Op::Cast(DType::F32), &[i], "");
+            let factor = self.constant(1.7 + 2.3 * axis as f32 + 0.618 * self.phase as f32, shape);
+            let part = self.binary(Binary::Mul, i, factor);
+            sum = Some(sum.map_or(part, |s| self.binary(Binary::Add, s, part)));
+        }
+        let id = sum.unwrap_or(NodeId::new(0));
+        self.phases.push((shape.clone(), id));
+        id
+    }
+
+    /// x · (1 + unit · sin(phase of the element and the node)).
+    fn shaken(&mut self, x: NodeId, unit: f64) -> NodeId {
+        let ty = self.out.ty(x).clone();
+        if ty.shape.is_empty() || unit == 0.0 || (self.unit)(DType::F32) == 0.0 {
+            return x;
+        }
+        let at = self.phases(&ty.shape);
+        let own = (self.out.nodes.len() * 37 % 1009) as f32 * 0.731 + self.phase as f32;
+        let own = self.constant(own, &ty.shape);
+        let at = self.binary(Binary::Add, at, own);
+        let wave = self.push(Op::Unary(Unary::Sin), &[at], "");
+        let unit = self.constant(unit as f32, &ty.shape);
+        let small = self.binary(Binary::Mul, wave, unit);
+        let one = self.constant(1.0, &ty.shape);
+        let factor = self.binary(Binary::Add, one, small);
+        let factor =
+            if ty.dtype() == DType::F32 { factor } else { self.push(Op::Cast(ty.dtype()), &[factor], "") };
+        self.binary(Binary::Mul, x, factor)
+    }
+}

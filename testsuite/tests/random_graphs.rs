@@ -1,0 +1,140 @@
+//! Random graphs compute the same however they are compiled (see `weft_testsuite::random`).
+//!
+//! `WEFT_RANDOM_GRAPHS=10000` runs more of them, `WEFT_RANDOM_SEED=7` begins with another seed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use weft_ir::graph::{Graph, Op};
+use weft_ir::scalar::Unary;
+use weft_testsuite::fixture::root;
+use weft_testsuite::random::{Check, check_text, graph, report, run_many, shrink};
+
+/// Failures that are shrunk and shown in full.
+const SHOWN: usize = 5;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, not a number")),
+        Err(_) => otherwise,
+    }
+}
+
+#[test]
+fn all_levels_compute_what_the_graph_does() {
+    let (first, count) = (number("WEFT_RANDOM_SEED", 0), number("WEFT_RANDOM_GRAPHS", 300));
+    let check = Check::new(0);
+    let (failed, known) = run_many(&check, first, count);
+    println!("{known} of {count} graphs fail in known ways (testsuite/regressions/open)");
+    if failed.is_empty() {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("random");
+    let shown: Vec<String> = failed.iter().take(SHOWN).map(|f| report(&check, f, &folder)).collect();
+    let rest: Vec<String> =
+        failed.iter().skip(SHOWN).map(|f| format!("seed {}: {}", f.seed, f.failure)).collect();
+    panic!("{} of {count} graphs failed\n{}\n{}", failed.len(), shown.join("\n"), rest.join("\n"));
+}
+
+/// Graphs of a folder, each with what is wrong with it.
+fn checked(folder: &str) -> Vec<(String, Result<(), String>)> {
+    let folder = root().join(folder);
+    // A folder that holds nothing is not in a checkout.
+    let mut paths: Vec<_> = std::fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "graph"))
+        .collect();
+    paths.sort();
+    let check = Check::new(0);
+    let one = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        (path.display().to_string(), check_text(&check, &text))
+    };
+    paths.into_iter().map(one).collect()
+}
+
+#[test]
+fn regressions() {
+    let wrong: Vec<String> = checked("regressions")
+        .into_iter()
+        .filter_map(|(path, r)| Some(format!("{path}: {}", r.err()?)))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Faults that are known: a graph that passes belongs one folder up, and its words out of `driver::KNOWN`.
+#[test]
+fn open_faults_are_still_open() {
+    let right: Vec<String> =
+        checked("regressions/open").into_iter().filter(|(_, r)| r.is_ok()).map(|(path, _)| path).collect();
+    assert!(right.is_empty(), "corrected: move up {}", right.join(", "));
+}
+
+/// Keyword of an op, with what matters of its parameters.
+fn kind(op: &Op) -> String {
+    match op {
+        Op::Input(i) => format!("input {}", i.name()),
+        Op::MatMul { transpose_b, .. } => format!("matmul {transpose_b}"),
+        other => other.name().to_string(),
+    }
+}
+
+#[test]
+fn the_generator_uses_every_op() {
+    use weft_ir::graph::Input;
+    use weft_ir::scalar::{Binary, Compare, Reduce};
+    let graphs: Vec<Graph> = (0..300).map(graph).collect();
+    let used: BTreeSet<String> = graphs.iter().flat_map(|g| g.nodes.iter().map(|n| kind(&n.op))).collect();
+    let mut wanted: Vec<String> = Input::ALL.iter().map(|i| format!("input {}", i.name())).collect();
+    wanted.extend(Unary::ALL.iter().map(|o| o.name().to_string()));
+    wanted.extend(Binary::ALL.iter().map(|o| o.name().to_string()));
+    wanted.extend(Compare::ALL.iter().map(|o| o.name().to_string()));
+    wanted.extend(Reduce::ALL.iter().map(|o| o.name().to_string()));
+    let others = [
+        "weight",
+        "constant",
+        "iota",
+        "state",
+        "decode",
+        "select",
+        "cast",
+        "reshape",
+        "transpose",
+        "broadcast",
+        "slice",
+        "concat",
+        "softmax",
+        "matmul true",
+        "matmul false",
+        "gather",
+        "scatter",
+        "sample",
+    ];
+    wanted.extend(others.map(String::from));
+    let missing: Vec<&String> = wanted.iter().filter(|w| !used.contains(*w)).collect();
+    assert!(missing.is_empty(), "never made: {missing:?}");
+    let nodes: usize = graphs.iter().map(|g| g.nodes.len()).sum();
+    println!("{} nodes a graph", nodes / graphs.len());
+}
+
+#[test]
+fn a_seed_names_a_graph() {
+    for seed in 0..20 {
+        assert_eq!(graph(seed), graph(seed));
+    }
+    assert_ne!(graph(1), graph(2));
+}
+
+/// "Fails" when it holds a tanh of something that is gathered: two nodes and their sources are left.
+#[test]
+fn shrinking_leaves_what_fails() {
+    let fails = |g: &Graph| {
+        let gathered = |n: &weft_ir::graph::Node| matches!(n.op, Op::Gather);
+        g.nodes.iter().any(|n| matches!(n.op, Op::Unary(Unary::Tanh))) && g.nodes.iter().any(gathered)
+    };
+    let big = (0..400).map(graph).filter(|g| fails(g)).max_by_key(|g| g.nodes.len()).expect("one of them");
+    let small = shrink(&big, &fails);
+    assert!(fails(&small));
+    assert!(small.nodes.len() <= 6, "{} of {} nodes are left:\n{small}", small.nodes.len(), big.nodes.len());
+}
