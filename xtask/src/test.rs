@@ -46,7 +46,7 @@ fn steps() -> [Step; 4] {
 fn run_all(times: &mut Vec<(&'static str, Duration)>) -> Result<()> {
     let start = Instant::now();
     println!("== fetch");
-    let fetched = fetch::nvrtc().and_then(|()| fetch::model());
+    let fetched = fetch::nvrtc().and_then(|()| fetch::model()).and_then(|()| fetch::encoder());
     times.push(("fetch", start.elapsed()));
     fetched?;
     for mut step in steps() {

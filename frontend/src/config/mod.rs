@@ -5,6 +5,7 @@
 //! handled is a named error; keys that Weft does not know are listed in [`ModelConfig::unknown`].
 
 mod activation;
+mod families;
 mod fields;
 pub mod gguf;
 pub mod hf;

@@ -24,14 +24,12 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         }
         "cohere2" => c.logit_multiplier = f.number("logit_scale")?.unwrap_or(0.0625),
         "gpt2" => {
-            if f.boolean("scale_attn_weights")? == Some(false) {
-                c.attention_scale = 1.0;
-            }
+            let scaled = f.boolean("scale_attn_weights")?.unwrap_or(true);
+            c.attention_scale = if scaled { c.attention_scale } else { 1.0 };
         }
         "gpt_neox" => {
-            if f.boolean("use_parallel_residual")? == Some(false) {
-                c.placement = Placement::Pre;
-            }
+            let parallel = f.boolean("use_parallel_residual")?.unwrap_or(true);
+            c.placement = if parallel { c.placement } else { Placement::Pre };
         }
         "stablelm" => {
             if f.boolean("use_parallel_residual")? == Some(true) {
@@ -42,9 +40,8 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
             }
         }
         "phi" => {
-            if f.boolean("qk_layernorm")? == Some(true) {
-                c.qk_norm = QkNorm::Head;
-            }
+            let normed = f.boolean("qk_layernorm")?.unwrap_or(false);
+            c.qk_norm = if normed { QkNorm::Head } else { QkNorm::None };
         }
         "bloom" => {
             let key = "apply_residual_connection_post_layernorm";

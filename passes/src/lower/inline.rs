@@ -21,6 +21,8 @@ pub(super) struct Inliner<'a> {
     pub rows: usize,
     /// Reduced extent.
     pub reduced: Option<Dim>,
+    /// Whether the reductions are made in one pass, so that none refers to another.
+    pub one_pass: bool,
     pub stages: Vec<Stage>,
     pub operands: Vec<Operand>,
     pub reads: Vec<BufferId>,
@@ -39,6 +41,7 @@ impl<'a> Inliner<'a> {
             rows: domain.len(),
             domain,
             reduced: None,
+            one_pass: false,
             stages: Vec::new(),
             operands: Vec::new(),
             reads: Vec::new(),
@@ -225,6 +228,11 @@ impl<'a> Inliner<'a> {
             Some(&s) => s,
             None => {
                 let value = self.along_reduced(|inl| inl.value(input, &row))?;
+                let mut nested = false;
+                value.visit(&mut |e| nested |= matches!(e, Scalar::Reduced(_)));
+                if nested && self.one_pass {
+                    return Err(Stop::Materialise(id));
+                }
                 let sum_or_max = if op == Reduce::Max { Reduce::Max } else { Reduce::Sum };
                 self.stages.push(Stage { op: sum_or_max, value });
                 let s = (self.stages.len() - 1) as u8;
@@ -256,6 +264,9 @@ impl<'a> Inliner<'a> {
     }
 
     fn softmax(&mut self, id: NodeId, at: &[Scalar]) -> Result<Scalar, Stop> {
+        if self.one_pass {
+            return Err(Stop::Materialise(id));
+        }
         let row = self.reduction_row(id, at)?;
         let input = self.graph.node(id).inputs[0];
         // Where all is −∞ the result is 0: a finite maximum and, as any other row has one e⁰, a sum of 1.

@@ -39,6 +39,7 @@ impl Emitter<'_> {
         if forms.prologues {
             inl.rows = 1;
             inl.reduced = Some(Dim::Const(k));
+            inl.one_pass = true;
         }
         let mut stores = Vec::new();
         let mut writes_state = false;

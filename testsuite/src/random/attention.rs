@@ -231,6 +231,16 @@ fn masked(m: &mut Maker, s: NodeId, shape: &Shape, axes: &Axes) -> NodeId {
         }
         on = if kind == 5 { m.g.binary(Binary::And, near, on) } else { m.g.binary(Binary::And, on, near) };
     }
+    if kind == 9 {
+        // As far as the sequence goes, as in an encoder.
+        let lengths = m.g.input(Input::Lengths);
+        let sequence = m.g.input(Input::Sequences);
+        let lengths = m.g.gather(lengths, sequence);
+        let mut line = vec![c(1); shape.len()];
+        line[axes.query] = TOKENS;
+        let length = m.g.reshape(lengths, line);
+        on = m.g.compare(Compare::Lt, key, length);
+    }
     if kind == 6 && shape[axes.key] == TOKENS {
         let line = |axis: usize| {
             let mut l: Vec<Dim> = vec![c(1); shape.len()];

@@ -14,7 +14,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, parse};
-use weft_ir::plan::{Compute, KernelSpec, Plan, Schedule};
+use weft_ir::plan::{Compute, KernelSpec, Plan, Schedule, Work};
 use weft_ir::reference::Precision;
 use weft_ir::target::Target;
 use weft_ir::verify;
@@ -314,7 +314,11 @@ impl<'a> About<'a> {
                     rounded_rmse: mean(&|d| d.rounded_rmse),
                     ulp: mean(&|d| d.ulp),
                 };
-                if !is_close(&together) {
+                // Sums in f32 in another order: the reference's may be nearly exact in all runs.
+                let is_f32 = work_of(plan, &together)
+                    .is_some_and(|(w, _)| w.writes.iter().all(|o| o.dtype == DType::F32));
+                let loose = (4.0 * together.rounded_rmse).max(2.0 * together.ulp);
+                if !is_close(&together) && !(is_f32 && together.kernel_rmse <= loose) {
                     return Err(format!("{name}: {together:?}"));
                 }
             }
@@ -326,12 +330,15 @@ impl<'a> About<'a> {
 /// What a kernel that rounds inside of it may be off: tensor cores take attention's weights in 16 bits, as the
 /// graph has them, also where the result is stored in f32. The plan's reference rounds only what is stored.
 fn rounded_inside(plan: &Plan, d: &Distance) -> f64 {
-    let tile = |k: &&KernelSpec| matches!(k.schedule, Schedule::AttentionTile { .. });
-    let of = |k: &KernelSpec| d.kernel.strip_prefix(&k.name).is_some_and(|rest| rest.starts_with(" ("));
-    let Some(spec) = plan.kernels.iter().filter(tile).find(|k| of(k)) else { return 0.0 };
-    let work = &plan.works[spec.work as usize];
+    let Some((work, Schedule::AttentionTile { .. })) = work_of(plan, d) else { return 0.0 };
     let (Compute::Attention(a), [out]) = (&work.compute, &work.writes[..]) else { return 0.0 };
     d.ulp / roundoff(out.dtype) * roundoff(work.reads[a.q.index()].dtype)
+}
+
+/// The work and the schedule of the kernel that a distance is of.
+fn work_of<'p>(plan: &'p Plan, d: &Distance) -> Option<(&'p Work, &'p Schedule)> {
+    let of = |k: &&KernelSpec| d.kernel.strip_prefix(&k.name).is_some_and(|rest| rest.starts_with(" ("));
+    plan.kernels.iter().find(of).map(|k| (&plan.works[k.work as usize], &k.schedule))
 }
 
 /// Where two results differ most.

@@ -16,8 +16,11 @@ pub const MAX_SEQ: usize = 8;
 /// Most sequences of a step.
 pub const MAX_BATCH: usize = 2;
 
+/// Adds values to the pool.
+type Recipe = fn(&mut Maker);
+
 /// Recipes and how often they are taken.
-const RECIPES: [(fn(&mut Maker), usize); 17] = [
+const RECIPES: [(Recipe, usize); 17] = [
     (blocks::norm, 14),
     (blocks::linear, 12),
     (blocks::shared_linears, 7),

@@ -2,7 +2,7 @@
 //! compiled, and shrunk where they do not.
 //!
 //! [`make`] makes graphs by recipes ([`blocks`], [`attention`], [`movement`], [`pointwise`], [`state`]);
-//! [`data`] gives them weights and inputs; [`check`] compares; [`shrink`] finds a small graph that fails in
+//! [`data`] gives them weights and inputs; [`check`] compares; [`mod@shrink`] finds a small graph that fails in
 //! the same way; [`driver`] runs many and writes what failed. Tests: `testsuite/tests/random_graphs.rs`.
 
 pub mod attention;

@@ -4,6 +4,7 @@
 //! type's roundoff, another δ for each element. The distance of its f64 results to those of the graph says
 //! what that many roundings do to this graph on these inputs, cancellation and jumps included.
 
+use super::rng::Rng;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Literal, Node, Op, ValueType, infer};
 use weft_ir::ids::NodeId;
@@ -22,7 +23,8 @@ pub fn roundoff(d: DType) -> f64 {
 
 /// The graph with noise of `unit(stored type)`; another `phase` gives other noise.
 pub fn noisy(graph: &Graph, unit: &dyn Fn(DType) -> f64, phase: usize) -> Graph {
-    let mut n = Noise { out: Graph::default(), phases: Vec::new(), unit, phase };
+    let rng = Rng::new(phase as u64);
+    let mut n = Noise { out: Graph::default(), phases: Vec::new(), unit, rng };
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for node in &graph.nodes {
         let mut inputs: Vec<NodeId> = node.inputs.iter().map(|i| map[i.index()]).collect();
@@ -82,7 +84,7 @@ struct Noise<'a> {
     /// For each shape, a value that is another one at each of its elements.
     phases: Vec<(Shape, NodeId)>,
     unit: &'a dyn Fn(DType) -> f64,
-    phase: usize,
+    rng: Rng,
 }
 
 impl Noise<'_> {
@@ -113,7 +115,7 @@ impl Noise<'_> {
         for axis in 0..shape.len() {
             let i = self.push(Op::Iota { axis, shape: shape.clone() }, &[], "");
             let i = self.push(Op::Cast(DType::F32), &[i], "");
-            let factor = self.constant(1.7 + 2.3 * axis as f32 + 0.618 * self.phase as f32, shape);
+            let factor = self.constant(1.7 + 2.3 * axis as f32, shape);
             let part = self.binary(Binary::Mul, i, factor);
             sum = Some(sum.map_or(part, |s| self.binary(Binary::Add, s, part)));
         }
@@ -122,14 +124,16 @@ impl Noise<'_> {
         id
     }
 
-    /// x · (1 + unit · sin(phase of the element and the node)).
+    /// x · (1 + unit · sin(phase of the element · frequency of the node + phase of the node)).
     fn shaken(&mut self, x: NodeId, unit: f64) -> NodeId {
         let ty = self.out.ty(x).clone();
         if ty.shape.is_empty() || unit == 0.0 || (self.unit)(DType::F32) == 0.0 {
             return x;
         }
         let at = self.phases(&ty.shape);
-        let own = (self.out.nodes.len() * 37 % 1009) as f32 * 0.731 + self.phase as f32;
+        let (frequency, own) = (4.0 + 3.0 * self.rng.signed(), 100.0 * self.rng.signed());
+        let frequency = self.constant(frequency, &ty.shape);
+        let at = self.binary(Binary::Mul, at, frequency);
         let own = self.constant(own, &ty.shape);
         let at = self.binary(Binary::Add, at, own);
         let wave = self.push(Op::Unary(Unary::Sin), &[at], "");

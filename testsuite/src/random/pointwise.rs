@@ -120,7 +120,9 @@ fn integer(m: &mut Maker, shape: &Shape) -> NodeId {
     let x = match (m.rng.below(4), tokens) {
         (0, Some(t)) => {
             small[t] = TOKENS;
-            let input = m.rng.pick(&[Input::Positions, Input::TokenIds, Input::Sequences, Input::Slots]);
+            let inputs =
+                [Input::Positions, Input::TokenIds, Input::Sequences, Input::Slots, Input::TokenTypes];
+            let input = m.rng.pick(&inputs);
             m.input_as(input, small)
         }
         (1, _) => m.g.iota(axis, shape.clone()),

@@ -1,0 +1,165 @@
+//! BERT's configuration and tensor names, and sentence-transformers' pooling files.
+
+mod common;
+
+use common::fixture;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::config::pooling::{Pooling, PoolingMode};
+use weft_frontend::config::{Activation, ModelConfig, hf};
+use weft_frontend::models::{self, Kind};
+use weft_ir::dtype::DType;
+use weft_ir::graph::Op;
+
+fn parse(changes: &[(&str, Value)]) -> Result<ModelConfig, String> {
+    let text = std::fs::read(fixture("tiny/bert/config.json")).unwrap();
+    let mut config: Map<String, Value> = serde_json::from_slice(&text).unwrap();
+    for (key, value) in changes {
+        match value {
+            Value::Null => config.remove(*key),
+            value => config.insert((*key).to_owned(), value.clone()),
+        };
+    }
+    hf::parse(Path::new("some/config.json"), &serde_json::to_vec(&config).unwrap()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_tiny_bert_opens() {
+    let c = Checkpoint::open(fixture("tiny/bert")).unwrap();
+    let config = c.config();
+    assert_eq!((config.hidden_size, config.intermediate_size, config.layers), (128, 256, 2));
+    assert_eq!((config.heads, config.kv_heads, config.head_dim), (4, 4, 32));
+    assert_eq!((config.norm_eps, config.hidden_act, config.type_vocab_size), (1e-12, Activation::Gelu, 2));
+    assert_eq!((config.dtype, config.position_limit()), (Some(DType::BF16), Some(256)));
+    assert!(config.attention_bias && config.output_bias && config.mlp_bias);
+    assert!(config.eos_token_ids.is_empty() && config.unknown.is_empty(), "{:?}", config.unknown);
+    assert_eq!(models::family(&c).unwrap().0, Kind::Encoder);
+    let graph = models::build(&c, DType::BF16).unwrap();
+    assert!(graph.is_encoder() && graph.state_out.is_empty());
+    let used: Vec<String> = graph
+        .nodes
+        .iter()
+        .filter_map(|n| match &n.op {
+            Op::Weight { tensor, .. } => Some(tensor.clone()),
+            _ => None,
+        })
+        .collect();
+    assert!(c.unused(&used).is_empty(), "{:?}", c.unused(&used));
+}
+
+#[test]
+fn spellings_defaults_and_what_is_refused() {
+    let old = [
+        ("dtype", Value::Null),
+        ("torch_dtype", json!("float32")),
+        ("layer_norm_eps", Value::Null),
+        ("type_vocab_size", Value::Null),
+        ("max_position_embeddings", Value::Null),
+        ("position_embedding_type", json!("absolute")),
+        ("gradient_checkpointing", json!(true)),
+        ("hidden_act", json!("gelu_new")),
+        ("architectures", json!(["BertForMaskedLM"])),
+        ("pooler_type", json!("first_token_transform")),
+    ];
+    let config = parse(&old).unwrap();
+    assert_eq!((config.dtype, config.norm_eps, config.type_vocab_size), (Some(DType::F32), 1e-12, 2));
+    assert_eq!((config.max_position, config.hidden_act), (512, Activation::GeluTanh));
+    assert!(config.unknown.is_empty(), "{:?}", config.unknown);
+    assert_eq!(parse(&[("hidden_act", json!("relu"))]).unwrap().hidden_act, Activation::Relu);
+    let bad = |key: &str, value: Value, parts: &[&str]| {
+        let error = parse(&[(key, value)]).expect_err(key);
+        assert!(["some/config.json"].iter().chain(parts).all(|p| error.contains(p)), "{error}");
+    };
+    bad(
+        "position_embedding_type",
+        json!("relative_key"),
+        &["position_embedding_type = relative_key", "absolute"],
+    );
+    bad("is_decoder", json!(true), &["is_decoder = true", "encoder"]);
+    bad("hidden_act", json!("mish"), &["hidden_act = mish", "gelu"]);
+    bad("architectures", json!(["BertLMHeadModel"]), &["BertLMHeadModel", "BertModel"]);
+    bad("num_attention_heads", json!(3), &["3 heads"]);
+}
+
+/// A checkpoint of the tiny bert with its tensors renamed.
+fn renamed(name: impl Fn(&str) -> String) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("tiny/bert/config.json"), folder.path().join("config.json")).unwrap();
+    let bytes = std::fs::read(fixture("tiny/bert/model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let names: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let names: Map<String, Value> =
+        names.into_iter().map(|(k, v)| (if k == "__metadata__" { k } else { name(&k) }, v)).collect();
+    let text = serde_json::to_string(&names).unwrap();
+    let mut out = (text.len() as u64).to_le_bytes().to_vec();
+    out.extend(text.as_bytes());
+    out.extend(&bytes[8 + header..]);
+    std::fs::write(folder.path().join("model.safetensors"), out).unwrap();
+    folder
+}
+
+#[test]
+fn older_tensor_names_build() {
+    let old = |name: &str| {
+        let name =
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        format!("bert.{name}")
+    };
+    let folder = renamed(old);
+    let c = Checkpoint::open(folder.path()).unwrap();
+    assert!(c.has("bert.embeddings.LayerNorm.gamma"));
+    let (a, b) = (models::build(&c, DType::BF16).unwrap(), {
+        let c = Checkpoint::open(fixture("tiny/bert")).unwrap();
+        models::build(&c, DType::BF16).unwrap()
+    });
+    assert_eq!(a.nodes.len(), b.nodes.len());
+    let folder = renamed(|n| n.replace("intermediate.dense", "intermediate.other"));
+    let c = Checkpoint::open(folder.path()).unwrap();
+    let error = models::build(&c, DType::BF16).unwrap_err().to_string();
+    assert!(error.contains("encoder.layer.0.intermediate.dense.weight"), "{error}");
+}
+
+#[test]
+fn pooling_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, value: Value| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value.to_string()).unwrap();
+    };
+    let open = || Pooling::open(folder.path()).map_err(|e| e.to_string());
+    assert_eq!(open(), Ok(None));
+    let module = |kind: &str, path: &str| json!({"type": format!("sentence_transformers.models.{kind}"), "path": path});
+    let transformer = module("Transformer", "");
+    put("modules.json", json!([transformer, module("Pooling", "1_Pooling")]));
+    assert!(open().unwrap_err().contains("1_Pooling/config.json"));
+    put("1_Pooling/config.json", json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}));
+    let expected = Pooling { mode: PoolingMode::Cls, normalize: false, lower_case: false, max_tokens: None };
+    assert_eq!(open(), Ok(Some(expected)));
+    put(
+        "modules.json",
+        json!([transformer, module("Pooling", "1_Pooling"), module("Normalize", "2_Normalize")]),
+    );
+    put("1_Pooling/config.json", json!({"pooling_mode": "max"}));
+    put("sentence_bert_config.json", json!({"max_seq_length": 256, "do_lower_case": true}));
+    let expected =
+        Pooling { mode: PoolingMode::Max, normalize: true, lower_case: true, max_tokens: Some(256) };
+    assert_eq!(open(), Ok(Some(expected)));
+    let bad = |parts: &[&str]| {
+        let error = open().unwrap_err();
+        assert!(parts.iter().all(|p| error.contains(p)), "{error}");
+    };
+    put("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true, "pooling_mode_mean_tokens": true}));
+    bad(&["1_Pooling/config.json", "one mode"]);
+    put("1_Pooling/config.json", json!({"pooling_mode_mean_sqrt_len_tokens": true}));
+    bad(&["pooling_mode_mean_sqrt_len_tokens = true", "pooling_mode_mean_tokens"]);
+    put("1_Pooling/config.json", json!({}));
+    bad(&["a pooling mode"]);
+    put("modules.json", json!([transformer]));
+    bad(&["modules.json", "Pooling"]);
+    put("modules.json", json!([transformer, module("Dense", "2_Dense")]));
+    bad(&["modules.json", "[1].type", "Dense"]);
+    put("modules.json", json!({}));
+    bad(&["modules.json", "not a list"]);
+}
