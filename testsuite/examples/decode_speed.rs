@@ -174,5 +174,6 @@ fn inputs(context: usize, batch: usize, max_seq: usize) -> StepInputs {
         top_p: vec![1.0; batch],
         min_p: vec![0.0; batch],
         seed: vec![0; batch],
+        ..StepInputs::default()
     }
 }

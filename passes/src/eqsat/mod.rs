@@ -292,6 +292,7 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
             p.inputs.iter().filter_map(index).collect()
         })
         .collect();
+    let before = early_readers(&pending, &inputs);
     let mut place: Vec<Option<NodeId>> = vec![None; pending.len()];
     let mut out = Graph::default();
     let mut stack: Vec<usize> = Vec::new();
@@ -302,9 +303,10 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
                 stack.pop();
                 continue;
             }
-            let before = stack.len();
-            stack.extend(inputs[at].iter().rev().filter(|i| place[**i].is_none()));
-            if stack.len() > before {
+            let height = stack.len();
+            let first = inputs[at].iter().chain(&before[at]).rev();
+            stack.extend(first.filter(|i| place[**i].is_none()));
+            if stack.len() > height {
                 continue;
             }
             stack.pop();
@@ -324,4 +326,40 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
     out.state_out = graph.state_out.clone();
     out.state_out.iter_mut().for_each(|s| s.value = moved(s.value));
     out.without_dead().0
+}
+
+/// For each state write, the other readers of the version that it consumes, and of views of it: they come
+/// before the write.
+fn early_readers(pending: &[Pending], inputs: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let mut users: Vec<Vec<usize>> = vec![Vec::new(); pending.len()];
+    for (at, list) in inputs.iter().enumerate() {
+        for &i in list {
+            users[i].push(at);
+        }
+    }
+    let below = |from: usize| {
+        let mut seen = std::collections::BTreeSet::from([from]);
+        let mut todo = vec![from];
+        while let Some(at) = todo.pop() {
+            todo.extend(users[at].iter().copied().filter(|u| seen.insert(*u)));
+        }
+        seen
+    };
+    let is_view = |at: usize| {
+        matches!(pending[at].node.op, Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_) | Op::Slice { .. })
+    };
+    let mut before = vec![Vec::new(); pending.len()];
+    for write in (0..pending.len()).filter(|&at| matches!(pending[at].node.op, Op::Scatter)) {
+        let after = below(write);
+        let mut todo: Vec<usize> = inputs[write].first().copied().into_iter().collect();
+        while let Some(version) = todo.pop() {
+            for &reader in users[version].iter().filter(|r| !after.contains(r)) {
+                before[write].push(reader);
+                if is_view(reader) {
+                    todo.push(reader);
+                }
+            }
+        }
+    }
+    before
 }
