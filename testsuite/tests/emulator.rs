@@ -91,25 +91,21 @@ fn llama_rope3_tied_fused() {
 }
 
 macro_rules! fused {
-    ($($(#[$at:meta])* $test:ident: $name:literal),* $(,)?) => {
-        $(#[test] $(#[$at])* fn $test() { check($name, 2); })*
+    ($($test:ident: $name:literal),* $(,)?) => {
+        $(#[test] fn $test() { check($name, 2); })*
     };
 }
 
 fused! {
     mistral_sliding_fused: "mistral-sliding",
     qwen2_fused: "qwen2",
-    #[ignore = "takes 6 s: --ignored"]
     qwen3_fused: "qwen3",
     gemma2_fused: "gemma2",
-    #[ignore = "takes 8 s: --ignored"]
     gemma3_fused: "gemma3",
     phi3_fused: "phi3",
     gpt2_fused: "gpt2",
     gpt_neox_fused: "gpt-neox",
     olmo2_fused: "olmo2",
-    #[ignore = "takes 6 s: --ignored"]
     bloom_fused: "bloom",
-    #[ignore = "takes 6 s: --ignored"]
     falcon_fused: "falcon",
 }
