@@ -1,9 +1,11 @@
 //! The command line's grammar.
 
+use crate::commands::contracts::Requirement;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use weft_ir::dtype::DType;
 use weft_ir::target::Target;
+use weft_passes::Numerics;
 
 /// A graph compiler for language models: from a checkpoint to readable CUDA kernels and tokens.
 #[derive(Debug, Parser)]
@@ -79,14 +81,39 @@ pub struct BuildArgs {
     /// Longest context of a sequence, in tokens [default: the model's, at most 4096].
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub max_seq: Option<usize>,
-    /// Leave a rewrite rule out; may be given several times.
+    /// Leave a rewrite rule or a fusion out; may be given several times (see docs/rules.md).
     #[arg(long, value_name = "RULE", value_parser = rule)]
     pub disable: Vec<String>,
+    /// The most that rules may do to the numbers.
+    #[arg(long, value_enum, default_value_t)]
+    pub numerics: NumericsArg,
+}
+
+/// Classes of rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum NumericsArg {
+    /// Same rounding points and order of sums.
+    Exact,
+    /// Also: sums in another order.
+    Reassociate,
+    /// Also: values rounded elsewhere.
+    #[default]
+    Full,
+}
+
+impl From<NumericsArg> for Numerics {
+    fn from(arg: NumericsArg) -> Numerics {
+        match arg {
+            NumericsArg::Exact => Numerics::Exact,
+            NumericsArg::Reassociate => Numerics::Reassociates,
+            NumericsArg::Full => Numerics::ChangesPrecision,
+        }
+    }
 }
 
 /// A rule by its name.
 fn rule(name: &str) -> Result<String, String> {
-    let known: Vec<&str> = weft_passes::eqsat::rules::all().iter().map(|r| r.name).collect();
+    let known = weft_passes::names();
     if known.contains(&name) { Ok(name.into()) } else { Err(format!("known rules: {}", known.join(", "))) }
 }
 
@@ -107,6 +134,10 @@ pub struct CompileArgs {
     /// Most sequences of a step.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = batch)]
     pub max_batch: usize,
+    /// Fail unless all, or at least N, sites of a fusion are one kernel each, in decode steps (an encoder's
+    /// steps) or in those of BODY: decode, prefill, encode; may be given several times.
+    #[arg(long, value_name = "[BODY:]FUSION=all|N", value_parser = Requirement::parse)]
+    pub require: Vec<Requirement>,
     /// Write the IR after each pass to this folder.
     #[arg(long, value_name = "DIR")]
     pub dump_passes: Option<PathBuf>,

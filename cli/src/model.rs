@@ -12,7 +12,7 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::plan::Plan;
 use weft_ir::target::Target;
-use weft_passes::{Context, Options};
+use weft_passes::{Context, Options, Selection};
 
 /// The target where there is no GPU and none is named.
 pub const DEFAULT_TARGET: &str = "sm_90";
@@ -42,7 +42,7 @@ pub fn options(
         opt_level: args.opt_level.unwrap_or(2),
         max_seq,
         max_batch,
-        disabled: args.disable.clone(),
+        selection: Selection { disabled: args.disable.clone(), numerics: args.numerics.into() },
         dump: false,
     })
 }

@@ -1,5 +1,7 @@
 //! What all passes share: options, target, timings and dumps.
 
+use crate::fusion::BodyContracts;
+use crate::numerics::Selection;
 use std::time::{Duration, Instant};
 use weft_ir::dtype::DType;
 use weft_ir::target::Target;
@@ -17,8 +19,8 @@ pub struct Options {
     pub max_seq: usize,
     /// Most sequences of a step.
     pub max_batch: usize,
-    /// Rules that are not applied, by name.
-    pub disabled: Vec<String>,
+    /// Rules and fusions that are on.
+    pub selection: Selection,
     /// Whether to keep the IR's text after each pass.
     pub dump: bool,
 }
@@ -41,6 +43,8 @@ pub struct Context {
     pub times: Vec<PassTime>,
     /// What equality saturation did, for each form of the step.
     pub reports: Vec<crate::eqsat::Report>,
+    /// What became of the fusions, for each form of the step; from level 2.
+    pub contracts: Vec<BodyContracts>,
     /// IR after each pass, when dumps are wanted: (pass, text).
     pub dumps: Vec<(&'static str, String)>,
 }
@@ -48,7 +52,7 @@ pub struct Context {
 impl Context {
     /// A fresh compilation.
     pub fn new(options: Options) -> Self {
-        Context { options, times: Vec::new(), reports: Vec::new(), dumps: Vec::new() }
+        Context { options, times: Vec::new(), reports: Vec::new(), contracts: Vec::new(), dumps: Vec::new() }
     }
 
     /// Runs a pass, timed.

@@ -4,11 +4,21 @@
 
 pub mod context;
 pub mod eqsat;
+pub mod fusion;
 pub mod launch;
 pub mod lower;
 pub mod memory_plan;
+pub mod numerics;
 pub mod pipeline;
 pub mod schedule;
 
 pub use context::{Context, Options, PassTime};
+/// Names that `--disable` takes: of rewrite rules and of fusions, sorted.
+pub fn names() -> Vec<&'static str> {
+    let rules = eqsat::rules::all().into_iter().map(|r| r.name);
+    let all: std::collections::BTreeSet<&str> = rules.chain(fusion::all().into_iter().map(|f| f.name)).collect();
+    all.into_iter().collect()
+}
+
+pub use numerics::{Numerics, Selection};
 pub use pipeline::{Compiled, Error, compile};

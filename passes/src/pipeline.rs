@@ -3,7 +3,7 @@
 use crate::context::{Context, Options};
 use crate::eqsat::{self, CostModel};
 use crate::memory_plan::Arena;
-use crate::{launch, lower, memory_plan, schedule};
+use crate::{fusion, launch, lower, memory_plan, schedule};
 use std::collections::BTreeSet;
 use weft_ir::graph::Graph;
 use weft_ir::plan::{Body, Entry, Plan, Role};
@@ -46,6 +46,14 @@ struct Variant {
 }
 
 impl Variant {
+    fn name(&self) -> &'static str {
+        match (self.graph.is_encoder(), self.decode) {
+            (true, _) => "encode",
+            (false, true) => "decode",
+            (false, false) => "prefill",
+        }
+    }
+
     fn serves(&self, role: Role) -> bool {
         if role == Role::Decode { self.decode } else { self.others }
     }
@@ -67,11 +75,20 @@ fn variants(
         let largest = buckets.iter().rev().find(|b| (b.role == Role::Decode) == decode);
         let Some(bucket) = largest else { continue };
         let model = CostModel { bind: bucket.bind, profile: o.target.profile, prologues: decode };
-        let (graph, report) = eqsat::run(graph, &model, &o.disabled).map_err(Error::Lower)?;
+        let (graph, report) = eqsat::run(graph, &model, &o.selection).map_err(Error::Lower)?;
         variants.push(Variant { graph, decode, others: !decode });
         reports.push(report);
     }
     Ok((variants, reports))
+}
+
+/// Sites of the fusions; below level 1 nothing is fused.
+fn find_sites(variants: &[Variant], o: &Options) -> Result<Vec<fusion::Sites>, String> {
+    let find = |v: &Variant| match o.opt_level {
+        0 => Ok(fusion::Sites::default()),
+        _ => fusion::find(&v.graph, &o.selection),
+    };
+    variants.iter().map(find).collect()
 }
 
 /// Compiles a graph.
@@ -94,8 +111,26 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         verify::graph::verify(&v.graph).map_err(|f| Error::Graph(lines(&f)))?;
         c.dump("eqsat", || v.graph.to_string());
     }
-    let graphs: Vec<(&Graph, bool)> = variants.iter().map(|v| (&v.graph, v.decode)).collect();
-    let lowered = c.timed("lower", |c| lower::run(c, &graphs)).map_err(Error::Lower)?;
+    let sites = c.timed("fusions", |_| find_sites(&variants, &o)).map_err(Error::Lower)?;
+    let (lowered, placed) = c
+        .timed("lower", |c| {
+            let of = variants.iter().zip(&sites);
+            let all: Vec<lower::Variant<'_>> = of
+                .map(|(v, s)| lower::Variant { graph: &v.graph, prologues: v.decode, cuts: &s.cuts })
+                .collect();
+            lower::run(c, &all)
+        })
+        .map_err(Error::Lower)?;
+    if o.opt_level >= 2 {
+        c.contracts = c.timed("contracts", |_| {
+            let of = variants.iter().zip(&sites).zip(&placed);
+            of.map(|((v, s), p)| fusion::BodyContracts {
+                body: v.name(),
+                contracts: fusion::contracts(&v.graph, s, &o.selection, &p.dispatches, &p.forms),
+            })
+            .collect()
+        });
+    }
     let body_of = |b: &schedule::Bucket| variants.iter().position(|v| v.serves(b.role)).unwrap_or(0);
     let (kernels, chosen) = c.timed("schedule", |_| {
         let uses = |body: usize| -> BTreeSet<u32> { lowered.bodies[body].iter().map(|d| d.work).collect() };

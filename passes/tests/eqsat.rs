@@ -8,6 +8,7 @@ use weft_ir::reference::{Precision, States, StepInputs, load, step};
 use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::{Bindings, Dim, Sym};
 use weft_ir::target::Target;
+use weft_passes::Selection;
 use weft_passes::eqsat::{CostModel, Report, rules, run};
 
 const BIND: Bindings = Bindings { tokens: 5, seqs: 2, rows: 2, context: 8, slots: 16 };
@@ -103,7 +104,7 @@ impl Parts {
         let before = evaluate(&graph, &self.weights);
         let mut decode = None;
         for prologues in [false, true] {
-            let (after, report) = run(&graph, &model(prologues), &[]).unwrap_or_else(|e| panic!("{e}"));
+            let (after, report) = run(&graph, &model(prologues), &Selection::default()).unwrap_or_else(|e| panic!("{e}"));
             weft_ir::verify::graph::verify(&after).unwrap_or_else(|f| panic!("{f:?}"));
             close(&before, &evaluate(&after, &self.weights));
             assert!(report.limited.is_empty());
@@ -262,7 +263,7 @@ fn a_disabled_rule_is_not_applied() {
         p.g.output("gate", gate);
         p.g.output("up", up);
         let graph = p.g.finish().expect("graph");
-        let (after, report) = run(&graph, &model(true), &[rule.name.to_string()]).expect("runs");
+        let (after, report) = run(&graph, &model(true), &Selection::without(&[rule.name])).expect("runs");
         assert_eq!(sites(&report, rule.name), 0);
         close(&evaluate(&graph, &p.weights), &evaluate(&after, &p.weights));
     }

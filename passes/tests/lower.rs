@@ -15,7 +15,7 @@ fn plan(graph: &Graph, opt_level: u8) -> Plan {
         opt_level,
         max_seq: 128,
         max_batch: 4,
-        disabled: Vec::new(),
+        selection: Default::default(),
         dump: false,
     };
     compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
@@ -80,7 +80,7 @@ fn an_output_that_nothing_computes_is_an_error() {
         opt_level: 2,
         max_seq: 128,
         max_batch: 4,
-        disabled: Vec::new(),
+        selection: Default::default(),
         dump: false,
     };
     let error = compile(&graph, options).expect_err("nothing to compute").to_string();

@@ -16,7 +16,7 @@ fn plan(text: &str, dtype: DType, target: &str) -> Plan {
         opt_level: 2,
         max_seq: 2048,
         max_batch: 8,
-        disabled: Vec::new(),
+        selection: Default::default(),
         dump: false,
     };
     compile(&graph, options).unwrap_or_else(|e| panic!("{e}")).plan

@@ -1,6 +1,6 @@
 //! `weft compile`.
 
-use super::print_json;
+use super::{contracts, print_json};
 use super::summary::{NvrtcSummary, Summary};
 use crate::args::CompileArgs;
 use crate::errors::{Error, Result};
@@ -37,6 +37,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let mut options = model::options(&checkpoint, &args.build, target, args.max_batch)?;
     options.dump = args.dump_passes.is_some();
     let compiled = model::compile(&checkpoint, options)?;
+    contracts::check(&args.require, &compiled.context.contracts)?;
     let warnings = model::warnings(&checkpoint, &compiled.graph);
     let manifest = bundle::manifest(&checkpoint, &args.model, &compiled.plan, &compiled.kernels)?;
     bundle::write(&out, &manifest, &compiled.plan, &compiled.kernels)?;

@@ -2,6 +2,7 @@
 
 mod compile;
 mod completions;
+pub(crate) mod contracts;
 mod convert;
 mod doctor;
 mod embed;

@@ -1,5 +1,6 @@
 //! What `weft compile` says of a plan: a table, or JSON.
 
+use super::contracts::{self, FusionRow};
 use super::size;
 use crate::model::Model;
 use serde::Serialize;
@@ -34,6 +35,7 @@ pub struct Summary {
     fallbacks: Vec<Fallback>,
     /// Sites at which each rewrite rule added an equal form, in the form of the step for decode.
     rules: BTreeMap<String, usize>,
+    fusions: Vec<FusionRow>,
     passes: Vec<PassSummary>,
     total_ms: f64,
     /// Warnings.
@@ -115,6 +117,7 @@ impl Summary {
                 .first()
                 .map(|r| r.applied.iter().map(|(rule, n)| (rule.to_string(), *n)).collect())
                 .unwrap_or_default(),
+            fusions: contracts::rows(&model.context.contracts),
             passes,
             total_ms: ms(total),
             warnings,
@@ -201,6 +204,7 @@ impl fmt::Display for Summary {
             let rules: Vec<String> = self.rules.iter().map(|(rule, n)| format!("{rule} {n}")).collect();
             writeln!(f, "  rewrites    {}", rules.join(", "))?;
         }
+        contracts::write(f, &self.fusions)?;
         let passes: Vec<String> = self.passes.iter().map(|p| format!("{} {:.1}", p.name, p.ms)).collect();
         writeln!(f, "  passes, ms  {}", passes.join(", "))?;
         match &self.nvrtc {

@@ -128,6 +128,8 @@ impl Language for Node {
     }
 }
 
+// egg looks a subpattern whose variables are all bound up by its key, which no op has: patterns must not
+// repeat variables so. (`(mul ?x ?x)` is fine, a second `(mul ?x ?y)` is not.)
 impl egg::FromOp for Node {
     type Error = std::convert::Infallible;
 

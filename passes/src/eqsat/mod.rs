@@ -8,12 +8,13 @@
 mod analysis;
 mod build;
 mod extract;
-mod language;
+pub(crate) mod language;
 pub mod rules;
 mod segment;
 
 pub use extract::CostModel;
 
+use crate::numerics::Selection;
 use analysis::{Block, Types};
 use egg::{BackoffScheduler, EGraph, Id, Runner, StopReason};
 use language::Node;
@@ -64,17 +65,17 @@ enum Source {
     Node(u32),
 }
 
-/// Rewrites a graph with the rules that are not disabled.
+/// Rewrites a graph with the rules that are on.
 ///
 /// # Errors
 /// A rule that builds what does not type: a fault of Weft.
-pub fn run(graph: &Graph, model: &CostModel, disabled: &[String]) -> Result<(Graph, Report), String> {
+pub fn run(graph: &Graph, model: &CostModel, selection: &Selection) -> Result<(Graph, Report), String> {
     let segments = segments(graph);
     let mut templates: HashMap<&str, Template> = HashMap::new();
     let mut report = Report { segments: segments.len(), ..Report::default() };
     for s in &segments {
         if !templates.contains_key(s.signature.as_str()) {
-            templates.insert(&s.signature, saturate(graph, s, model, disabled)?);
+            templates.insert(&s.signature, saturate(graph, s, model, selection)?);
         }
         let t = &templates[s.signature.as_str()];
         for (rule, n) in &t.applied {
@@ -88,7 +89,12 @@ pub fn run(graph: &Graph, model: &CostModel, disabled: &[String]) -> Result<(Gra
     Ok((assemble(graph, &segments, &templates), report))
 }
 
-fn saturate(graph: &Graph, s: &Segment, model: &CostModel, disabled: &[String]) -> Result<Template, String> {
+fn saturate(
+    graph: &Graph,
+    s: &Segment,
+    model: &CostModel,
+    selection: &Selection,
+) -> Result<Template, String> {
     let mut g: Block = EGraph::new(Types::default());
     let mut class_of: HashMap<NodeId, Id> = HashMap::new();
     let load = graph.load_time();
@@ -106,7 +112,7 @@ fn saturate(graph: &Graph, s: &Segment, model: &CostModel, disabled: &[String]) 
     let mut applied: BTreeMap<&'static str, usize> = BTreeMap::new();
     let mut limited = false;
     for stage in rules::stages() {
-        let active: Vec<Rule> = stage.into_iter().filter(|r| !disabled.iter().any(|d| d == r.name)).collect();
+        let active: Vec<Rule> = stage.into_iter().filter(|r| selection.allows(r.name, r.numerics)).collect();
         let rewrites = active.iter().map(Rule::rewrite).collect::<Result<Vec<_>, String>>()?;
         // No wall-clock limit: it would make the result depend on the machine.
         let runner: Runner<Node, Types> = Runner::new(Types::default())

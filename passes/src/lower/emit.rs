@@ -15,8 +15,8 @@ use weft_ir::scalar::{Binary, Compare, Reduce};
 use weft_ir::shape::{Dim, Shape, Sym};
 
 /// Lowers all roots of a graph: adds its dispatches as a body; works and buffers are shared with the bodies
-/// already there.
-pub(super) fn emit(graph: &Graph, forms: &Forms, lowered: &mut Lowered) -> Result<(), Stop> {
+/// already there. Returns the nodes that each dispatch computes.
+pub(super) fn emit(graph: &Graph, forms: &Forms, lowered: &mut Lowered) -> Result<Vec<Vec<NodeId>>, Stop> {
     let out = std::mem::take(lowered);
     let known = out.works.iter().enumerate().map(|(i, w)| (key(&w.compute, &w.reads, &w.writes), i as u32));
     let known = known.collect();
@@ -40,9 +40,11 @@ pub(super) fn emit(graph: &Graph, forms: &Forms, lowered: &mut Lowered) -> Resul
         }
     }
     let mut bodies = out.bodies;
-    bodies.push(order::sort(graph, &e.buffers.list, e.dispatches, &e.ops)?);
+    let order = order::sort(graph, &e.buffers.list, &e.dispatches, &e.ops)?;
+    bodies.push(order.iter().map(|&i| e.dispatches[i].clone()).collect());
+    let ops = order.iter().map(|&i| e.ops[i].clone()).collect();
     *lowered = Lowered { buffers: e.buffers.list, works: e.works, bodies };
-    Ok(())
+    Ok(ops)
 }
 
 /// What makes two works equal.

@@ -18,9 +18,10 @@ mod region;
 mod states;
 
 pub use attention::AttentionSite;
-pub use forms::{Form, Forms};
+pub use forms::{Form, Forms, is_linear};
 
 use crate::context::Context;
+use std::collections::HashSet;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
 use weft_ir::plan::{Buffer, Dispatch, Work};
@@ -36,6 +37,26 @@ pub struct Lowered {
     pub bodies: Vec<Vec<Dispatch>>,
 }
 
+/// A graph to lower.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// Whether its products may compute their left operand.
+    pub prologues: bool,
+    /// Values that must be in memory, because a fusion is off.
+    pub cuts: &'a HashSet<NodeId>,
+}
+
+/// What became of a graph's nodes.
+#[derive(Debug)]
+pub struct Placed {
+    /// For each dispatch of its body, the nodes that it computes.
+    pub dispatches: Vec<Vec<NodeId>>,
+    /// How each value exists.
+    pub forms: Forms,
+}
+
 /// Why an expression could not be made.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -45,30 +66,31 @@ pub(crate) enum Stop {
     Fault(String),
 }
 
-/// Lowers verified graphs: variants of one step, which share buffers and works. With each graph, whether its
-/// products may compute their left operand.
+/// Lowers verified graphs: variants of one step, which share buffers and works.
 ///
 /// # Errors
 /// An output that is not computed by the step (an input or a weight), or a reduction that no kernel
 /// family can do.
-pub fn run(context: &mut Context, graphs: &[(&Graph, bool)]) -> Result<Lowered, String> {
+pub fn run(context: &mut Context, variants: &[Variant<'_>]) -> Result<(Lowered, Vec<Placed>), String> {
     let mut lowered = Lowered::default();
-    for (graph, prologues) in graphs {
-        one(context.options.opt_level, graph, *prologues, &mut lowered)?;
+    let mut placed = Vec::new();
+    for variant in variants {
+        placed.push(one(context.options.opt_level, *variant, &mut lowered)?);
     }
-    Ok(lowered)
+    Ok((lowered, placed))
 }
 
-fn one(opt_level: u8, graph: &Graph, prologues: bool, lowered: &mut Lowered) -> Result<(), String> {
-    let graph = &states::distinct_outputs(graph);
+fn one(opt_level: u8, variant: Variant<'_>, lowered: &mut Lowered) -> Result<Placed, String> {
+    let graph = &states::distinct_outputs(variant.graph);
     let mut forced = states::early_reads(graph);
+    forced.extend(variant.cuts);
     loop {
-        let forms = Forms::decide(graph, opt_level, prologues, &forced);
+        let forms = Forms::decide(graph, opt_level, variant.prologues, &forced);
         let mut attempt = lowered.clone();
         match emit::emit(graph, &forms, &mut attempt) {
-            Ok(()) => {
+            Ok(dispatches) => {
                 *lowered = attempt;
-                return Ok(());
+                return Ok(Placed { dispatches, forms });
             }
             Err(Stop::Fault(why)) => return Err(why),
             // Each round forces one more value, so this ends.

@@ -6,14 +6,14 @@ use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::{BufferId, NodeId};
 use weft_ir::plan::{Buffer, BufferKind, Dispatch};
 
-/// Sorts dispatches, with the nodes that each computes. A temporary has one writer, which comes first; a
+/// Order of dispatches, with the nodes that each computes. A temporary has one writer, which comes first; a
 /// version of a state is read after the write that makes it and before the write that consumes it.
 pub(super) fn sort(
     graph: &Graph,
     buffers: &[Buffer],
-    dispatches: Vec<Dispatch>,
+    dispatches: &[Dispatch],
     ops: &[Vec<NodeId>],
-) -> Result<Vec<Dispatch>, Stop> {
+) -> Result<Vec<usize>, Stop> {
     let is_state = |b: &BufferId| matches!(buffers[b.index()].kind, BufferKind::State(_));
     let mut writer: BTreeMap<BufferId, usize> = BTreeMap::new();
     for (i, d) in dispatches.iter().enumerate() {
@@ -61,7 +61,7 @@ pub(super) fn sort(
         done[next] = true;
         order.push(next);
     }
-    Ok(order.into_iter().map(|i| dispatches[i].clone()).collect())
+    Ok(order)
 }
 
 /// For each version of a state, and each movement of one, the version.

@@ -18,7 +18,7 @@ use weft_ir::plan::{Compute, KernelSpec, Plan, Schedule, Work};
 use weft_ir::reference::Precision;
 use weft_ir::target::Target;
 use weft_ir::verify;
-use weft_passes::Options;
+use weft_passes::{Options, Selection};
 
 /// One way to compile.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub fn options(opt_level: u8) -> Options {
         opt_level,
         max_seq: MAX_SEQ,
         max_batch: MAX_BATCH,
-        disabled: Vec::new(),
+        selection: Default::default(),
         dump: false,
     }
 }
@@ -54,10 +54,9 @@ pub fn levels() -> Vec<Variant> {
 
 /// The highest level without some rules.
 pub fn without(rules: &[&str]) -> Variant {
-    let disabled = rules.iter().map(|r| (*r).to_string()).collect();
     Variant {
         name: format!("level 2 without {}", rules.join(", ")),
-        options: Options { disabled, ..options(2) },
+        options: Options { selection: Selection::without(rules), ..options(2) },
     }
 }
 

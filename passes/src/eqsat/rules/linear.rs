@@ -1,10 +1,12 @@
 //! Linear layers: merging those that share an input, and pairing rows that an epilogue combines.
 
-use super::{Numerics, Rule, var};
+use super::{Rule, var};
 use crate::eqsat::analysis::Block;
 use crate::eqsat::build::{dtype, extents, find, linear, op, reshape, reshape_const, shape, transpose};
 use crate::eqsat::language::{Kind, Node};
+use crate::numerics::Numerics;
 use egg::{Id, Subst};
+use std::collections::BTreeSet;
 use weft_ir::graph::Op;
 use weft_ir::shape::Dim;
 
@@ -131,17 +133,44 @@ fn column_slice(g: &Block, id: Id) -> Option<(Id, usize, usize)> {
     })
 }
 
+/// The column slice that a class is a function of, by elementwise ops on it and on scalars; `None` for the
+/// slice itself.
+fn activated(g: &Block, id: Id) -> Option<Id> {
+    let mut leaves = BTreeSet::new();
+    let mut todo = vec![(g.find(id), 0)];
+    while let Some((class, depth)) = todo.pop() {
+        if column_slice(g, class).is_some() {
+            leaves.insert((class, depth));
+            continue;
+        }
+        let operands = find(g, class, |op, c| match op {
+            Op::Unary(_) | Op::Binary(_) => Some(c.to_vec()),
+            Op::Broadcast(_) if is_scalar(g, c[0]) => Some(Vec::new()),
+            _ => None,
+        })?;
+        if depth == 12 {
+            return None;
+        }
+        todo.extend(operands.iter().map(|c| (g.find(*c), depth + 1)));
+    }
+    let classes: BTreeSet<Id> = leaves.iter().map(|(c, _)| *c).collect();
+    let applied = leaves.iter().all(|(_, depth)| *depth > 0);
+    match (classes.len(), applied) {
+        (1, true) => classes.first().copied(),
+        _ => None,
+    }
+}
+
+/// Whether a class has one element.
+fn is_scalar(g: &Block, id: Id) -> bool {
+    shape(g, id).iter().all(|d| d.as_const() == Some(1))
+}
+
 fn pair_gated(g: &mut Block, _class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
     let (a, b) = (var(subst, "?a")?, var(subst, "?b")?);
-    let activated = |g: &Block, id: Id| {
-        find(g, id, |op, c| match op {
-            Op::Unary(_) => Some(c[0]),
-            _ => None,
-        })
-    };
     let (gate, up) = match (activated(g, a), activated(g, b)) {
-        (Some(x), _) if column_slice(g, x).is_some() => (x, b),
-        (_, Some(x)) => (x, a),
+        (Some(x), None) => (x, b),
+        (None, Some(x)) => (x, a),
         _ => return None,
     };
     let ((y, s0, n0), (y1, s1, n1)) = (column_slice(g, gate)?, column_slice(g, up)?);

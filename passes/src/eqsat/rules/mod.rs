@@ -5,29 +5,8 @@ mod norm;
 
 use super::analysis::{Block, Types};
 use super::language::Node;
+use crate::numerics::Numerics;
 use egg::{Applier, Id, PatternAst, Rewrite, Subst, Symbol};
-
-/// What a rule does to the numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Numerics {
-    /// Same rounding points and order of reductions.
-    Exact,
-    /// Same precision, other order.
-    Reassociates,
-    /// Rounds elsewhere.
-    ChangesPrecision,
-}
-
-impl Numerics {
-    /// As on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Numerics::Exact => "exact",
-            Numerics::Reassociates => "reassociate",
-            Numerics::ChangesPrecision => "full",
-        }
-    }
-}
 
 /// Adds what the rule knows to be equal to the matched class; `None` when the rule does not hold there.
 pub type Apply = fn(&mut Block, Id, &Subst) -> Option<Vec<(Id, Id)>>;

@@ -1,8 +1,9 @@
 //! Normalisation before a linear layer.
 
-use super::{Numerics, Rule, var};
+use super::{Rule, var};
 use crate::eqsat::analysis::Block;
 use crate::eqsat::build::{broadcast, cast, dtype, linear, mul, shape};
+use crate::numerics::Numerics;
 use egg::{Id, Subst};
 use weft_ir::shape::Dim;
 

@@ -1,0 +1,145 @@
+//! What became of each fusion's sites, read off the lowered plan.
+
+use super::{Group, Site, Sites, View, all};
+use crate::lower::Forms;
+use crate::numerics::{Numerics, Selection};
+use std::collections::{BTreeMap, BTreeSet};
+use weft_ir::graph::{Graph, Op};
+use weft_ir::ids::NodeId;
+
+/// A fusion's sites in a body of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contract {
+    /// Fusion.
+    pub fusion: &'static str,
+    /// Its class.
+    pub numerics: Numerics,
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Sites where its pattern applies.
+    pub candidates: usize,
+    /// Sites whose ops are in one kernel.
+    pub matched: usize,
+    /// Of these, sites where a competing fusion suffices: (fusion, sites).
+    pub instead: BTreeMap<&'static str, usize>,
+    /// The other sites.
+    pub misses: Vec<Miss>,
+}
+
+/// The contracts of one form of the step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyContracts {
+    /// `decode`, `prefill` (all steps of a decoder but decode) or `encode`.
+    pub body: &'static str,
+    /// One a fusion, in the order of [`all`].
+    pub contracts: Vec<Contract>,
+}
+
+/// A site that was not fused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Miss {
+    /// Where in the model.
+    pub scope: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Compares the sites with the kernels that lowering made.
+///
+/// `dispatches`: for each dispatch of the body, the nodes it computes. `forms`: how values exist.
+pub fn contracts(
+    graph: &Graph,
+    sites: &Sites,
+    selection: &Selection,
+    dispatches: &[Vec<NodeId>],
+    forms: &Forms,
+) -> Vec<Contract> {
+    let kernels: Vec<BTreeSet<NodeId>> = dispatches.iter().map(|d| d.iter().copied().collect()).collect();
+    let together = |group: &Group| kernels.iter().any(|k| group.iter().all(|n| k.contains(n)));
+    let view = View::new(graph);
+    let mut out = Vec::new();
+    for fusion in all() {
+        let found = sites.of.get(fusion.name).map_or(&[][..], Vec::as_slice);
+        let enabled = selection.allows(fusion.name, fusion.numerics);
+        let mut c = Contract {
+            fusion: fusion.name,
+            numerics: fusion.numerics,
+            enabled,
+            candidates: found.len(),
+            matched: 0,
+            instead: BTreeMap::new(),
+            misses: Vec::new(),
+        };
+        for site in found {
+            let other = site.instead.as_ref().filter(|(_, group)| enabled && together(group));
+            if site.any.iter().any(together) {
+                c.matched += 1;
+            } else if let Some((name, _)) = other {
+                c.matched += 1;
+                *c.instead.entry(name).or_default() += 1;
+            } else {
+                let why = match (enabled, site.never) {
+                    (false, _) if selection.disabled.iter().any(|d| d == fusion.name) => "it is disabled".into(),
+                    (false, _) => format!("--numerics {} leaves it out", selection.numerics),
+                    (true, Some(why)) => why.into(),
+                    (true, None) => reason(&view, site, &kernels, forms),
+                };
+                c.misses.push(Miss { scope: graph.node(site.at).scope.clone(), why });
+            }
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Why the ops of a site are in several kernels.
+fn reason(v: &View<'_>, site: &Site, kernels: &[BTreeSet<NodeId>], forms: &Forms) -> String {
+    let Some(group) = site.any.first() else { return "it has no ops".into() };
+    let most = kernels.iter().max_by_key(|k| group.iter().filter(|n| k.contains(n)).count());
+    let Some(kernel) = most else { return "nothing is computed".into() };
+    let is = |f: &dyn Fn(&Op) -> bool| group.iter().any(|n| f(v.op(*n)));
+    let linear = group.iter().any(|n| v.is_linear(*n));
+    if linear && is(&|o| matches!(o, Op::Sample)) {
+        return "sampling takes a row's logits whole, and many blocks make them".into();
+    }
+    if group.iter().filter(|n| v.is_linear(**n)).count() > 1 && group.iter().all(|n| v.is_linear(*n)) {
+        return "the cost model leaves these products apart".into();
+    }
+    let missing: Vec<NodeId> = group.iter().copied().filter(|n| !kernel.contains(n)).collect();
+    let reduces = |n: &NodeId| matches!(v.op(*n), Op::Reduce(_) | Op::Softmax);
+    if linear && group.iter().any(reduces) {
+        return match forms.prologues {
+            false => "tiles of tensor cores take no computed left operand".into(),
+            true => "the norm's result is needed in memory".into(),
+        };
+    }
+    if let Some(hint) = site.hint {
+        return hint.into();
+    }
+    let first = missing.first().copied().unwrap_or(site.at);
+    let name = |n: NodeId| format!("{} of {}", v.op(n).name(), part(&v.graph.node(n).scope));
+    if is(&|o| matches!(o, Op::Softmax)) {
+        return format!("{} is no read of cache rows by one index, or is used elsewhere too", name(first));
+    }
+    let between = group.iter().copied().find(|n| forms.of[n.index()].is_buffer() && v.users[n.index()].len() > 1);
+    match between {
+        Some(n) => format!("{} is stored, because {} ops use it", name(n), v.users[n.index()].len()),
+        None if group.iter().any(|n| norm_between(v, *n)) => "a norm over the head stands between".into(),
+        None => format!("{} is in another kernel", name(first)),
+    }
+}
+
+/// Innermost part of a scope.
+fn part(scope: &str) -> &str {
+    scope.rsplit('.').next().filter(|p| !p.is_empty()).unwrap_or("the model")
+}
+
+/// Whether an op scales with a row's statistics.
+fn norm_between(v: &View<'_>, id: NodeId) -> bool {
+    let scale = |x: &NodeId| {
+        let below = v.below(*x);
+        matches!(v.op(*x), Op::Broadcast(_))
+            && matches!(v.op(below), Op::Unary(weft_ir::scalar::Unary::Rsqrt))
+    };
+    v.graph.node(id).inputs.iter().any(scale)
+}

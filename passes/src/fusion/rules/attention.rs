@@ -1,0 +1,90 @@
+//! Attention, what is done to its scores, and what comes before it: rotation and cache write.
+
+use super::linear::epilogue;
+use super::{Fusion, Site, Vars, View};
+use crate::numerics::Numerics;
+use weft_ir::graph::Op;
+use weft_ir::ids::NodeId;
+use weft_ir::scalar::Binary;
+
+/// Rotary positions in the projection's epilogue.
+pub const ROPE: Fusion = Fusion {
+    name: "rope",
+    numerics: Numerics::Exact,
+    summary: "rotary positions (Su et al. 2021) in the epilogue of the projection, with half the head's pairs a thread",
+    patterns: &[
+        "(concat (sub (mul ?a ?c) (mul ?b ?s)) (add (mul ?b2 ?c2) (mul ?a2 ?s2)))",
+        "(concat (sub (mul ?a ?c) (mul ?b ?s)) (add (mul ?b2 ?c2) (mul ?a2 ?s2)) ?rest)",
+    ],
+    find: |v, at, vars| {
+        let a = vars.get("?a")?;
+        let same = |x: &str| Some(vars.get(&format!("?{x}"))? == vars.get(&format!("?{x}2"))?);
+        if !(same("a")? && same("b")? && same("c")? && same("s")?) {
+            return None;
+        }
+        let (low, high) = (v.input(at, 0), v.input(at, 1));
+        let (_, path) = v.linear_below(a)?;
+        Some(Site::new(at, path.into_iter().chain([low, high]).collect(), vec![v.input(a, 0)]))
+    },
+};
+
+/// The cache write in the projection's epilogue.
+pub const CACHE_WRITE: Fusion = Fusion {
+    name: "cache-write",
+    numerics: Numerics::Exact,
+    summary: "a projection's result goes to its cache slot and nowhere else",
+    patterns: &["(scatter ?c ?x ?i)"],
+    find: |v, at, vars| epilogue(v, at, vars.get("?x")?),
+};
+
+/// Attention as one kernel.
+pub const ATTENTION: Fusion = Fusion {
+    name: "attention",
+    numerics: Numerics::Reassociates,
+    summary: "softmax(q·kᵀ …)·v over cache rows, with running maxima and sums (Dao et al. 2022)",
+    patterns: &["(matmul (softmax ?m) ?v)", "(matmul (cast (softmax ?m)) ?v)"],
+    find: |v, at, vars| {
+        let masked = vars.get("?m")?;
+        let scores = scores(v, masked)?;
+        let softmax = v.below(v.input(at, 0));
+        let group = scores.into_iter().chain([softmax, at]).collect();
+        Some(Site::new(at, group, vec![softmax]))
+    },
+};
+
+/// What is done to the scores, in attention's kernel.
+pub const SCORES: Fusion = Fusion {
+    name: "attention-epilogue",
+    numerics: Numerics::Exact,
+    summary: "any elementwise ops on attention's scores: soft-cap, bias, ALiBi, window",
+    patterns: &["(softmax ?m)"],
+    find: modified,
+};
+
+/// Ops that compute the scores, the product first.
+fn scores(v: &View<'_>, masked: NodeId) -> Option<Vec<NodeId>> {
+    let shape = &v.graph.ty(masked).shape;
+    match v.op(masked) {
+        Op::MatMul { transpose_b: true, .. } => Some(vec![masked]),
+        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast(_) => {
+            let whole = v.graph.node(masked).inputs.iter().filter(|x| v.graph.ty(**x).shape == *shape);
+            let mut below = whole.into_iter().find_map(|x| scores(v, *x))?;
+            below.push(masked);
+            Some(below)
+        }
+        _ => None,
+    }
+}
+
+fn modified(v: &View<'_>, at: NodeId, vars: &Vars<'_>) -> Option<Site> {
+    let masked = vars.get("?m")?;
+    let all = scores(v, masked)?;
+    // The scale and the causal mask are attention's own.
+    let scale = |n: &NodeId| {
+        matches!(v.op(*n), Op::Binary(Binary::Mul)) && v.is_constant(v.input(*n, 1)) && v.input(*n, 0) == all[0]
+    };
+    let own: Vec<NodeId> = all[1..].iter().copied().filter(|n| *n != masked && !scale(n)).collect();
+    let product = all[0];
+    (!own.is_empty())
+        .then(|| Site::new(at, own.iter().copied().chain([product, at]).collect(), vec![own[own.len() - 1]]))
+}

@@ -1,0 +1,30 @@
+//! The fusions, by family.
+
+mod attention;
+mod linear;
+mod loops;
+mod norm;
+
+use super::{Fusion, Site, Vars, View};
+
+/// All fusions, in the order of reports.
+pub fn all() -> Vec<Fusion> {
+    vec![
+        norm::RMS_NORM,
+        norm::LAYER_NORM,
+        norm::RESIDUAL_NORM,
+        norm::NORM_LINEAR,
+        linear::MERGED,
+        linear::BIAS,
+        linear::ACTIVATION,
+        linear::GATED,
+        linear::RESIDUAL,
+        attention::ROPE,
+        attention::CACHE_WRITE,
+        attention::ATTENTION,
+        attention::SCORES,
+        linear::HEAD_SAMPLE,
+        loops::ELEMENTWISE,
+        loops::CAST,
+    ]
+}

@@ -1,0 +1,61 @@
+//! Which rules are on: by name, and by what they do to the numbers.
+
+use std::fmt;
+
+/// What a rule does to the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Numerics {
+    /// Same rounding points and order of reductions.
+    Exact,
+    /// Same precision, other order.
+    Reassociates,
+    /// Rounds elsewhere.
+    ChangesPrecision,
+}
+
+impl Numerics {
+    /// All classes, from the strictest.
+    pub const ALL: [Numerics; 3] = [Numerics::Exact, Numerics::Reassociates, Numerics::ChangesPrecision];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Numerics::Exact => "exact",
+            Numerics::Reassociates => "reassociate",
+            Numerics::ChangesPrecision => "full",
+        }
+    }
+}
+
+impl fmt::Display for Numerics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The rules that a compilation may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// Rules that are off, by name.
+    pub disabled: Vec<String>,
+    /// The most that a rule may do to the numbers.
+    pub numerics: Numerics,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Selection { disabled: Vec::new(), numerics: Numerics::ChangesPrecision }
+    }
+}
+
+impl Selection {
+    /// All rules but these.
+    pub fn without(disabled: &[&str]) -> Selection {
+        Selection { disabled: disabled.iter().map(|d| (*d).to_string()).collect(), ..Selection::default() }
+    }
+
+    /// Whether a rule of this name and class is on.
+    pub fn allows(&self, name: &str, class: Numerics) -> bool {
+        class <= self.numerics && !self.disabled.iter().any(|d| d == name)
+    }
+}
