@@ -16,7 +16,8 @@ pub use context::{Context, Options, PassTime};
 /// Names that `--disable` takes: of rewrite rules and of fusions, sorted.
 pub fn names() -> Vec<&'static str> {
     let rules = eqsat::rules::all().into_iter().map(|r| r.name);
-    let all: std::collections::BTreeSet<&str> = rules.chain(fusion::all().into_iter().map(|f| f.name)).collect();
+    let all: std::collections::BTreeSet<&str> =
+        rules.chain(fusion::all().into_iter().map(|f| f.name)).collect();
     all.into_iter().collect()
 }
 

@@ -104,7 +104,8 @@ impl Parts {
         let before = evaluate(&graph, &self.weights);
         let mut decode = None;
         for prologues in [false, true] {
-            let (after, report) = run(&graph, &model(prologues), &Selection::default()).unwrap_or_else(|e| panic!("{e}"));
+            let (after, report) =
+                run(&graph, &model(prologues), &Selection::default()).unwrap_or_else(|e| panic!("{e}"));
             weft_ir::verify::graph::verify(&after).unwrap_or_else(|f| panic!("{f:?}"));
             close(&before, &evaluate(&after, &self.weights));
             assert!(report.limited.is_empty());

@@ -113,7 +113,8 @@ pub fn compile(
     (max_seq, max_batch): (usize, usize),
 ) -> Plan {
     let target = Target::parse(target).unwrap_or_else(|e| panic!("{e}"));
-    let options = Options { target, dtype, opt_level, max_seq, max_batch, disabled: Vec::new(), dump: false };
+    let options =
+        Options { target, dtype, opt_level, max_seq, max_batch, selection: Default::default(), dump: false };
     weft_passes::compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }
 

@@ -1,7 +1,7 @@
 //! `weft compile`.
 
-use super::{contracts, print_json};
 use super::summary::{NvrtcSummary, Summary};
+use super::{contracts, print_json};
 use crate::args::CompileArgs;
 use crate::errors::{Error, Result};
 use crate::{bundle, engine, model, places, progress};

@@ -35,6 +35,8 @@ pub struct Summary {
     fallbacks: Vec<Fallback>,
     /// Sites at which each rewrite rule added an equal form, in the form of the step for decode.
     rules: BTreeMap<String, usize>,
+    /// Layers whose saturation stopped at a limit.
+    limited: Vec<String>,
     fusions: Vec<FusionRow>,
     passes: Vec<PassSummary>,
     total_ms: f64,
@@ -117,6 +119,7 @@ impl Summary {
                 .first()
                 .map(|r| r.applied.iter().map(|(rule, n)| (rule.to_string(), *n)).collect())
                 .unwrap_or_default(),
+            limited: model.context.reports.iter().flat_map(|r| r.limited.iter().cloned()).collect(),
             fusions: contracts::rows(&model.context.contracts),
             passes,
             total_ms: ms(total),
@@ -203,6 +206,10 @@ impl fmt::Display for Summary {
         if !self.rules.is_empty() {
             let rules: Vec<String> = self.rules.iter().map(|(rule, n)| format!("{rule} {n}")).collect();
             writeln!(f, "  rewrites    {}", rules.join(", "))?;
+        }
+        if let Some(first) = self.limited.first() {
+            let n = self.limited.len();
+            writeln!(f, "  limits      saturation stopped at its limits in {n} layers ({first})")?;
         }
         contracts::write(f, &self.fusions)?;
         let passes: Vec<String> = self.passes.iter().map(|p| format!("{} {:.1}", p.name, p.ms)).collect();

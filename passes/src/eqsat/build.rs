@@ -43,6 +43,12 @@ pub fn transpose(g: &mut Block, x: Id, perm: &[usize]) -> Id {
     op(g, Op::Transpose(perm.to_vec()), &[x])
 }
 
+/// Elements `start..start + len` of an axis.
+pub fn slice(g: &mut Block, x: Id, axis: usize, start: usize, len: usize) -> Id {
+    let whole = shape(g, x).get(axis).and_then(|d| d.as_const()) == Some(len);
+    if whole { x } else { op(g, Op::Slice { axis, start, len }, &[x]) }
+}
+
 /// Broadcast.
 pub fn broadcast(g: &mut Block, x: Id, to: Shape) -> Id {
     if shape(g, x) == to { x } else { op(g, Op::Broadcast(to), &[x]) }

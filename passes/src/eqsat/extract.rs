@@ -209,6 +209,8 @@ fn left_operand(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, a: Id) -> 
             // Every block would compute it again.
             Some(Op::Unary(u)) if u.is_costly() => stored = true,
             Some(Op::MatMul { .. } | Op::Scatter | Op::Sample) | None => {}
+            // Where a value is rounded it is stored, but for the operand itself.
+            Some(Op::Cast(to)) if id != g.find(a) && to.size() < 4 => {}
             Some(op) => {
                 computed |= matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select);
                 todo.extend(choice.node.children.iter().map(|c| g.find(*c)));

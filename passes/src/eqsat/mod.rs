@@ -6,12 +6,15 @@
 //! Runs for decode and for the other steps, whose costs differ. Tests: `passes/tests/eqsat.rs`.
 
 mod analysis;
+mod assemble;
 mod build;
+mod equalities;
 mod extract;
 pub(crate) mod language;
 pub mod rules;
 mod segment;
 
+pub use equalities::equalities;
 pub use extract::CostModel;
 
 use crate::numerics::Selection;
@@ -21,7 +24,7 @@ use language::Node;
 use rules::Rule;
 use segment::{Segment, segments};
 use std::collections::{BTreeMap, HashMap};
-use weft_ir::graph::{Graph, Node as GraphNode, Op};
+use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
 
 /// E-nodes of a block at which saturation stops.
@@ -86,15 +89,18 @@ pub fn run(graph: &Graph, model: &CostModel, selection: &Selection) -> Result<(G
         }
     }
     report.distinct = templates.len();
-    Ok((assemble(graph, &segments, &templates), report))
+    Ok((assemble::assemble(graph, &segments, &templates), report))
 }
 
-fn saturate(
-    graph: &Graph,
-    s: &Segment,
-    model: &CostModel,
-    selection: &Selection,
-) -> Result<Template, String> {
+/// The e-graph of a saturated segment.
+struct Explored {
+    g: Block,
+    class_of: HashMap<NodeId, Id>,
+    applied: BTreeMap<&'static str, usize>,
+    limited: bool,
+}
+
+fn explore(graph: &Graph, s: &Segment, selection: &Selection) -> Result<Explored, String> {
     let mut g: Block = EGraph::new(Types::default());
     let mut class_of: HashMap<NodeId, Id> = HashMap::new();
     let load = graph.load_time();
@@ -113,7 +119,7 @@ fn saturate(
     let mut limited = false;
     for stage in rules::stages() {
         let active: Vec<Rule> = stage.into_iter().filter(|r| selection.allows(r.name, r.numerics)).collect();
-        let rewrites = active.iter().map(Rule::rewrite).collect::<Result<Vec<_>, String>>()?;
+        let rewrites = active.iter().map(Rule::rewrites).collect::<Result<Vec<_>, String>>()?.concat();
         // No wall-clock limit: it would make the result depend on the machine.
         let runner: Runner<Node, Types> = Runner::new(Types::default())
             .with_egraph(g)
@@ -124,8 +130,9 @@ fn saturate(
             .run(&rewrites);
         limited |= !matches!(runner.stop_reason, Some(StopReason::Saturated));
         for rule in &active {
-            let n: usize =
-                runner.iterations.iter().filter_map(|i| i.applied.get(&egg::Symbol::from(rule.name))).sum();
+            let names: Vec<egg::Symbol> = (0..rule.patterns.len()).map(|i| rule.egg_name(i).into()).collect();
+            let of = |i: &egg::Iteration<()>| names.iter().filter_map(|n| i.applied.get(n)).sum::<usize>();
+            let n: usize = runner.iterations.iter().map(of).sum();
             if n > 0 {
                 *applied.entry(rule.name).or_default() += n;
             }
@@ -135,9 +142,19 @@ fn saturate(
     if let Some(why) = g.analysis.fault.take() {
         return Err(format!("equality saturation of '{}': {why}", s.name));
     }
-    let outputs: Vec<Id> = s.outputs.iter().map(|o| class_of[o]).collect();
-    let chosen = extract::extract(&g, model, &outputs);
-    Ok(template(&g, &chosen, s, &class_of, applied, limited))
+    Ok(Explored { g, class_of, applied, limited })
+}
+
+fn saturate(
+    graph: &Graph,
+    s: &Segment,
+    model: &CostModel,
+    selection: &Selection,
+) -> Result<Template, String> {
+    let e = explore(graph, s, selection)?;
+    let outputs: Vec<Id> = s.outputs.iter().map(|o| e.class_of[o]).collect();
+    let chosen = extract::extract(&e.g, model, &outputs);
+    Ok(template(&e.g, &chosen, s, &e.class_of, e.applied, e.limited))
 }
 
 fn template(
@@ -186,186 +203,4 @@ fn emit(
     };
     done.insert(class, source);
     source
-}
-
-/// Puts the optimised blocks together.
-fn assemble(graph: &Graph, segments: &[Segment], templates: &HashMap<&str, Template>) -> Graph {
-    // New nodes may need values of several segments; a topological sort of all of them follows.
-    let mut pending: Vec<Pending> = Vec::new();
-    let mut value: HashMap<NodeId, usize> = HashMap::new();
-    for id in graph.ids() {
-        let node = graph.node(id);
-        if matches!(node.op, Op::Input(_) | Op::Weight { .. } | Op::State { .. }) {
-            value.insert(id, pending.len());
-            pending.push(Pending { node: node.clone(), inputs: Vec::new() });
-        }
-    }
-    for s in segments {
-        let t = &templates[s.signature.as_str()];
-        let first = pending.len();
-        let scopes = scopes(graph, s, t);
-        for (made, scope) in t.nodes.iter().zip(scopes) {
-            let node = GraphNode {
-                op: made.op.clone(),
-                inputs: Vec::new(),
-                ty: weft_ir::graph::ValueType::plain(weft_ir::dtype::DType::F32, Vec::new()),
-                scope,
-            };
-            let inputs = made
-                .inputs
-                .iter()
-                .map(|i| match i {
-                    Source::Leaf(l) => Operand::Old(s.leaves[*l as usize]),
-                    Source::Node(n) => Operand::New(first + *n as usize),
-                })
-                .collect();
-            pending.push(Pending { node, inputs });
-        }
-        for (o, source) in s.outputs.iter().zip(&t.outputs) {
-            match source {
-                Source::Node(n) => {
-                    value.insert(*o, first + *n as usize);
-                }
-                Source::Leaf(l) => {
-                    if let Some(v) = value.get(&s.leaves[*l as usize]).copied() {
-                        value.insert(*o, v);
-                    }
-                }
-            }
-        }
-    }
-    sort(graph, pending, &value)
-}
-
-struct Pending {
-    node: GraphNode,
-    inputs: Vec<Operand>,
-}
-
-#[derive(Clone, Copy)]
-enum Operand {
-    Old(NodeId),
-    New(usize),
-}
-
-/// Scopes of a template's nodes: that of the node it was, else of what it is made from: its weight, if it is
-/// a product, else its first operand. Joined weights join their names.
-fn scopes(graph: &Graph, s: &Segment, t: &Template) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    for made in &t.nodes {
-        let of = |i: &Source| match i {
-            Source::Leaf(l) => graph.node(s.leaves[*l as usize]).scope.clone(),
-            Source::Node(n) => out[*n as usize].clone(),
-        };
-        let scope = match (made.was, &made.op) {
-            (Some(i), _) => graph.node(s.nodes[i]).scope.clone(),
-            (None, Op::MatMul { .. }) => made.inputs.last().map(of).unwrap_or_default(),
-            (None, Op::Concat { .. }) => {
-                let parts: Vec<String> = made.inputs.iter().map(of).collect();
-                let last = |p: &String| p.rsplit('.').next().unwrap_or_default().to_string();
-                let parent = parts.first().and_then(|p| p.rsplit_once('.')).map_or("", |(parent, _)| parent);
-                let names: Vec<String> = parts.iter().map(last).filter(|n| !n.is_empty()).collect();
-                let joined = names.join("+");
-                if parent.is_empty() { joined } else { format!("{parent}.{joined}") }
-            }
-            (None, _) => made.inputs.first().map(of).unwrap_or_default(),
-        };
-        out.push(scope);
-    }
-    // A product whose scale moved behind it is that of the scaled result.
-    for (j, made) in t.nodes.iter().enumerate() {
-        let (Some(i), Op::Binary(_)) = (made.was, &made.op) else { continue };
-        for input in &made.inputs {
-            if let Source::Node(n) = input
-                && let Made { op: Op::MatMul { .. }, was: None, .. } = &t.nodes[*n as usize]
-            {
-                out[*n as usize] = graph.node(s.nodes[i]).scope.clone();
-            }
-        }
-        out[j] = graph.node(s.nodes[i]).scope.clone();
-    }
-    out
-}
-
-fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) -> Graph {
-    let inputs: Vec<Vec<usize>> = pending
-        .iter()
-        .map(|p| {
-            let index = |o: &Operand| match o {
-                Operand::Old(n) => value.get(n).copied(),
-                Operand::New(i) => Some(*i),
-            };
-            p.inputs.iter().filter_map(index).collect()
-        })
-        .collect();
-    let before = early_readers(&pending, &inputs);
-    let mut place: Vec<Option<NodeId>> = vec![None; pending.len()];
-    let mut out = Graph::default();
-    let mut stack: Vec<usize> = Vec::new();
-    for start in 0..pending.len() {
-        stack.push(start);
-        while let Some(&at) = stack.last() {
-            if place[at].is_some() {
-                stack.pop();
-                continue;
-            }
-            let height = stack.len();
-            let first = inputs[at].iter().chain(&before[at]).rev();
-            stack.extend(first.filter(|i| place[**i].is_none()));
-            if stack.len() > height {
-                continue;
-            }
-            stack.pop();
-            let mut node = pending[at].node.clone();
-            node.inputs = inputs[at].iter().filter_map(|i| place[*i]).collect();
-            let types: Vec<_> = node.inputs.iter().map(|i| out.ty(*i)).collect();
-            if let Ok(ty) = weft_ir::graph::infer(&node.op, &types) {
-                node.ty = ty;
-            }
-            place[at] = Some(NodeId::new(out.nodes.len()));
-            out.nodes.push(node);
-        }
-    }
-    let moved = |id: NodeId| value.get(&id).and_then(|i| place[*i]).unwrap_or(id);
-    out.outputs = graph.outputs.clone();
-    out.outputs.iter_mut().for_each(|o| o.value = moved(o.value));
-    out.state_out = graph.state_out.clone();
-    out.state_out.iter_mut().for_each(|s| s.value = moved(s.value));
-    out.without_dead().0
-}
-
-/// For each state write, the other readers of the version that it consumes, and of views of it: they come
-/// before the write.
-fn early_readers(pending: &[Pending], inputs: &[Vec<usize>]) -> Vec<Vec<usize>> {
-    let mut users: Vec<Vec<usize>> = vec![Vec::new(); pending.len()];
-    for (at, list) in inputs.iter().enumerate() {
-        for &i in list {
-            users[i].push(at);
-        }
-    }
-    let below = |from: usize| {
-        let mut seen = std::collections::BTreeSet::from([from]);
-        let mut todo = vec![from];
-        while let Some(at) = todo.pop() {
-            todo.extend(users[at].iter().copied().filter(|u| seen.insert(*u)));
-        }
-        seen
-    };
-    let is_view = |at: usize| {
-        matches!(pending[at].node.op, Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_) | Op::Slice { .. })
-    };
-    let mut before = vec![Vec::new(); pending.len()];
-    for write in (0..pending.len()).filter(|&at| matches!(pending[at].node.op, Op::Scatter)) {
-        let after = below(write);
-        let mut todo: Vec<usize> = inputs[write].first().copied().into_iter().collect();
-        while let Some(version) = todo.pop() {
-            for &reader in users[version].iter().filter(|r| !after.contains(r)) {
-                before[write].push(reader);
-                if is_view(reader) {
-                    todo.push(reader);
-                }
-            }
-        }
-    }
-    before
 }

@@ -5,7 +5,7 @@
 //! numbered in order of appearance and become leaves; two segments are equal when their nodes are equal in
 //! these terms.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use weft_ir::graph::{Graph, Op, type_text};
 use weft_ir::ids::NodeId;
@@ -58,10 +58,42 @@ pub fn segments(graph: &Graph) -> Vec<Segment> {
     }
     let users = graph.users();
     let roots = graph.roots();
+    let scalar = scalars(graph);
     order
         .into_iter()
-        .map(|name| segment(graph, name, by_name.remove(name).unwrap_or_default(), &users, &roots))
+        .map(|name| {
+            let own = with_scalars(graph, by_name.remove(name).unwrap_or_default(), &scalar);
+            segment(graph, name, own, &users, &roots, &scalar)
+        })
         .collect()
+}
+
+/// Whether a value is one literal number, or that everywhere: every segment makes its own, so that rules see it
+/// and the layer that has it first is equal to the others.
+fn scalars(graph: &Graph) -> Vec<bool> {
+    let mut scalar: Vec<bool> = Vec::with_capacity(graph.nodes.len());
+    for node in &graph.nodes {
+        scalar.push(match &node.op {
+            Op::Constant { shape, .. } => shape.iter().all(|d| d.as_const() == Some(1)),
+            Op::Broadcast(_) => scalar[node.inputs[0].index()],
+            _ => false,
+        });
+    }
+    scalar
+}
+
+/// Nodes with the scalars that they use.
+fn with_scalars(graph: &Graph, nodes: Vec<NodeId>, scalar: &[bool]) -> Vec<NodeId> {
+    let mut all: BTreeSet<NodeId> = nodes.iter().copied().collect();
+    let mut todo = nodes;
+    while let Some(id) = todo.pop() {
+        for &x in graph.node(id).inputs.iter().filter(|x| scalar[x.index()]) {
+            if all.insert(x) {
+                todo.push(x);
+            }
+        }
+    }
+    all.into_iter().collect()
 }
 
 fn segment(
@@ -70,6 +102,7 @@ fn segment(
     nodes: Vec<NodeId>,
     users: &[Vec<NodeId>],
     roots: &[NodeId],
+    scalar: &[bool],
 ) -> Segment {
     let place: HashMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, &n)| (n, i)).collect();
     let load = graph.load_time();
@@ -96,8 +129,8 @@ fn segment(
         }
         signature.push_str(")\n");
     }
-    let outside =
-        |id: &NodeId| roots.contains(id) || users[id.index()].iter().any(|u| !place.contains_key(u));
+    let used = |id: &NodeId| users[id.index()].iter().any(|u| !place.contains_key(u));
+    let outside = |id: &NodeId| roots.contains(id) || (used(id) && !scalar[id.index()]);
     let outputs: Vec<NodeId> = nodes.iter().copied().filter(outside).collect();
     for o in &outputs {
         let _ = write!(signature, "out %{} ", place[o]);

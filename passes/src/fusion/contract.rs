@@ -79,7 +79,9 @@ pub fn contracts(
                 *c.instead.entry(name).or_default() += 1;
             } else {
                 let why = match (enabled, site.never) {
-                    (false, _) if selection.disabled.iter().any(|d| d == fusion.name) => "it is disabled".into(),
+                    (false, _) if selection.disabled.iter().any(|d| d == fusion.name) => {
+                        "it is disabled".into()
+                    }
                     (false, _) => format!("--numerics {} leaves it out", selection.numerics),
                     (true, Some(why)) => why.into(),
                     (true, None) => reason(&view, site, &kernels, forms),
@@ -121,10 +123,10 @@ fn reason(v: &View<'_>, site: &Site, kernels: &[BTreeSet<NodeId>], forms: &Forms
     if is(&|o| matches!(o, Op::Softmax)) {
         return format!("{} is no read of cache rows by one index, or is used elsewhere too", name(first));
     }
-    let between = group.iter().copied().find(|n| forms.of[n.index()].is_buffer() && v.users[n.index()].len() > 1);
+    let between =
+        group.iter().copied().find(|n| forms.of[n.index()].is_buffer() && v.users[n.index()].len() > 1);
     match between {
         Some(n) => format!("{} is stored, because {} ops use it", name(n), v.users[n.index()].len()),
-        None if group.iter().any(|n| norm_between(v, *n)) => "a norm over the head stands between".into(),
         None => format!("{} is in another kernel", name(first)),
     }
 }
@@ -132,14 +134,4 @@ fn reason(v: &View<'_>, site: &Site, kernels: &[BTreeSet<NodeId>], forms: &Forms
 /// Innermost part of a scope.
 fn part(scope: &str) -> &str {
     scope.rsplit('.').next().filter(|p| !p.is_empty()).unwrap_or("the model")
-}
-
-/// Whether an op scales with a row's statistics.
-fn norm_between(v: &View<'_>, id: NodeId) -> bool {
-    let scale = |x: &NodeId| {
-        let below = v.below(*x);
-        matches!(v.op(*x), Op::Broadcast(_))
-            && matches!(v.op(below), Op::Unary(weft_ir::scalar::Unary::Rsqrt))
-    };
-    v.graph.node(id).inputs.iter().any(scale)
 }

@@ -10,7 +10,7 @@ use weft_ir::ids::NodeId;
 pub struct AttentionSite {
     /// Last node: weights · values, [t, kv, group, d].
     pub out: NodeId,
-    /// Queries [t, heads, d].
+    /// Queries: t · heads · d elements, in this order.
     pub q: NodeId,
     /// Keys, [slots, kv, d]: the state after this step's write, or a value of the step ([t, kv, d]).
     pub keys: NodeId,
@@ -70,15 +70,15 @@ impl Matcher<'_> {
         if key_index != index {
             return None;
         }
-        let grouped = self.input(scores, 0);
-        if !matches!(self.op(grouped), Op::Reshape(_)) {
-            return None;
+        // Queries are read by token, head and element, whatever shape they have in memory.
+        let mut q = self.input(scores, 0);
+        while let Op::Reshape(_) = self.op(q) {
+            if self.users[q.index()].len() > 1 {
+                break;
+            }
+            covered.insert(q);
+            q = self.input(q, 0);
         }
-        let q = self.input(grouped, 0);
-        if self.graph.ty(q).shape.len() != 3 {
-            return None;
-        }
-        covered.insert(grouped);
         // Nothing inside may be used outside.
         let private = covered.iter().all(|n| {
             let inside = |u: &NodeId| *u == out || covered.contains(u);

@@ -257,7 +257,9 @@ impl Emitter<'_> {
         let write = self.write(site.out)?;
         let context = Dim::Sym(Sym::Context);
         let mut inl = self.inliner(vec![shape[0], Dim::Const(kv_heads * group), context]);
-        let (q, keys, values) = (inl.operand(site.q)?, inl.operand(site.keys)?, inl.operand(site.values)?);
+        let heads = vec![shape[0], Dim::Const(kv_heads * group), Dim::Const(head_dim)];
+        let q = inl.operand_as(site.q, heads)?;
+        let (keys, values) = (inl.operand(site.keys)?, inl.operand(site.values)?);
         inl.ops.extend(site.covered.iter().copied());
         inl.ops.push(site.out);
         let head = |inl: &Inliner<'_>| index::div_rem(&Scalar::Coord(1), group as i64, &inl.domain);

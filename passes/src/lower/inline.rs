@@ -53,16 +53,22 @@ impl<'a> Inliner<'a> {
 
     /// The operand that reads a value in memory, with the value's own shape.
     pub fn operand(&mut self, id: NodeId) -> Result<OperandId, Stop> {
+        let shape = self.graph.ty(id).shape.clone();
+        self.operand_as(id, shape)
+    }
+
+    /// The operand that reads a value in memory as an array of another shape, of as many elements.
+    pub fn operand_as(&mut self, id: NodeId, shape: Shape) -> Result<OperandId, Stop> {
         let buffer = self.buffers.of(self.graph, self.forms, id)?;
         let node = self.graph.node(id);
         let constant = self.buffers.is_constant(buffer);
         for (i, (o, b)) in self.operands.iter().zip(&self.reads).enumerate() {
-            if *b == buffer && o.shape == node.ty.shape {
+            if *b == buffer && o.shape == shape {
                 return Ok(OperandId::new(i));
             }
         }
         let name = self.buffers.operand_name(buffer);
-        let operand = Operand { name, dtype: node.ty.dtype(), shape: node.ty.shape.clone(), constant };
+        let operand = Operand { name, dtype: node.ty.dtype(), shape, constant };
         self.operands.push(operand);
         self.reads.push(buffer);
         Ok(OperandId::new(self.operands.len() - 1))

@@ -2,12 +2,15 @@
 
 use super::{Rule, var};
 use crate::eqsat::analysis::Block;
-use crate::eqsat::build::{dtype, extents, find, linear, op, reshape, reshape_const, shape, transpose};
+use crate::eqsat::build::{
+    dtype, extents, find, linear, op, reshape, reshape_const, shape, slice, transpose,
+};
 use crate::eqsat::language::{Kind, Node};
 use crate::numerics::Numerics;
 use egg::{Id, Subst};
 use std::collections::BTreeSet;
 use weft_ir::graph::Op;
+use weft_ir::scalar::Binary;
 use weft_ir::shape::Dim;
 
 /// Several linear layers of one input are one, whose weight is theirs joined: QKV, gate and up.
@@ -15,16 +18,17 @@ pub const MERGE_SHARED_INPUT: Rule = Rule {
     name: "merge-linears",
     numerics: Numerics::Exact,
     summary: "x·Aᵀ, x·Bᵀ, … → slices of x·[A; B; …]ᵀ",
-    pattern: "(matmul.t ?x ?w)",
+    patterns: &["(matmul.t ?x ?w)"],
     apply: merge,
 };
 
-/// The rows of a head that rotary positions combine, i and i + d/2, become neighbours.
+/// The rows of a head that rotary positions combine, i and i + r/2 of r rotated ones, become neighbours.
 pub const PAIR_ROTARY_HALVES: Rule = Rule {
     name: "pair-rotary-halves",
     numerics: Numerics::Exact,
-    summary: "[t, heads, d] of x·Wᵀ, used by halves → the same of x·W'ᵀ, rows i and i + d/2 of a head adjacent",
-    pattern: "(reshape (matmul.t ?x ?w))",
+    summary: "[t, heads, d] of x·Wᵀ (+ b), its first r used by halves → the same of x·W'ᵀ, rows i and i + r/2 of a \
+              head adjacent",
+    patterns: &["(reshape ?y)"],
     apply: pair_halves,
 };
 
@@ -33,7 +37,7 @@ pub const PAIR_GATED: Rule = Rule {
     name: "pair-gate-up",
     numerics: Numerics::Exact,
     summary: "f(y[:n])·y[n:] of y = x·[A; B]ᵀ → the same of rows A₀ B₀ A₁ B₁ …",
-    pattern: "(mul ?a ?b)",
+    patterns: &["(mul ?a ?b)"],
     apply: pair_gated,
 };
 
@@ -91,38 +95,76 @@ fn merge(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
 }
 
 fn pair_halves(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
-    let (x, w) = (var(subst, "?x")?, var(subst, "?w")?);
     let [t, Dim::Const(heads), Dim::Const(d)] = shape(g, class)[..] else { return None };
-    let half = d / 2;
-    if d % 2 != 0 || !g[w].data.load || !used_by_halves(g, class, half) {
+    let half = rotary_half(g, class)?;
+    let (y, x, w) = projection(g, var(subst, "?y")?)?;
+    let &[n, k] = &extents(g, w)?[..] else { return None };
+    if n != heads * d {
         return None;
     }
-    let &[n, k] = &extents(g, w)?[..] else { return None };
-    let product = Op::MatMul { transpose_b: true, out: dtype(g, class) };
-    let y = g.lookup(Node::op(product, vec![x, w]))?;
-    let paired = reshape_const(g, w, &[heads, 2, half, k]);
-    let paired = transpose(g, paired, &[0, 2, 1, 3]);
-    let paired = reshape_const(g, paired, &[n, k]);
-    let out = dtype(g, class);
+    // Pairs of all heads first, then what is not rotated.
+    let (turned, kept) = (2 * half, d - 2 * half);
+    let by_head = reshape_const(g, w, &[heads, d, k]);
+    let pairs = slice(g, by_head, 1, 0, turned);
+    let pairs = reshape_const(g, pairs, &[heads, 2, half, k]);
+    let pairs = transpose(g, pairs, &[0, 2, 1, 3]);
+    let mut paired = reshape_const(g, pairs, &[heads * turned, k]);
+    if kept > 0 {
+        let rest = slice(g, by_head, 1, turned, kept);
+        let rest = reshape_const(g, rest, &[heads * kept, k]);
+        paired = op(g, Op::Concat { axis: 0 }, &[paired, rest]);
+    }
+    let out = dtype(g, y);
     let z = linear(g, x, paired, out);
-    let z = reshape(g, z, vec![t, Dim::Const(heads), Dim::Const(half), Dim::Const(2)]);
-    let z = transpose(g, z, &[0, 1, 3, 2]);
-    let z = reshape(g, z, vec![t, Dim::Const(n)]);
-    Some(vec![(y, z)])
+    let of = |n: &[usize]| std::iter::once(t).chain(n.iter().map(|&n| Dim::Const(n))).collect();
+    let pairs = slice(g, z, 1, 0, heads * turned);
+    let pairs = reshape(g, pairs, of(&[heads, half, 2]));
+    let pairs = transpose(g, pairs, &[0, 1, 3, 2]);
+    let mut halves = reshape(g, pairs, of(&[heads, turned]));
+    if kept > 0 {
+        let rest = slice(g, z, 1, heads * turned, n - heads * turned);
+        let rest = reshape(g, rest, of(&[heads, kept]));
+        halves = op(g, Op::Concat { axis: 2 }, &[halves, rest]);
+    }
+    Some(vec![(y, reshape(g, halves, of(&[n])))])
 }
 
-/// Whether both halves of the last axis of `class` are taken.
-fn used_by_halves(g: &Block, class: Id, half: usize) -> bool {
-    let class = g.find(class);
-    let taken = |from: usize| {
-        g.classes().flat_map(|c| &c.nodes).any(|n| match n.as_op() {
-            Some(Op::Slice { axis: 2, start, len }) => {
-                *start == from && *len == half && g.find(n.children[0]) == class
-            }
-            _ => false,
-        })
+/// A product with a weight, its input and the weight, that a class is, with or without a bias.
+fn projection(g: &Block, id: Id) -> Option<(Id, Id, Id)> {
+    let product = |g: &Block, id: Id| {
+        let load = |w: Id| g[w].data.load;
+        let own = find(g, id, |op, c| match op {
+            Op::MatMul { transpose_b: true, .. } if load(c[1]) => Some((c[0], c[1])),
+            _ => None,
+        })?;
+        Some((g.find(id), own.0, own.1))
     };
-    taken(0) && taken(half)
+    product(g, id).or_else(|| {
+        let operands = find(g, id, |op, c| match op {
+            Op::Binary(Binary::Add) => Some([c[0], c[1]]),
+            _ => None,
+        })?;
+        let is_bias = |id: Id| find(g, id, |op, _| matches!(op, Op::Broadcast(_)).then_some(())).is_some();
+        match operands {
+            [y, b] if is_bias(b) => product(g, y),
+            [b, y] if is_bias(b) => product(g, y),
+            _ => None,
+        }
+    })
+}
+
+/// Half the rotated part of the last axis of `class` [t, heads, d], when it is taken by its halves.
+fn rotary_half(g: &Block, class: Id) -> Option<usize> {
+    let class = g.find(class);
+    let taken: BTreeSet<(usize, usize)> = g
+        .classes()
+        .flat_map(|c| &c.nodes)
+        .filter_map(|n| match n.as_op() {
+            Some(Op::Slice { axis: 2, start, len }) if g.find(n.children[0]) == class => Some((*start, *len)),
+            _ => None,
+        })
+        .collect();
+    taken.iter().find(|(start, half)| *start == 0 && taken.contains(&(*half, *half))).map(|(_, half)| *half)
 }
 
 /// The value that a class is a slice of along the columns: (value, start, length).

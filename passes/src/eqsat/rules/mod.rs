@@ -1,6 +1,8 @@
 //! Rewrite rules, by family. A rule is a pattern, what it needs to hold, and what it adds.
 
+mod algebra;
 mod linear;
+mod movement;
 mod norm;
 
 use super::analysis::{Block, Types};
@@ -20,8 +22,8 @@ pub struct Rule {
     pub numerics: Numerics,
     /// Before → after, for the generated page.
     pub summary: &'static str,
-    /// Pattern of the class it looks at.
-    pub pattern: &'static str,
+    /// Patterns of the class it looks at.
+    pub patterns: &'static [&'static str],
     /// What follows.
     pub apply: Apply,
 }
@@ -30,6 +32,18 @@ pub struct Rule {
 /// they exist.
 pub fn stages() -> Vec<Vec<Rule>> {
     vec![
+        vec![
+            movement::IDENTITY,
+            movement::RESHAPES,
+            movement::TRANSPOSES,
+            movement::SLICES,
+            movement::SLICE_OF_CONCAT,
+            movement::CONCAT_OF_SLICES,
+            movement::CASTS,
+            algebra::TIMES_ONE,
+            algebra::FOLD,
+            algebra::NEGATIONS,
+        ],
         vec![linear::PAIR_ROTARY_HALVES],
         vec![linear::MERGE_SHARED_INPUT],
         vec![linear::PAIR_GATED],
@@ -59,14 +73,22 @@ impl Applier<Node, Types> for Act {
 }
 
 impl Rule {
-    /// As egg's rewrite.
+    /// As egg's rewrites, one a pattern, named `NAME`, `NAME#1`, ….
     ///
     /// # Errors
     /// A pattern that does not parse.
-    pub fn rewrite(&self) -> Result<Rewrite<Node, Types>, String> {
-        let pattern: egg::Pattern<Node> =
-            self.pattern.parse().map_err(|e| format!("rule {}: {e}", self.name))?;
-        Rewrite::new(self.name, pattern, Act(self.apply)).map_err(|e| format!("rule {}: {e}", self.name))
+    pub fn rewrites(&self) -> Result<Vec<Rewrite<Node, Types>>, String> {
+        let one = |(i, pattern): (usize, &&str)| {
+            let fault = |e: String| format!("rule {}: {e}", self.name);
+            let parsed: egg::Pattern<Node> = pattern.parse().map_err(|e| fault(format!("{e}")))?;
+            Rewrite::new(self.egg_name(i), parsed, Act(self.apply)).map_err(fault)
+        };
+        self.patterns.iter().enumerate().map(one).collect()
+    }
+
+    /// Name of the rewrite of a pattern.
+    pub(super) fn egg_name(&self, pattern: usize) -> String {
+        if pattern == 0 { self.name.into() } else { format!("{}#{pattern}", self.name) }
     }
 }
 

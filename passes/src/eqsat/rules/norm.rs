@@ -12,7 +12,10 @@ pub const SCALE_AFTER_LINEAR: Rule = Rule {
     name: "norm-prologue",
     numerics: Numerics::ChangesPrecision,
     summary: "(x·s·γ)·Wᵀ with one s a row → s·((x·γ)·Wᵀ)",
-    pattern: "(matmul.t (cast (mul (mul ?x (broadcast ?s)) (broadcast ?g))) ?w)",
+    patterns: &[
+        "(matmul.t (cast (mul (mul ?x (broadcast ?s)) (broadcast ?g))) ?w)",
+        "(matmul.t (mul (mul ?x (broadcast ?s)) (broadcast ?g)) ?w)",
+    ],
     apply: scale_after,
 };
 

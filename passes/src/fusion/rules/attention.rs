@@ -81,7 +81,9 @@ fn modified(v: &View<'_>, at: NodeId, vars: &Vars<'_>) -> Option<Site> {
     let all = scores(v, masked)?;
     // The scale and the causal mask are attention's own.
     let scale = |n: &NodeId| {
-        matches!(v.op(*n), Op::Binary(Binary::Mul)) && v.is_constant(v.input(*n, 1)) && v.input(*n, 0) == all[0]
+        matches!(v.op(*n), Op::Binary(Binary::Mul))
+            && v.is_constant(v.input(*n, 1))
+            && v.input(*n, 0) == all[0]
     };
     let own: Vec<NodeId> = all[1..].iter().copied().filter(|n| *n != masked && !scale(n)).collect();
     let product = all[0];

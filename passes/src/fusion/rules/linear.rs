@@ -36,7 +36,8 @@ pub const ACTIVATION: Fusion = Fusion {
     find: |v, at, _| {
         let x = v.activation(at)?;
         // That of a gated unit belongs to it; a ReLU that is squared, to the square.
-        let larger = v.users[at.index()].iter().any(|u| gate_of(v, *u).is_some() || v.activation(*u).is_some());
+        let larger =
+            v.users[at.index()].iter().any(|u| gate_of(v, *u).is_some() || v.activation(*u).is_some());
         (!larger).then(|| epilogue(v, at, x))?
     },
 };
@@ -98,7 +99,9 @@ fn merged(v: &View<'_>, at: NodeId, vars: &Vars<'_>) -> Option<Site> {
     let siblings: Vec<NodeId> = v.users[x.index()]
         .iter()
         .copied()
-        .filter(|u| v.is_linear(*u) && v.input(*u, 0) == x && v.graph.ty(*u).dtype() == v.graph.ty(at).dtype())
+        .filter(|u| {
+            v.is_linear(*u) && v.input(*u, 0) == x && v.graph.ty(*u).dtype() == v.graph.ty(at).dtype()
+        })
         .collect();
     if siblings.len() > 1 {
         return (siblings[0] == at).then(|| Site::new(at, siblings, Vec::new()));

@@ -11,9 +11,27 @@ pub const ELEMENTWISE: Fusion = Fusion {
     numerics: Numerics::Exact,
     summary: "a chain of elementwise ops, each used once, in one loop nest or a larger kernel",
     patterns: &[
-        "(add ?a ?b)", "(sub ?a ?b)", "(mul ?a ?b)", "(div ?a ?b)", "(min ?a ?b)", "(max ?a ?b)", "(pow ?a ?b)",
-        "(neg ?a)", "(exp ?a)", "(log ?a)", "(sqrt ?a)", "(rsqrt ?a)", "(recip ?a)", "(sin ?a)", "(cos ?a)",
-        "(tanh ?a)", "(erf ?a)", "(sigmoid ?a)", "(silu ?a)", "(abs ?a)", "(select ?a ?b ?c)",
+        "(add ?a ?b)",
+        "(sub ?a ?b)",
+        "(mul ?a ?b)",
+        "(div ?a ?b)",
+        "(min ?a ?b)",
+        "(max ?a ?b)",
+        "(pow ?a ?b)",
+        "(neg ?a)",
+        "(exp ?a)",
+        "(log ?a)",
+        "(sqrt ?a)",
+        "(rsqrt ?a)",
+        "(recip ?a)",
+        "(sin ?a)",
+        "(cos ?a)",
+        "(tanh ?a)",
+        "(erf ?a)",
+        "(sigmoid ?a)",
+        "(silu ?a)",
+        "(abs ?a)",
+        "(select ?a ?b ?c)",
     ],
     find: |v, at, _| {
         let joins = |n: NodeId| elementwise(v, n) && v.computes(n) && !v.is_constant(n);
@@ -22,11 +40,17 @@ pub const ELEMENTWISE: Fusion = Fusion {
         if !joins(at) || !ends {
             return None;
         }
+        // A chain belongs to one linear layer's epilogue at most.
+        let linear = |n: NodeId| v.linear_below(n).map(|(l, _)| l);
+        let own = linear(at);
         let mut chain = vec![at];
         let mut i = 0;
         while i < chain.len() {
             let inputs = v.graph.node(chain[i]).inputs.iter().copied();
-            chain.extend(inputs.filter(|&x| joins(x) && v.users[x.index()].len() == 1 && !v.is_root(x)));
+            chain.extend(inputs.filter(|&x| {
+                let single = v.users[x.index()].len() == 1 && !v.is_root(x);
+                joins(x) && single && linear(x).is_none_or(|l| own == Some(l))
+            }));
             i += 1;
         }
         let cut = chain[1..].to_vec();
@@ -51,7 +75,14 @@ pub const CAST: Fusion = Fusion {
         let uses = users(v, at);
         let any: Vec<Vec<NodeId>> =
             makes.chain(uses.into_iter().filter(|n| neighbour(*n))).map(|n| vec![at, n]).collect();
-        (!any.is_empty()).then_some(Site { at, any, instead: None, cut: vec![x, at], never: None, hint: None })
+        (!any.is_empty()).then_some(Site {
+            at,
+            any,
+            instead: None,
+            cut: vec![x, at],
+            never: None,
+            hint: None,
+        })
     },
 };
 
@@ -73,7 +104,9 @@ fn users(v: &View<'_>, id: NodeId) -> Vec<NodeId> {
     let mut found = Vec::new();
     for &u in &v.users[id.index()] {
         match v.op(u) {
-            Op::Reshape(_) | Op::Transpose(_) | Op::Slice { .. } | Op::Broadcast(_) => found.extend(users(v, u)),
+            Op::Reshape(_) | Op::Transpose(_) | Op::Slice { .. } | Op::Broadcast(_) => {
+                found.extend(users(v, u))
+            }
             _ => found.push(u),
         }
     }
