@@ -10,6 +10,7 @@ pub mod lower;
 pub mod memory_plan;
 pub mod numerics;
 pub mod pipeline;
+pub mod rules_page;
 pub mod schedule;
 
 pub use context::{Context, Options, PassTime};

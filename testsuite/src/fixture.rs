@@ -7,7 +7,7 @@ use weft_ir::graph::Graph;
 use weft_ir::plan::Plan;
 use weft_ir::reference::WeightBytes;
 use weft_ir::target::Target;
-use weft_passes::Options;
+use weft_passes::{Compiled, Options, Selection};
 
 /// Folder of this crate: where cargo says, so that a test binary also runs in another checkout.
 pub fn root() -> PathBuf {
@@ -112,10 +112,24 @@ pub fn compile(
     opt_level: u8,
     (max_seq, max_batch): (usize, usize),
 ) -> Plan {
+    compile_with(graph, target, dtype, opt_level, (max_seq, max_batch), Selection::default()).plan
+}
+
+/// Compiles a graph for a target, with some rules off.
+///
+/// # Panics
+/// When it does not compile.
+pub fn compile_with(
+    graph: &Graph,
+    target: &str,
+    dtype: DType,
+    opt_level: u8,
+    (max_seq, max_batch): (usize, usize),
+    selection: Selection,
+) -> Compiled {
     let target = Target::parse(target).unwrap_or_else(|e| panic!("{e}"));
-    let options =
-        Options { target, dtype, opt_level, max_seq, max_batch, selection: Default::default(), dump: false };
-    weft_passes::compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
+    let options = Options { target, dtype, opt_level, max_seq, max_batch, selection, dump: false };
+    weft_passes::compile(graph, options).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// ‖a − b‖ / ‖b‖.

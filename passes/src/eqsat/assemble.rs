@@ -175,6 +175,11 @@ fn early_readers(pending: &[Pending], inputs: &[Vec<usize>]) -> Vec<Vec<usize>> 
     };
     let mut before = vec![Vec::new(); pending.len()];
     for write in (0..pending.len()).filter(|&at| matches!(pending[at].node.op, Op::Scatter)) {
+        // What reads the version, but for the write, is rare.
+        let version = inputs[write].first();
+        if version.is_none_or(|v| users[*v].iter().all(|u| *u == write)) {
+            continue;
+        }
         let after = below(write);
         let mut todo: Vec<usize> = inputs[write].first().copied().into_iter().collect();
         while let Some(version) = todo.pop() {

@@ -35,7 +35,7 @@ pub fn equalities(graph: &Graph, model: &CostModel, selection: &Selection) -> Re
         nodes.sort();
         for node in nodes {
             let operands = node.children.iter().map(|c| g.find(*c));
-            if operands.clone().any(|c| maker.reaches(c, class)) || g[class].data.load {
+            if g[class].data.load {
                 continue;
             }
             let Some(op) = node.as_op() else { continue };
@@ -65,23 +65,6 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Whether the taken form of a class is made of another one.
-    fn reaches(&self, from: Id, to: Id) -> bool {
-        let mut seen = std::collections::BTreeSet::new();
-        let mut todo = vec![from];
-        while let Some(id) = todo.pop() {
-            if id == to {
-                return true;
-            }
-            if seen.insert(id)
-                && let Some(node) = self.chosen.get(&id)
-            {
-                todo.extend(node.children.iter().map(|c| self.g.find(*c)));
-            }
-        }
-        false
-    }
-
     /// The taken form of a class.
     fn value(&mut self, class: Id) -> Option<NodeId> {
         if let Some(done) = self.made.get(&class) {

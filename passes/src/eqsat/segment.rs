@@ -5,7 +5,7 @@
 //! numbered in order of appearance and become leaves; two segments are equal when their nodes are equal in
 //! these terms.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 use weft_ir::graph::{Graph, Op, type_text};
 use weft_ir::ids::NodeId;
@@ -57,7 +57,7 @@ pub fn segments(graph: &Graph) -> Vec<Segment> {
         }
     }
     let users = graph.users();
-    let roots = graph.roots();
+    let roots: HashSet<NodeId> = graph.roots().into_iter().collect();
     let scalar = scalars(graph);
     order
         .into_iter()
@@ -101,7 +101,7 @@ fn segment(
     name: &str,
     nodes: Vec<NodeId>,
     users: &[Vec<NodeId>],
-    roots: &[NodeId],
+    roots: &HashSet<NodeId>,
     scalar: &[bool],
 ) -> Segment {
     let place: HashMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, &n)| (n, i)).collect();

@@ -3,7 +3,7 @@
 use super::{Group, Site, Sites, View, all};
 use crate::lower::Forms;
 use crate::numerics::{Numerics, Selection};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
 
@@ -55,7 +55,14 @@ pub fn contracts(
     forms: &Forms,
 ) -> Vec<Contract> {
     let kernels: Vec<BTreeSet<NodeId>> = dispatches.iter().map(|d| d.iter().copied().collect()).collect();
-    let together = |group: &Group| kernels.iter().any(|k| group.iter().all(|n| k.contains(n)));
+    let mut kernels_of: HashMap<NodeId, Vec<usize>> = HashMap::new();
+    for (i, nodes) in kernels.iter().enumerate() {
+        nodes.iter().for_each(|n| kernels_of.entry(*n).or_default().push(i));
+    }
+    let together = |group: &Group| {
+        let first = group.first().and_then(|n| kernels_of.get(n));
+        first.is_some_and(|of| of.iter().any(|&k| group.iter().all(|n| kernels[k].contains(n))))
+    };
     let view = View::new(graph);
     let mut out = Vec::new();
     for fusion in all() {

@@ -1,5 +1,6 @@
 //! A graph as fusion rules see it: ways from a value down to what it is made from.
 
+use std::collections::{BTreeSet, HashSet};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Unary};
@@ -15,7 +16,7 @@ pub struct View<'a> {
     /// Whether a value needs no step: literals and weights, and what is made of them alone.
     constant: Vec<bool>,
     /// Values that outlive the step.
-    roots: Vec<NodeId>,
+    roots: HashSet<NodeId>,
 }
 
 impl<'a> View<'a> {
@@ -29,7 +30,13 @@ impl<'a> View<'a> {
                 _ => node.inputs.iter().all(|x| constant[x.index()]),
             });
         }
-        View { graph, users: graph.users(), load: graph.load_time(), constant, roots: graph.roots() }
+        View {
+            graph,
+            users: graph.users(),
+            load: graph.load_time(),
+            constant,
+            roots: graph.roots().into_iter().collect(),
+        }
     }
 
     /// Op of a value.
@@ -148,8 +155,16 @@ impl<'a> View<'a> {
 
     /// Whether a value is computed from another one.
     pub fn depends(&self, id: NodeId, on: NodeId) -> bool {
-        // Nodes are in topological order.
-        id == on || id > on && self.graph.node(id).inputs.iter().any(|x| self.depends(*x, on))
+        let mut seen = BTreeSet::new();
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            if id == on {
+                return true;
+            }
+            // Nodes are in topological order.
+            todo.extend(self.graph.node(id).inputs.iter().copied().filter(|x| *x >= on && seen.insert(*x)));
+        }
+        false
     }
 
     /// What an activation is computed from: SiLU, both GELUs and their sigmoid form, ReLU and its square.

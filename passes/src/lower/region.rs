@@ -89,13 +89,15 @@ fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>)
         })
         .collect();
     let mut known = BTreeMap::from([(product, first)]);
-    let below = descendants(limits.users, product);
-    for &id in &below {
+    // Nodes are in topological order, so the next one has its inputs behind it.
+    let mut next: BTreeSet<NodeId> = limits.users[product.index()].iter().copied().collect();
+    while let Some(id) = next.pop_first() {
         if limits.taken.contains(&id) {
             continue;
         }
-        if let Some(k) = follow(graph, id, &known, &below, &domain) {
+        if let Some(k) = follow(graph, id, &known, product, &domain) {
             known.insert(id, k);
+            next.extend(&limits.users[id.index()]);
         }
     }
     let mut region = Region { product, group, known, outputs: Vec::new() };
@@ -103,14 +105,17 @@ fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>)
     region
 }
 
-/// All nodes that depend on one.
-fn descendants(users: &[Vec<NodeId>], from: NodeId) -> BTreeSet<NodeId> {
-    let mut below = BTreeSet::new();
-    let mut todo = vec![from];
+/// Whether a value is computed from another one.
+fn depends(graph: &Graph, id: NodeId, on: NodeId) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut todo = vec![id];
     while let Some(id) = todo.pop() {
-        todo.extend(users[id.index()].iter().copied().filter(|u| below.insert(*u)));
+        if id == on {
+            return true;
+        }
+        todo.extend(graph.node(id).inputs.iter().copied().filter(|x| *x >= on && seen.insert(*x)));
     }
-    below
+    false
 }
 
 /// What is known of a node, from what is known of its inputs.
@@ -118,13 +123,13 @@ fn follow(
     graph: &Graph,
     id: NodeId,
     known: &BTreeMap<NodeId, Vec<Known>>,
-    below: &BTreeSet<NodeId>,
+    product: NodeId,
     domain: &Shape,
 ) -> Option<Vec<Known>> {
     let node = graph.node(id);
     let of = |i: usize| known.get(&node.inputs[i]);
     // What comes from elsewhere must not wait for the product.
-    let outside = |x: &NodeId| !known.contains_key(x) && below.contains(x);
+    let outside = |x: &NodeId| !known.contains_key(x) && *x > product && depends(graph, *x, product);
     if node.inputs.iter().any(outside) {
         return None;
     }

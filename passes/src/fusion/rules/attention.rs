@@ -11,7 +11,7 @@ use weft_ir::scalar::Binary;
 pub const ROPE: Fusion = Fusion {
     name: "rope",
     numerics: Numerics::Exact,
-    summary: "rotary positions (Su et al. 2021) in the epilogue of the projection, with half the head's pairs a thread",
+    summary: "rotary positions (Su et al. 2021) in the epilogue of the projection: the two elements of a pair in one thread",
     patterns: &[
         "(concat (sub (mul ?a ?c) (mul ?b ?s)) (add (mul ?b2 ?c2) (mul ?a2 ?s2)))",
         "(concat (sub (mul ?a ?c) (mul ?b ?s)) (add (mul ?b2 ?c2) (mul ?a2 ?s2)) ?rest)",

@@ -1,0 +1,170 @@
+//! Fusion contracts: the sites of each family's plan, under snapshot; fusions that are turned off; the counts
+//! that public models must reach; passes that do not grow with depth.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use weft_frontend::checkpoint::Checkpoint;
+use weft_ir::dtype::DType;
+use weft_ir::graph::Graph;
+use weft_ir::plan::Role;
+use weft_ir::reference::Precision;
+use weft_passes::{Compiled, Numerics, Selection, fusion};
+use weft_runtime::exec::CpuModel;
+use weft_testsuite::fixture::{Bytes, Fixture, compile_with};
+use weft_testsuite::golden::tiny;
+use weft_testsuite::synthetic::{LlamaShape, SMOLLM2};
+
+const SIZES: (usize, usize) = (64, 2);
+
+fn compiled(graph: &Graph, selection: Selection) -> Compiled {
+    compile_with(graph, "sm_90", DType::BF16, 2, SIZES, selection)
+}
+
+/// A line a fusion: matched / sites in each form of the step, then the reasons.
+fn table(c: &Compiled) -> String {
+    let mut out = String::new();
+    for (i, fusion) in fusion::all().iter().enumerate() {
+        let rows: Vec<_> = c.context.contracts.iter().map(|b| (b.body, &b.contracts[i])).collect();
+        if rows.iter().all(|(_, c)| c.candidates == 0) {
+            continue;
+        }
+        let cells: Vec<String> =
+            rows.iter().map(|(body, c)| format!("{body} {}/{}", c.matched, c.candidates)).collect();
+        writeln!(out, "{}: {}", fusion.name, cells.join(", ")).expect("a string");
+        let mut reasons: Vec<(&str, &str)> =
+            rows.iter().flat_map(|(body, c)| c.misses.iter().map(move |m| (*body, m.why.as_str()))).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        for (body, why) in reasons {
+            writeln!(out, "  {body}: {why}").expect("a string");
+        }
+    }
+    let bodies = c.plan.bodies.iter().map(|b| b.dispatches.len().to_string()).collect::<Vec<_>>();
+    writeln!(out, "dispatches: {}", bodies.join(", ")).expect("a string");
+    out
+}
+
+/// Fusions of every family's tiny checkpoint.
+#[test]
+fn tables() {
+    let folder = weft_testsuite::fixture::folder().join("tiny");
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .expect("fixtures")
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    for name in names {
+        let graph = Fixture::open(&name).graph(DType::BF16);
+        let c = compiled(&graph, Selection::default());
+        assert!(c.context.reports.iter().all(|r| r.limited.is_empty()), "{name}: saturation hit a limit");
+        insta::with_settings!({ snapshot_suffix => name.as_str(), prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!("fusions", table(&c));
+        });
+    }
+}
+
+fn matched(c: &Compiled, name: &str) -> usize {
+    let of =
+        |b: &fusion::BodyContracts| b.contracts.iter().filter(|c| c.fusion == name).map(|c| c.matched).sum();
+    c.context.contracts.iter().map(|b| -> usize { of(b) }).sum()
+}
+
+/// A fusion that is off has no matched site, and the results hold.
+#[test]
+fn a_disabled_fusion_is_gone_and_the_results_hold() {
+    for (fixture, close) in [("llama", 1e-4), ("gemma2", 1e-4), ("qwen2", 1e-4)] {
+        let f = Fixture::open(fixture);
+        let graph = f.graph(DType::F32);
+        let all = compiled(&graph, Selection::default());
+        for fusion in fusion::all() {
+            if matched(&all, fusion.name) == 0 {
+                continue;
+            }
+            let c = compiled(&graph, Selection::without(&[fusion.name]));
+            assert_eq!(matched(&c, fusion.name), 0, "{fixture} without {}", fusion.name);
+            if fixture != "llama" {
+                continue;
+            }
+            let weights = Bytes(&f.checkpoint);
+            let mut model =
+                CpuModel::plan(Arc::new(c.plan), &weights, Precision::F32).unwrap_or_else(|e| panic!("{e}"));
+            let report = tiny(&f, &mut model);
+            let holds = report.logits <= close && report.greedy_logits <= close && report.wrong_tokens == 0;
+            assert!(holds, "{fixture} without {}: {report:?}", fusion.name);
+        }
+    }
+}
+
+/// `--numerics` leaves whole classes out.
+#[test]
+fn numerics_select_classes() {
+    let f = Fixture::open("llama");
+    let graph = f.graph(DType::F32);
+    for class in Numerics::ALL {
+        let c = compiled(&graph, Selection { numerics: class, ..Selection::default() });
+        for contract in c.context.contracts.iter().flat_map(|b| &b.contracts) {
+            if contract.numerics > class {
+                assert_eq!(contract.matched, 0, "{} at {class}", contract.fusion);
+            }
+        }
+        assert!(matched(&c, "gated-activation") > 0, "{class}");
+        let mut model = CpuModel::plan(Arc::new(c.plan), &Bytes(&f.checkpoint), Precision::F32)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let report = tiny(&f, &mut model);
+        assert!(report.logits <= 1e-4 && report.greedy_logits <= 1e-4, "{class}: {report:?}");
+    }
+}
+
+fn synthetic(shape: LlamaShape) -> Graph {
+    let folder = tempfile::tempdir().expect("folder");
+    shape.write(folder.path()).expect("checkpoint");
+    let checkpoint = Checkpoint::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
+    weft_frontend::models::build(&checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Dispatches of the body that decode steps use.
+fn decode_dispatches(c: &Compiled) -> usize {
+    let entry = c.plan.entries.iter().find(|e| e.role == Role::Decode).expect("a decode entry");
+    c.plan.bodies[entry.body as usize].dispatches.len()
+}
+
+/// All 30 layers of SmolLM2 match every decoder fusion, in at most 6 dispatches a layer and 4 more.
+#[test]
+fn smollm2_fuses_everywhere() {
+    let c = compiled(&synthetic(SMOLLM2), Selection::default());
+    let decode = c.context.contracts.iter().find(|b| b.body == "decode").expect("decode steps");
+    for (name, sites) in [
+        ("rms-norm", 61),
+        ("residual-norm", 59),
+        ("norm-prologue", 61),
+        ("merge-linears", 60),
+        ("gated-activation", 30),
+        ("residual", 60),
+        ("rope", 60),
+        ("cache-write", 60),
+        ("attention", 30),
+    ] {
+        let f = decode.contracts.iter().find(|c| c.fusion == name).expect(name);
+        assert_eq!((f.matched, f.candidates), (sites, sites), "{name}: {:?}", f.misses.first());
+    }
+    let dispatches = decode_dispatches(&c);
+    assert!(dispatches <= 30 * 6 + 4, "{dispatches} dispatches");
+}
+
+/// Time of all passes, the better of two runs.
+fn passes(graph: &Graph) -> Duration {
+    let run = || {
+        let start = Instant::now();
+        compiled(graph, Selection::default());
+        start.elapsed()
+    };
+    run().min(run())
+}
+
+/// The repeated block is saturated once: a 126-layer model takes at most twice the time of a 32-layer one.
+#[test]
+fn passes_do_not_grow_with_depth() {
+    let [deep, shallow] = [126, 32].map(|layers| passes(&synthetic(LlamaShape { layers, ..SMOLLM2 })));
+    assert!(deep <= 2 * shallow, "{deep:?} for 126 layers, {shallow:?} for 32");
+}
