@@ -41,6 +41,9 @@ pub struct Target {
     /// Longest row of a 16-bit matrix product that one block makes whole, in columns: with 16 rows, a quarter of
     /// the registers of its threads are accumulators.
     pub row_columns: u32,
+    /// Most bytes of the right operand of such a product: about what a multiprocessor reads from L2 (64 bytes a
+    /// clock) in the time of the kernel that is saved. Estimated, not measured.
+    pub row_bytes: u32,
     /// Features.
     pub features: Features,
     /// Figures of a common GPU of this family, used when no device is named.
@@ -118,6 +121,7 @@ pub const TARGETS: &[Target] = &[
         shared_bytes: 163 * 1024,
         registers: 65536,
         row_columns: 512,
+        row_bytes: 384 * 1024,
         features: AMPERE,
         profile: PROFILES[0].1,
     },
@@ -128,6 +132,7 @@ pub const TARGETS: &[Target] = &[
         shared_bytes: 99 * 1024,
         registers: 65536,
         row_columns: 512,
+        row_bytes: 384 * 1024,
         features: AMPERE,
         profile: PROFILES[1].1,
     },
@@ -138,6 +143,7 @@ pub const TARGETS: &[Target] = &[
         shared_bytes: 99 * 1024,
         registers: 65536,
         row_columns: 512,
+        row_bytes: 384 * 1024,
         features: ADA,
         profile: PROFILES[2].1,
     },
@@ -148,6 +154,7 @@ pub const TARGETS: &[Target] = &[
         shared_bytes: 227 * 1024,
         registers: 65536,
         row_columns: 512,
+        row_bytes: 384 * 1024,
         features: HOPPER,
         profile: PROFILES[3].1,
     },
@@ -158,6 +165,7 @@ pub const TARGETS: &[Target] = &[
         shared_bytes: 227 * 1024,
         registers: 65536,
         row_columns: 512,
+        row_bytes: 384 * 1024,
         features: BLACKWELL,
         profile: PROFILES[6].1,
     },
@@ -168,6 +176,7 @@ pub const TARGETS: &[Target] = &[
         shared_bytes: 99 * 1024,
         registers: 65536,
         row_columns: 512,
+        row_bytes: 384 * 1024,
         features: BLACKWELL_CONSUMER,
         profile: PROFILES[7].1,
     },

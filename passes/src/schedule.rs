@@ -7,7 +7,7 @@
 mod gemv;
 mod row;
 
-pub(crate) use row::takes as takes_rows;
+pub(crate) use row::{REDUCTIONS as ROW_REDUCTIONS, takes as takes_rows};
 
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
@@ -204,7 +204,7 @@ fn no_mma(dtype: DType, k: usize, target: &Target) -> Option<String> {
 fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) -> (Schedule, Option<String>) {
     let rows = m.m.eval(bind);
     if m.row.is_some()
-        && let Some(schedule) = row::schedule(m, rows, target)
+        && let Some(schedule) = row::schedule(m.n, m.k, rows, target)
     {
         return (schedule, None);
     }

@@ -6,6 +6,7 @@
 
 use super::region::{Known, Limits, Region, descendants};
 use super::rows;
+use crate::schedule;
 use std::collections::BTreeSet;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
@@ -25,7 +26,11 @@ pub struct RowChain {
 pub(super) fn extend(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
     let [source] = region.outputs[..] else { return };
     let row = &graph.ty(region.product).shape;
-    if region.group != 1 || limits.forced.contains(&source) || graph.ty(source).shape != *row || !is_whole(region, source, row) {
+    if region.group != 1
+        || limits.forced.contains(&source)
+        || graph.ty(source).shape != *row
+        || !is_whole(region, source, row)
+    {
         return;
     }
     let below = descendants(limits.users, region.product);
@@ -41,6 +46,14 @@ pub(super) fn extend(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
         }
     }
     keep_reduced(graph, limits, &mut inside);
+    let reductions = inside.iter().map(|id| match graph.node(*id).op {
+        Op::Reduce(_) => 1,
+        Op::Softmax => 2,
+        _ => 0,
+    });
+    if reductions.sum::<usize>() > schedule::ROW_REDUCTIONS {
+        return;
+    }
     let stored = |id: &NodeId| {
         let users = &limits.users[id.index()];
         limits.kept.contains(id) || users.is_empty() || users.iter().any(|u| !inside.contains(u))
