@@ -42,7 +42,11 @@ pub fn options(
         opt_level: args.opt_level.unwrap_or(2),
         max_seq,
         max_batch,
-        selection: Selection { disabled: args.disable.clone(), numerics: args.numerics.into() },
+        selection: Selection {
+            disabled: args.disable.clone(),
+            numerics: args.numerics.into(),
+            ..Selection::default()
+        },
         dump: false,
     })
 }

@@ -38,6 +38,12 @@ pub struct Target {
     pub shared_bytes: u32,
     /// 32-bit registers of an SM.
     pub registers: u32,
+    /// Longest row of a 16-bit matrix product that one block makes whole, in columns: with 16 rows, a quarter of
+    /// the registers of its threads are accumulators.
+    pub row_columns: u32,
+    /// Most bytes of the right operand of such a product: about what a multiprocessor reads from L2 (64 bytes a
+    /// clock) in the time of the kernel that is saved. Estimated, not measured.
+    pub row_bytes: u32,
     /// Features.
     pub features: Features,
     /// Figures of a common GPU of this family, used when no device is named.
@@ -114,6 +120,8 @@ pub const TARGETS: &[Target] = &[
         capability: (8, 0),
         shared_bytes: 163 * 1024,
         registers: 65536,
+        row_columns: 512,
+        row_bytes: 384 * 1024,
         features: AMPERE,
         profile: PROFILES[0].1,
     },
@@ -123,6 +131,8 @@ pub const TARGETS: &[Target] = &[
         capability: (8, 6),
         shared_bytes: 99 * 1024,
         registers: 65536,
+        row_columns: 512,
+        row_bytes: 384 * 1024,
         features: AMPERE,
         profile: PROFILES[1].1,
     },
@@ -132,6 +142,8 @@ pub const TARGETS: &[Target] = &[
         capability: (8, 9),
         shared_bytes: 99 * 1024,
         registers: 65536,
+        row_columns: 512,
+        row_bytes: 384 * 1024,
         features: ADA,
         profile: PROFILES[2].1,
     },
@@ -141,6 +153,8 @@ pub const TARGETS: &[Target] = &[
         capability: (9, 0),
         shared_bytes: 227 * 1024,
         registers: 65536,
+        row_columns: 512,
+        row_bytes: 384 * 1024,
         features: HOPPER,
         profile: PROFILES[3].1,
     },
@@ -150,6 +164,8 @@ pub const TARGETS: &[Target] = &[
         capability: (10, 0),
         shared_bytes: 227 * 1024,
         registers: 65536,
+        row_columns: 512,
+        row_bytes: 384 * 1024,
         features: BLACKWELL,
         profile: PROFILES[6].1,
     },
@@ -159,6 +175,8 @@ pub const TARGETS: &[Target] = &[
         capability: (12, 0),
         shared_bytes: 99 * 1024,
         registers: 65536,
+        row_columns: 512,
+        row_bytes: 384 * 1024,
         features: BLACKWELL_CONSUMER,
         profile: PROFILES[7].1,
     },

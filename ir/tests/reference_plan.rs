@@ -102,6 +102,7 @@ output \"p\" = %11
             a,
             b: OperandId(2),
             stages: vec![],
+            row: None,
             stores: vec![store(0, &[at(0), at(1)], Scalar::unary(Unary::Silu, Scalar::Acc(0)))],
         }),
         &[ids, embed, w, scale],
@@ -411,6 +412,7 @@ fn speed_of_small_dispatches() {
         a: e(),
         b: OperandId(1),
         stages: vec![],
+        row: None,
         stores: vec![store(0, &[at(0), at(1)], Scalar::Acc(0))],
     });
     let kinds = [

@@ -40,11 +40,13 @@ pub struct Selection {
     pub disabled: Vec<String>,
     /// The most that a rule may do to the numbers.
     pub numerics: Numerics,
+    /// Order of the stages of rewriting, by position; empty for their own. Any order is right, but not as fast.
+    pub stages: Vec<usize>,
 }
 
 impl Default for Selection {
     fn default() -> Self {
-        Selection { disabled: Vec::new(), numerics: Numerics::ChangesPrecision }
+        Selection { disabled: Vec::new(), numerics: Numerics::ChangesPrecision, stages: Vec::new() }
     }
 }
 
@@ -52,6 +54,13 @@ impl Selection {
     /// All rules but these.
     pub fn without(disabled: &[&str]) -> Selection {
         Selection { disabled: disabled.iter().map(|d| (*d).to_string()).collect(), ..Selection::default() }
+    }
+
+    /// Stages of rewriting in the order that is asked for, each once.
+    pub fn order<T>(&self, stages: Vec<T>) -> Vec<T> {
+        let mut all: Vec<Option<T>> = stages.into_iter().map(Some).collect();
+        let named: Vec<T> = self.stages.iter().filter_map(|&i| all.get_mut(i)?.take()).collect();
+        named.into_iter().chain(all.into_iter().flatten()).collect()
     }
 
     /// Whether a rule of this name and class is on.

@@ -5,8 +5,12 @@
 //! Tests: `passes/tests/schedule.rs`.
 
 mod gemv;
+mod row;
+
+pub(crate) use row::{REDUCTIONS as ROW_REDUCTIONS, takes as takes_rows};
 
 use std::collections::BTreeMap;
+use weft_ir::dtype::DType;
 use weft_ir::ids::KernelId;
 use weft_ir::plan::{Attention, Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, Work};
 use weft_ir::shape::{Bindings, Dim, Shape};
@@ -173,12 +177,8 @@ fn loop_schedule(l: &Loop, bind: &Bindings) -> Schedule {
 fn no_tensor_cores(work: &Work, m: &MatMul, target: &Target) -> Option<String> {
     let b = &work.reads[m.b.index()];
     let plain = m.plain_left().is_some_and(|x| work.reads[x.index()].dtype == b.dtype);
-    if !target.features.mma_sync || !target.features.cp_async {
-        Some(format!("{} has no mma.sync or cp.async", target.name))
-    } else if !b.dtype.is_half() {
-        Some(format!("tensor cores take f16 and bf16, not {}", b.dtype))
-    } else if !m.k.is_multiple_of(8) {
-        Some(format!("k = {} is not a multiple of 8 (16-byte rows)", m.k))
+    if let Some(why) = no_mma(b.dtype, m.k, target) {
+        Some(why)
     } else if !plain {
         Some("the left operand is computed".into())
     } else if !m.stages.is_empty() {
@@ -188,8 +188,26 @@ fn no_tensor_cores(work: &Work, m: &MatMul, target: &Target) -> Option<String> {
     }
 }
 
+/// Why tensor cores cannot take a product of this length of such operands, if so.
+fn no_mma(dtype: DType, k: usize, target: &Target) -> Option<String> {
+    if !target.features.mma_sync || !target.features.cp_async {
+        Some(format!("{} has no mma.sync or cp.async", target.name))
+    } else if !dtype.is_half() {
+        Some(format!("tensor cores take f16 and bf16, not {dtype}"))
+    } else if !k.is_multiple_of(8) {
+        Some(format!("k = {k} is not a multiple of 8 (16-byte rows)"))
+    } else {
+        None
+    }
+}
+
 fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) -> (Schedule, Option<String>) {
     let rows = m.m.eval(bind);
+    if m.row.is_some()
+        && let Some(schedule) = row::schedule(m.n, m.k, rows, target)
+    {
+        return (schedule, None);
+    }
     let fallback = no_tensor_cores(work, m, target);
     if rows <= GEMV_ROWS || fallback.is_some() {
         let rows = rows.min(GEMV_ROWS).next_power_of_two() as u32;

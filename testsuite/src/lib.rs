@@ -7,6 +7,7 @@ pub mod fixture;
 pub mod golden;
 pub mod gpu;
 pub mod nvrtc;
+pub mod product;
 pub mod random;
 pub mod synthetic;
 

@@ -92,6 +92,32 @@ fn attention_is_one_work_over_keys_in_a_row() {
     assert!(plan.kernels.iter().all(|k| k.fallback.is_none()), "a kernel falls back");
 }
 
+/// Dispatches of a step: at most `layer` a layer and 4 more.
+fn count_dispatches(checkpoint: &Checkpoint, dtype: DType, layer: usize) -> Plan {
+    let graph = weft_frontend::models::build(checkpoint, dtype).unwrap_or_else(|e| panic!("{e}"));
+    let plan = compile(&graph, "sm_90", dtype, 2, (512, 8));
+    let [body] = &plan.bodies[..] else { panic!("{} bodies", plan.bodies.len()) };
+    let (found, most) = (body.dispatches.len(), layer * checkpoint.config().layers + 4);
+    let scopes: Vec<&str> = body.dispatches.iter().map(|d| d.scope.as_str()).collect();
+    assert!(found <= most, "{found} dispatches, at most {most} were expected: {scopes:#?}");
+    plan
+}
+
+/// Projections, attention, output + norm, up, down + norm: norms belong to the products that make their rows.
+#[test]
+fn a_layer_takes_at_most_six_dispatches() {
+    let minilm = minilm();
+    for checkpoint in [Some(&Fixture::open("bert").checkpoint), minilm.as_ref()].into_iter().flatten() {
+        for dtype in [DType::BF16, DType::F16] {
+            let plan = count_dispatches(checkpoint, dtype, 6);
+            let is_norm = |c: &Compute| matches!(c, Compute::MatMul(m) if m.row.is_some());
+            assert!(plan.works.iter().any(|w| is_norm(&w.compute)), "no row epilogue");
+        }
+        // Without tensor cores no block makes whole rows; a LayerNorm is one kernel.
+        count_dispatches(checkpoint, DType::F32, 7);
+    }
+}
+
 fn nvrtc(graph: &Graph, target: &Target, dtype: DType, opt_level: u8) {
     let Some(nvrtc) = load() else { return };
     let plan = compile(graph, target.name, dtype, opt_level, (512, 8));

@@ -5,7 +5,7 @@
 //! warp holds its part of the tile as `mma.sync` m16n8k16 accumulators (PTX ISA 9.7.14.5).
 
 use super::warp::{Threads, threads};
-use super::{Body, Point};
+use super::{Body, Point, gemm_row};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{Axis, Expr, MatrixCount, Mem, Stmt, Unroll};
@@ -113,6 +113,19 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
         })
     })?;
     b.k.push(Stmt::CpAsyncWait { pending: 0 });
+    if let Some(epilogue) = &m.row {
+        let tile = gemm_row::Tile {
+            acc,
+            fragments: (mt, nt),
+            rows: tile.m,
+            warps_n: tile.warps_n,
+            columns: tile.n,
+            first_row,
+            warp_row: warp_m,
+            warp_column: warp_n,
+        };
+        return gemm_row::store(b, m, epilogue, &t, &tile);
+    }
     store_tile(b, m, &t, acc, (mt, nt), first_row + warp_m, first_column + warp_n)
 }
 

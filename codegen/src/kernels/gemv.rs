@@ -57,6 +57,9 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     if !fits || !s.warps.is_multiple_of(s.split) || !(s.columns as usize).is_multiple_of(m.group) {
         return Err(format!("teams of {} lanes × {} for {} columns", s.lanes, s.split, s.columns));
     }
+    if m.row.is_some() {
+        return Err("reductions over the row that the product makes".into());
+    }
     let dtype = b.work.reads[m.b.index()].dtype;
     let vector = vector_lanes(dtype, m.k);
     let stride = vector * s.lanes * s.split;

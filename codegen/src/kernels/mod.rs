@@ -7,6 +7,7 @@ mod attention_row;
 mod attention_tile;
 mod elementwise;
 mod gemm;
+mod gemm_row;
 mod gemv;
 mod gemv_left;
 mod rows;

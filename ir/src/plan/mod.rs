@@ -11,7 +11,7 @@ mod work;
 
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule};
-pub use work::{Attention, Compute, Loop, MatMul, Operand, Sample, Stage, Store, Work};
+pub use work::{Attention, Compute, Loop, MatMul, Operand, RowEpilogue, Sample, Stage, Store, Work};
 
 use crate::dtype::{DType, Encoding};
 use crate::graph::{Input, Literal};

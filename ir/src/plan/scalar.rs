@@ -35,7 +35,8 @@ pub enum Scalar {
     Select(Box<Scalar>, Box<Scalar>, Box<Scalar>),
     /// Conversion between integer and float kinds. Between floats it is not written: it would round.
     Cast(DType, Box<Scalar>),
-    /// Result of a reduction stage of the same row: an earlier one of a loop, any of a matmul's epilogue.
+    /// Result of a reduction stage of the same row: an earlier one of a loop; in a matmul's epilogue, any of
+    /// its stages along k and any earlier one along n.
     Reduced(u8),
     /// Accumulator of the matmul (below its group) or attention (0) whose epilogue this is, f32.
     Acc(u8),

@@ -34,7 +34,7 @@ pub struct Store {
     pub guard: Option<Scalar>,
 }
 
-/// A reduction along the reduced axis of a loop, or along k of a matmul.
+/// A reduction along the reduced axis of a loop, or along k or n of a matmul.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// How. `Mean` is written as a `Sum` and a division.
@@ -63,6 +63,19 @@ pub struct Loop {
     pub row_stores: Vec<Store>,
 }
 
+/// What a matrix product makes of its whole rows before it stores them: a residual sum and a norm.
+///
+/// All expressions are over Coord 0 = m and Coord 1 = n.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowEpilogue {
+    /// What takes the accumulator's place, [`Scalar::Acc`] 0, in the stages and in the stores: an expression
+    /// of the accumulator, computed once.
+    pub value: Scalar,
+    /// Reductions along n. The results, [`Scalar::Reduced`], count on from those of the product's own stages;
+    /// a stage sees all earlier ones.
+    pub stages: Vec<Stage>,
+}
+
 /// Matrix product acc[m, j] = Σₖ a(m, k) · b[j, k], accumulated in f32, and row reductions beside it.
 ///
 /// `a` is the prologue: an expression over Coord 0 = m and Coord 1 = k (a plain load in the simplest
@@ -72,7 +85,8 @@ pub struct Loop {
 /// The epilogue's stores are over the points, Coord 0 = m and Coord 1 = n: point n has the `group`
 /// accumulators of the rows n·group … of b, [`Scalar::Acc`], and the stages of its row,
 /// [`Scalar::Reduced`]. Group 2 joins what one store needs of two rows: gate and up, or the two elements
-/// that a rotation mixes. Stores with guards on ranges of Coord 1 split merged products.
+/// that a rotation mixes. Stores with guards on ranges of Coord 1 split merged products. With a
+/// [`RowEpilogue`] (and group 1) the stores also have reductions over the row that the product makes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MatMul {
     /// Rows.
@@ -89,6 +103,9 @@ pub struct MatMul {
     pub b: OperandId,
     /// Reductions along k.
     pub stages: Vec<Stage>,
+    /// Reductions along n, over what the epilogue has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<RowEpilogue>,
     /// Epilogue.
     pub stores: Vec<Store>,
 }
@@ -234,13 +251,16 @@ impl Work {
         fn of(stores: &[Store]) -> impl Iterator<Item = &Scalar> {
             stores.iter().flat_map(|s| s.index.iter().chain([&s.value]).chain(&s.guard))
         }
+        fn of_stages(stages: &[Stage]) -> impl Iterator<Item = &Scalar> {
+            stages.iter().map(|s| &s.value)
+        }
         match &self.compute {
             Compute::Loop(l) => {
-                let stages = l.stages.iter().map(|s| &s.value);
-                stages.chain(of(&l.element_stores)).chain(of(&l.row_stores)).collect()
+                of_stages(&l.stages).chain(of(&l.element_stores)).chain(of(&l.row_stores)).collect()
             }
             Compute::MatMul(m) => {
-                let stages = m.stages.iter().map(|s| &s.value);
+                let row = m.row.iter().flat_map(|r| std::iter::once(&r.value).chain(of_stages(&r.stages)));
+                let stages = of_stages(&m.stages).chain(row);
                 std::iter::once(&m.a).chain(stages).chain(of(&m.stores)).collect()
             }
             Compute::Attention(a) => {

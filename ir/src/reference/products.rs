@@ -8,8 +8,9 @@ use super::reduce::softmax_row;
 use super::scalar::Program;
 use super::tensor::Data;
 use super::vector::{Env, GROUP, Point, Scratch, View, int, pick};
-use super::work::fill_row;
+use super::work::{fill_row, reduce};
 use crate::plan::{Attention, MatMul};
+use crate::scalar::Reduce;
 use rayon::prelude::*;
 
 /// Floats of an operand, from its first element on.
@@ -67,6 +68,32 @@ pub(super) fn run_matmul<R: Real>(
     let right = Matrix { data: b, offset: 0, rows: m.k, cols: 1 };
     product(left, right, &mut acc, [rows, n, m.k])?;
     Ok(acc)
+}
+
+/// A row epilogue: puts its value in the accumulators' place, [rows, n], and appends each row's reductions.
+pub(super) fn run_row<R: Real>(
+    value: &Program,
+    stages: &[(Reduce, Program)],
+    n: usize,
+    env: &Env<R>,
+    acc: &mut [R],
+    reduced: &mut [Vec<R>],
+) -> Result<(), OpError> {
+    if n == 0 {
+        return Ok(());
+    }
+    let mut scratch = Scratch::new(value);
+    let mut scratches: Vec<Scratch<R>> = stages.iter().map(|(_, p)| Scratch::new(p)).collect();
+    let mut values = vec![R::ZERO; n];
+    for (i, (row, done)) in acc.chunks_mut(n).zip(reduced).enumerate() {
+        fill_row(value, &mut scratch, env, &[i, 0], done, [row, &[]], &mut values)?;
+        row.copy_from_slice(&values);
+        for ((op, program), scratch) in stages.iter().zip(&mut scratches) {
+            fill_row(program, scratch, env, &[i, 0], done, [row, &[]], &mut values)?;
+            done.push(reduce(*op, &values));
+        }
+    }
+    Ok(())
 }
 
 /// Accumulators [tokens, heads, value_dim] of an attention, token by token and head by head.

@@ -3,7 +3,7 @@
 use super::error::OpError;
 use super::layout::{GRAIN, Layout};
 use super::precision::{Precision, Real};
-use super::products::{run_attention, run_matmul};
+use super::products::{run_attention, run_matmul, run_row};
 use super::reduce::{max, sum};
 use super::scalar::{Affine, Program, affine, compile};
 use super::tensor::Data;
@@ -28,11 +28,29 @@ struct StoreCode {
 
 #[derive(Clone, Debug)]
 enum Kernel {
-    Loop { stages: Vec<(Reduce, Program)>, element: Vec<StoreCode>, row: Vec<StoreCode> },
-    MatMul { a: Program, plain: Option<usize>, stages: Vec<(Reduce, Program)>, stores: Vec<StoreCode> },
-    Attention { slot: Program, length: Program, score: Program, stores: Vec<StoreCode> },
+    Loop {
+        stages: Vec<(Reduce, Program)>,
+        element: Vec<StoreCode>,
+        row: Vec<StoreCode>,
+    },
+    MatMul {
+        a: Program,
+        plain: Option<usize>,
+        stages: Vec<(Reduce, Program)>,
+        row: Option<RowCode>,
+        stores: Vec<StoreCode>,
+    },
+    Attention {
+        slot: Program,
+        length: Program,
+        score: Program,
+        stores: Vec<StoreCode>,
+    },
     Sample,
 }
+
+/// A row epilogue, compiled: the value and the stages.
+type RowCode = (Program, Vec<(Reduce, Program)>);
 
 /// A work, compiled.
 #[derive(Clone, Debug)]
@@ -98,7 +116,12 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
                 return Err(OpError::Shape(format!("a group of {}", m.group)));
             }
             let stage = |s: &crate::plan::Stage| Ok((s.op, compile(&[&s.value], None, Some(1), reads)?));
+            let row = m.row.as_ref().map(|r| -> Result<RowCode, OpError> {
+                let stages = r.stages.iter().map(stage).collect::<Result<_, OpError>>()?;
+                Ok((compile(&[&r.value], None, Some(1), reads)?, stages))
+            });
             Kernel::MatMul {
+                row: row.transpose()?,
                 a: compile(&[&m.a], None, Some(1), reads)?,
                 plain: m.plain_left().map(|o| o.index()),
                 stages: m.stages.iter().map(stage).collect::<Result<_, OpError>>()?,
@@ -152,13 +175,16 @@ pub(super) fn run<R: Real>(
         (Compute::Loop(l), Kernel::Loop { stages, element, row }) => {
             run_loop(l, stages, element, row, env, targets)
         }
-        (Compute::MatMul(m), Kernel::MatMul { a, plain, stages, stores }) => {
+        (Compute::MatMul(m), Kernel::MatMul { a, plain, stages, row, stores }) => {
             let rows = m.m.eval(&env.bind);
             let acc = run_matmul(m, rows, a, *plain, env)?;
             let mut reduced = vec![Vec::with_capacity(stages.len()); rows];
             run_stages(stages, &[rows], m.k, env, &mut reduced)?;
-            let parts: Vec<Vec<R>> =
+            let mut parts: Vec<Vec<R>> =
                 (0..m.group).map(|i| acc.iter().skip(i).step_by(m.group).copied().collect()).collect();
+            if let (Some((value, stages)), [acc]) = (row, &mut parts[..]) {
+                run_row(value, stages, m.n, env, acc, &mut reduced)?;
+            }
             let part = |i: usize| parts.get(i).map_or(&[][..], Vec::as_slice);
             let domain = Domain { shape: &[rows, m.n], acc: [part(0), part(1)], reduced: &reduced };
             stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
@@ -237,11 +263,7 @@ fn run_stages<R: Real>(
             for (i, done) in part.iter_mut().enumerate() {
                 coords(domain, None, first + i, &mut at);
                 fill_row(program, &mut scratch, env, &at, done, [&[]; GROUP], &mut values)?;
-                done.push(match op {
-                    Reduce::Sum => sum(&values),
-                    Reduce::Max => max(&values),
-                    Reduce::Mean => sum(&values) / R::from_f64(length as f64),
-                });
+                done.push(reduce(*op, &values));
             }
         }
         Ok(())
@@ -251,6 +273,15 @@ fn run_stages<R: Real>(
         each((0, reduced))
     } else {
         reduced.par_chunks_mut(many).enumerate().try_for_each(|(i, p)| each((i * many, p)))
+    }
+}
+
+/// The reduction of a row.
+pub(super) fn reduce<R: Real>(op: Reduce, values: &[R]) -> R {
+    match op {
+        Reduce::Sum => sum(values),
+        Reduce::Max => max(values),
+        Reduce::Mean => sum(values) / R::from_f64(values.len() as f64),
     }
 }
 

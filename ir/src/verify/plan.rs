@@ -1,7 +1,7 @@
 //! Verifier of plans: ids, operand shapes, expressions, arena, dependencies.
 
 use crate::ids::BufferId;
-use crate::plan::{Body, BufferKind, Compute, Entry, MatMul, Plan, Scalar, Work};
+use crate::plan::{Body, BufferKind, Compute, Entry, MatMul, Plan, Scalar, Schedule, Work};
 use crate::shape::{Dim, shape_text};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -37,6 +37,12 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Fault>> {
         }
         if !names.insert(&k.name) {
             v.fault(&k.name, "two kernels have this name");
+        }
+        if let Some(Compute::MatMul(m)) = plan.works.get(k.work as usize).map(|w| &w.compute)
+            && m.row.is_some()
+            && !matches!(k.schedule, Schedule::Gemm { tile_n, .. } if tile_n as usize >= m.n)
+        {
+            v.fault(&k.name, format!("no block makes a whole row of {} columns", m.n));
         }
         if k.threads == 0 || k.threads % 32 != 0 || k.threads > 1024 {
             v.fault(&k.name, format!("{} threads are not whole warps up to 1024", k.threads));
@@ -243,10 +249,21 @@ fn matmul(m: &MatMul, work: &Work, faults: &mut Vec<String>) {
     // The products and the stages run over k together: none sees a result.
     check(&m.a, 0, 0);
     m.stages.iter().for_each(|s| check(&s.value, 0, 0));
+    let mut stages = m.stages.len();
+    if let Some(row) = &m.row {
+        check(&row.value, m.group, stages);
+        for s in &row.stages {
+            check(&s.value, m.group, stages);
+            stages += 1;
+        }
+    }
     for s in &m.stores {
         for e in s.index.iter().chain([&s.value]).chain(&s.guard) {
-            check(e, m.group, m.stages.len());
+            check(e, m.group, stages);
         }
+    }
+    if m.row.is_some() && m.group != 1 {
+        faults.push(format!("a row epilogue of points with {} accumulators", m.group));
     }
     if m.stores.iter().any(|s| usize::from(s.output) >= work.writes.len()) {
         faults.push("a store has no output".into());

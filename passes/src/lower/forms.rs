@@ -2,9 +2,14 @@
 
 use super::attention::{self, AttentionSite};
 use super::region::{self, Limits, Region};
+use super::rows;
+use crate::context::Options;
+use crate::schedule;
 use std::collections::{BTreeMap, HashSet};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
+use weft_ir::shape::Dim;
+use weft_ir::target::Target;
 
 /// How a value exists in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +62,8 @@ const RECOMPUTE_LIMIT: u32 = 1;
 
 impl Forms {
     /// Decides, with these values forced into buffers.
-    pub fn decide(graph: &Graph, opt_level: u8, prologues: bool, forced: &HashSet<NodeId>) -> Forms {
+    pub fn decide(graph: &Graph, options: &Options, prologues: bool, forced: &HashSet<NodeId>) -> Forms {
+        let opt_level = options.opt_level;
         let users = graph.users();
         let kept: HashSet<NodeId> = graph.roots().into_iter().chain(forced.iter().copied()).collect();
         let load = graph.load_time();
@@ -75,7 +81,7 @@ impl Forms {
                 covered.extend(site.covered.iter().copied());
                 forms.attention.insert(site.out, site);
             }
-            forms.find_regions(graph, &load, &kept, &mut covered);
+            forms.find_regions(graph, options.target, &load, (&kept, forced), &mut covered);
         }
         let mut cost = vec![0u32; graph.nodes.len()];
         for id in graph.ids() {
@@ -90,6 +96,9 @@ impl Forms {
             } else {
                 forms.decide_node(graph, id, opt_level, &kept, &mut cost)
             };
+        }
+        if opt_level >= 1 {
+            rows::merge(graph, &mut forms, &kept);
         }
         forms
     }
@@ -145,7 +154,7 @@ impl Forms {
     }
 
     /// Whether `user` takes `input` as an array rather than element by element.
-    fn reads_buffer(&self, graph: &Graph, user: NodeId, input: NodeId) -> bool {
+    pub(super) fn reads_buffer(&self, graph: &Graph, user: NodeId, input: NodeId) -> bool {
         if let Some(site) = self.attention.values().find(|s| s.covered.contains(&user) || s.out == user) {
             return [site.q, site.keys, site.values].contains(&input);
         }
@@ -182,20 +191,30 @@ impl Forms {
     fn find_regions(
         &mut self,
         graph: &Graph,
+        target: &Target,
         load: &[bool],
-        kept: &HashSet<NodeId>,
+        (kept, forced): (&HashSet<NodeId>, &HashSet<NodeId>),
         covered: &mut HashSet<NodeId>,
     ) {
         let mut taken = covered.clone();
         for id in graph.ids().filter(|&id| is_linear(graph, load, id)) {
-            let limits = Limits { users: &self.users, kept, taken: &taken };
+            let rows = !self.prologues && takes_rows(graph, id, target);
+            let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows };
             let region = region::find(graph, id, &limits);
-            taken.extend(region.known.keys().copied());
-            covered.extend(region.known.keys().copied().filter(|n| !region.outputs.contains(n)));
+            taken.extend(region.nodes());
+            covered.extend(region.nodes().filter(|n| !region.outputs.contains(n)));
             self.product_of.extend(region.outputs.iter().map(|o| (*o, id)));
             self.regions.insert(id, region);
         }
     }
+}
+
+/// Whether one block can make whole rows of a product.
+fn takes_rows(graph: &Graph, product: NodeId, target: &Target) -> bool {
+    let [left, right] = graph.node(product).inputs[..] else { return false };
+    let (left, right) = (graph.ty(left), graph.ty(right));
+    let [Dim::Const(n), Dim::Const(k)] = right.shape[..] else { return false };
+    left.dtype() == right.dtype() && schedule::takes_rows(right.dtype(), n, k, target)
 }
 
 /// Whether a node is a product [m, k] · [n, k]ᵀ with a weight.

@@ -3,7 +3,7 @@
 use super::buffers::Buffers;
 use super::forms::{Form, Forms};
 use super::{Stop, index};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use weft_ir::graph::{Graph, Literal, Op};
 use weft_ir::ids::{BufferId, NodeId, OperandId};
 use weft_ir::plan::{Operand, Scalar, Stage};
@@ -29,6 +29,8 @@ pub(super) struct Inliner<'a> {
     pub ops: Vec<NodeId>,
     /// Values that stand for something the work computes itself, and at which coordinates they are known.
     pub known: HashMap<NodeId, (Vec<Scalar>, Scalar)>,
+    /// Values that the work computes even where it also stores them.
+    pub inside: BTreeSet<NodeId>,
     stage_of: HashMap<NodeId, u8>,
 }
 
@@ -47,6 +49,7 @@ impl<'a> Inliner<'a> {
             reads: Vec::new(),
             ops: Vec::new(),
             known: HashMap::new(),
+            inside: BTreeSet::new(),
             stage_of: HashMap::new(),
         }
     }
@@ -82,6 +85,7 @@ impl<'a> Inliner<'a> {
             return Ok(value.clone());
         }
         match self.forms.of[id.index()] {
+            _ if self.inside.contains(&id) => self.define(id, at),
             Form::Weight | Form::Source | Form::Alias | Form::Root => {
                 Ok(Scalar::Load(self.operand(id)?, at.to_vec()))
             }

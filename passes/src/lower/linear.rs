@@ -3,10 +3,11 @@
 use super::emit::{Emitter, Made, coords, finish};
 use super::inline::Inliner;
 use super::region::{Known, Origin, Region};
+use super::row_region::RowChain;
 use super::{Stop, forms};
 use weft_ir::graph::Op;
 use weft_ir::ids::NodeId;
-use weft_ir::plan::{Compute, MatMul, Scalar, Store};
+use weft_ir::plan::{Compute, MatMul, RowEpilogue, Scalar, Store};
 use weft_ir::scalar::{Binary, Compare};
 use weft_ir::shape::Dim;
 
@@ -43,7 +44,8 @@ impl Emitter<'_> {
         }
         let mut stores = Vec::new();
         let mut writes_state = false;
-        for (output, &id) in region.outputs.iter().enumerate() {
+        let row = region.row.as_ref().map(|chain| over_rows(&mut inl, region, chain, n)).transpose()?;
+        for (output, &id) in region.outputs.iter().enumerate().filter(|_| row.is_none()) {
             for (i, known) in region.known[&id].iter().enumerate() {
                 let mut store = self_store(&mut inl, region, id, i, known)?;
                 store.output = output as u8;
@@ -67,11 +69,38 @@ impl Emitter<'_> {
         if writes_state {
             rules.push("cache-write-epilogue");
         }
+        let row = row.map(|(epilogue, over)| {
+            rules.push("row-epilogue");
+            stores = over;
+            epilogue
+        });
         let stages = std::mem::take(&mut inl.stages);
         let (reads, ops) = finish(inl);
-        let compute = Compute::MatMul(MatMul { m, n, group: region.group, k, a, b, stages, stores });
+        let compute = Compute::MatMul(MatMul { m, n, group: region.group, k, a, b, stages, row, stores });
         Ok(Made { compute, reads, writes, ops, rules, scope: node.scope.clone() })
     }
+}
+
+/// The row epilogue of a product of `n` columns, and its stores.
+fn over_rows(
+    inl: &mut Inliner<'_>,
+    region: &Region,
+    chain: &RowChain,
+    n: usize,
+) -> Result<(RowEpilogue, Vec<Store>), Stop> {
+    let at = coords(2);
+    let value = element(inl, region, chain.source, 0)?;
+    inl.known.clear();
+    inl.known.insert(chain.source, (at.clone(), Scalar::Acc(0)));
+    inl.inside.extend(&chain.inside);
+    inl.rows = 1;
+    inl.reduced = Some(Dim::Const(n));
+    let mut stores = Vec::new();
+    for (output, &id) in region.outputs.iter().enumerate() {
+        let value = if id == chain.source { Scalar::Acc(0) } else { inl.define(id, &at)? };
+        stores.push(Store { output: output as u8, index: at.clone(), value, guard: None });
+    }
+    Ok((RowEpilogue { value, stages: std::mem::take(&mut inl.stages) }, stores))
 }
 
 /// The store of elements `known` (position `i` of the list) of an output.

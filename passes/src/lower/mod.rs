@@ -15,12 +15,14 @@ mod inline;
 mod linear;
 mod order;
 mod region;
+mod row_region;
+mod rows;
 mod states;
 
 pub use attention::AttentionSite;
 pub use forms::{Form, Forms, is_linear};
 
-use crate::context::Context;
+use crate::context::{Context, Options};
 use std::collections::HashSet;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
@@ -75,17 +77,17 @@ pub fn run(context: &mut Context, variants: &[Variant<'_>]) -> Result<(Lowered, 
     let mut lowered = Lowered::default();
     let mut placed = Vec::new();
     for variant in variants {
-        placed.push(one(context.options.opt_level, *variant, &mut lowered)?);
+        placed.push(one(&context.options, *variant, &mut lowered)?);
     }
     Ok((lowered, placed))
 }
 
-fn one(opt_level: u8, variant: Variant<'_>, lowered: &mut Lowered) -> Result<Placed, String> {
+fn one(options: &Options, variant: Variant<'_>, lowered: &mut Lowered) -> Result<Placed, String> {
     let graph = &states::distinct_outputs(variant.graph);
     let mut forced = states::early_reads(graph);
     forced.extend(variant.cuts);
     loop {
-        let forms = Forms::decide(graph, opt_level, variant.prologues, &forced);
+        let forms = Forms::decide(graph, options, variant.prologues, &forced);
         let mut attempt = lowered.clone();
         match emit::emit(graph, &forms, &mut attempt) {
             Ok(dispatches) => {

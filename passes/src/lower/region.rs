@@ -7,6 +7,7 @@
 //! anyway is a border: what follows it loads it.
 
 use super::index;
+use super::row_region::{self, RowChain};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
@@ -47,8 +48,22 @@ pub struct Region {
     pub group: usize,
     /// What is known of each value inside, the product first.
     pub known: BTreeMap<NodeId, Vec<Known>>,
-    /// Values that are stored.
+    /// What follows over whole rows.
+    pub row: Option<RowChain>,
+    /// Values that are stored, in order.
     pub outputs: Vec<NodeId>,
+}
+
+impl Region {
+    /// All values inside.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.known.keys().chain(self.row.iter().flat_map(|r| &r.inside)).copied()
+    }
+
+    /// Number of values that need no memory.
+    fn saved(&self) -> usize {
+        self.nodes().count() - self.outputs.len()
+    }
 }
 
 /// What a region may not take.
@@ -57,20 +72,26 @@ pub struct Limits<'a> {
     pub users: &'a [Vec<NodeId>],
     /// Values that must be in memory.
     pub kept: &'a HashSet<NodeId>,
+    /// Of these, values that nothing may be computed with before they are.
+    pub forced: &'a HashSet<NodeId>,
     /// Nodes that belong to other works.
     pub taken: &'a HashSet<NodeId>,
+    /// Whether a block makes whole rows of this product.
+    pub rows: bool,
 }
 
 /// The largest epilogue of a product.
 pub fn find(graph: &Graph, product: NodeId, limits: &Limits<'_>) -> Region {
-    let single = with_group(graph, product, 1, limits);
+    let mut single = with_group(graph, product, 1, limits);
+    if limits.rows {
+        row_region::extend(graph, &mut single, limits);
+    }
     let Some(Dim::Const(columns)) = graph.ty(product).shape.get(1).copied() else { return single };
     if columns % 2 != 0 {
         return single;
     }
     let double = with_group(graph, product, 2, limits);
-    let inner = |r: &Region| r.known.len() - r.outputs.len();
-    if inner(&double) > inner(&single) { double } else { single }
+    if double.saved() > single.saved() { double } else { single }
 }
 
 fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>) -> Region {
@@ -100,13 +121,13 @@ fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>)
             next.extend(&limits.users[id.index()]);
         }
     }
-    let mut region = Region { product, group, known, outputs: Vec::new() };
+    let mut region = Region { product, group, known, row: None, outputs: Vec::new() };
     prune(graph, &mut region, limits);
     region
 }
 
 /// Whether a value is computed from another one.
-fn depends(graph: &Graph, id: NodeId, on: NodeId) -> bool {
+pub(super) fn depends(graph: &Graph, id: NodeId, on: NodeId) -> bool {
     let mut seen = BTreeSet::new();
     let mut todo = vec![id];
     while let Some(id) = todo.pop() {

@@ -178,6 +178,7 @@ fn parts() -> Vec<Part> {
         a: load(0, &[load(1, &[coord(0)]), coord(1)]),
         b: OperandId(2),
         stages: vec![],
+        row: None,
         stores: vec![store(&two, Scalar::Acc(0), None)],
     });
     let position = each(&[R], &[coord(0)], load(0, &[load(1, &[coord(0)])]), None);

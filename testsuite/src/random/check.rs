@@ -52,11 +52,11 @@ pub fn levels() -> Vec<Variant> {
     (0..=2).map(|l| Variant { name: format!("level {l}"), options: options(l) }).collect()
 }
 
-/// The highest level without some rules.
-pub fn without(rules: &[&str]) -> Variant {
+/// The highest level without some rules, with the stages of rewriting in an order.
+pub fn without(rules: &[&str], stages: Vec<usize>) -> Variant {
     Variant {
-        name: format!("level 2 without {}", rules.join(", ")),
-        options: Options { selection: Selection::without(rules), ..options(2) },
+        name: format!("level 2 without {}, stages {stages:?}", rules.join(", ")),
+        options: Options { selection: Selection { stages, ..Selection::without(rules) }, ..options(2) },
     }
 }
 
@@ -109,7 +109,7 @@ impl fmt::Display for Failure {
 pub struct Check {
     /// Ways to compile, compared with the graph.
     pub variants: Vec<Variant>,
-    /// Rules that may be disabled, each in half of the graphs.
+    /// Rules and fusions that may be disabled, each in a quarter of the graphs.
     pub rules: Vec<&'static str>,
     /// Variants whose kernels run on the emulator, by position.
     pub emulated: Vec<usize>,
@@ -123,7 +123,7 @@ const TINY: f64 = 1.0 / (1u64 << 50) as f64;
 impl Check {
     /// All levels, without the emulator.
     pub fn new(data: u64) -> Check {
-        let rules = weft_passes::eqsat::rules::all().iter().map(|r| r.name).collect();
+        let rules = weft_passes::names();
         Check { variants: levels(), rules, emulated: Vec::new(), data }
     }
 

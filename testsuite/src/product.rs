@@ -1,0 +1,236 @@
+//! Plans of one matrix product, for tests of what fuses into it: each kernel on the emulator against the f64
+//! reference, and through NVRTC without spills.
+
+use crate::emulate::{Distance, Emulated};
+use crate::nvrtc::{compile_all, load};
+use std::collections::{BTreeMap, HashMap};
+use weft_ir::dtype::{DType, Encoding};
+use weft_ir::graph::Literal;
+use weft_ir::ids::{BufferId, DispatchId, KernelId, OperandId};
+use weft_ir::plan::{
+    Body, Buffer, BufferKind, Compute, Dispatch, Entry, KernelSpec, Launch, MatMul, Operand, Pack, Plan,
+    Role, Scalar, Schedule, Stage, Store, Work,
+};
+use weft_ir::reference::{StepInputs, WeightBytes};
+use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
+use weft_ir::shape::{Bindings, Dim, Sym};
+use weft_ir::target::Target;
+use weft_passes::schedule;
+
+/// The rows of the products.
+pub const TOKENS: Dim = Dim::Sym(Sym::Tokens);
+
+/// Arrays of a plan with one work.
+#[derive(Default)]
+pub struct Maker {
+    buffers: Vec<Buffer>,
+    reads: Vec<Operand>,
+    writes: Vec<Operand>,
+    bytes: HashMap<String, Vec<u8>>,
+}
+
+impl WeightBytes for Maker {
+    fn bytes(&self, tensor: &str) -> Option<&[u8]> {
+        self.bytes.get(tensor).map(Vec::as_slice)
+    }
+}
+
+impl Maker {
+    fn operand(&mut self, name: &str, dtype: DType, shape: Vec<Dim>, kind: BufferKind) -> Operand {
+        let constant = matches!(kind, BufferKind::Literal(_)) || name.starts_with('w');
+        self.buffers.push(Buffer { name: name.into(), dtype, shape: shape.clone(), kind });
+        Operand { name: name.into(), dtype, shape, constant }
+    }
+
+    /// Values of about unit size; constant for the kernel when the name starts with a `w`.
+    pub fn floats(&mut self, name: &str, dtype: DType, shape: &[usize], size: f32) -> OperandId {
+        let n: usize = shape.iter().product();
+        let mut seed = name.bytes().fold(n as u32 | 1, |s, b| s.wrapping_mul(31).wrapping_add(b.into()));
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((seed >> 8) as f32 / (1 << 23) as f32 - 1.0) * size
+        };
+        let bytes = (0..n).flat_map(|_| {
+            let bits = next().to_bits();
+            if dtype == DType::F32 { bits.to_le_bytes().to_vec() } else { bits.to_le_bytes()[2..].to_vec() }
+        });
+        self.bytes.insert(name.into(), bytes.collect());
+        let pack = Pack::Tensor { name: name.into(), encoding: Encoding::Plain(dtype), shape: shape.into() };
+        let dims = shape.iter().map(|&n| Dim::Const(n)).collect();
+        let o = self.operand(name, dtype, dims, BufferKind::Weight(pack));
+        self.reads.push(o);
+        OperandId::new(self.reads.len() - 1)
+    }
+
+    /// Constant integers.
+    pub fn ints(&mut self, name: &str, values: Vec<i32>) -> OperandId {
+        let dims = vec![Dim::Const(values.len())];
+        let o = self.operand(name, DType::I32, dims, BufferKind::Literal(Literal::I32(values)));
+        self.reads.push(o);
+        OperandId::new(self.reads.len() - 1)
+    }
+
+    /// An array that the product writes.
+    pub fn write(&mut self, name: &str, dtype: DType, shape: Vec<Dim>, kind: BufferKind) {
+        let o = self.operand(name, dtype, shape, kind);
+        self.writes.push(o);
+    }
+
+    /// The plan for a bucket of some rows; `tweak` changes the schedule.
+    ///
+    /// # Panics
+    /// When it is not valid.
+    pub fn plan(&self, m: MatMul, rows: usize, tweak: &dyn Fn(&mut Schedule)) -> Plan {
+        let target = Target::parse("sm_90").expect("sm_90");
+        let bind = Bindings { tokens: rows, seqs: rows, rows, context: 64, slots: 64 };
+        let find = |o: &Operand| self.buffers.iter().position(|b| b.name == o.name).map(BufferId::new);
+        let buffers = |list: &[Operand]| list.iter().map(|o| find(o).expect("a buffer")).collect();
+        let dispatch = Dispatch {
+            work: 0,
+            reads: buffers(&self.reads),
+            writes: buffers(&self.writes),
+            scope: "test".into(),
+        };
+        let work = Work {
+            name: "product".into(),
+            compute: Compute::MatMul(m),
+            reads: self.reads.clone(),
+            writes: self.writes.clone(),
+            in_place: vec![],
+            ops: vec!["matmul".into()],
+            rules: vec![],
+        };
+        let (mut schedule, fallback) = schedule::choose(&work, &bind, target);
+        tweak(&mut schedule);
+        let (grid, threads) = schedule::launch_shape(&work, &schedule);
+        let name = "product_test".into();
+        let kernel = KernelSpec { name, work: 0, schedule, grid, threads, programmatic: true, fallback };
+        let launches = vec![Launch { dispatch: DispatchId::new(0), after: vec![] }];
+        let plan = Plan {
+            target: target.name.into(),
+            dtype: DType::BF16,
+            opt_level: 2,
+            max_seq: 64,
+            max_batch: rows,
+            buffers: self.buffers.clone(),
+            works: vec![work],
+            kernels: vec![kernel],
+            bodies: vec![Body { dispatches: vec![dispatch], launches }],
+            entries: vec![Entry {
+                name: "step".into(),
+                role: Role::Decode,
+                bind,
+                body: 0,
+                kernels: BTreeMap::from([(0, KernelId::new(0))]),
+                arena: vec![],
+                arena_bytes: 0,
+                unshared_bytes: 0,
+            }],
+        };
+        weft_ir::verify::plan::verify(&plan).unwrap_or_else(|f| panic!("{f:?}"));
+        assert_eq!(Plan::from_ron(&plan.to_ron().expect("RON")).expect("a plan"), plan);
+        plan
+    }
+
+    /// Runs and compiles the product for a bucket of some rows.
+    ///
+    /// # Panics
+    /// When its kernel is too far from the reference, or spills.
+    pub fn check(&self, m: &MatMul, rows: usize, tweak: &dyn Fn(&mut Schedule)) {
+        let plan = self.plan(m.clone(), rows, tweak);
+        let distances = Emulated::with_weights(&plan, self).step("step", &StepInputs::default());
+        let far: Vec<&Distance> = distances.iter().filter(|d| !d.is_close()).collect();
+        assert!(far.is_empty(), "{rows} rows, {:?}: {far:?}", plan.kernels[0].schedule);
+        let Some(nvrtc) = load() else { return };
+        let kernels = weft_codegen::emit(&plan).unwrap_or_else(|e| panic!("{e}"));
+        for b in compile_all(&nvrtc, &kernels, "sm_90a") {
+            let used = b.compiled.report.kernel(&b.name).expect("a report");
+            let schedule = &plan.kernels[0].schedule;
+            assert_eq!(
+                (used.spill_stores, used.spill_loads, used.stack),
+                (0, 0, 0),
+                "{rows} rows, {schedule:?}"
+            );
+        }
+    }
+
+    /// At each number of rows as scheduled, and with the parameters that a schedule may have.
+    ///
+    /// # Panics
+    /// When a kernel is too far from the reference, or spills.
+    pub fn check_all(make: &dyn Fn(usize) -> (Maker, MatMul)) {
+        for rows in [1, 2, 3, 8, 24] {
+            let (maker, m) = make(rows);
+            maker.check(&m, rows, &|_| {});
+        }
+        let variants: [&dyn Fn(&mut Schedule); 4] = [
+            // Warps of a block share k; a team takes several rounds.
+            &|s| {
+                if let Schedule::Gemv { warps, lanes, split, blocks, .. } = s {
+                    (*warps, *lanes, *split, *blocks) = (4, 32, 4, 2);
+                }
+            },
+            // The left operand where it is needed.
+            &|s| {
+                if let Schedule::Gemv { staged, warps, blocks, .. } = s {
+                    (*staged, *warps, *blocks) = (false, 2, 3);
+                }
+            },
+            // Two columns or groups at a time, one load in flight.
+            &|s| {
+                if let Schedule::Gemv { warps, lanes, columns, depth, blocks, .. } = s {
+                    (*warps, *lanes, *columns, *depth, *blocks) = (2, 16, *columns * 2, 1, 2);
+                }
+            },
+            &|s| {
+                if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, .. } = s {
+                    (*warps, *lanes, *split, *columns, *depth, *blocks) = (4, 32, 2, *columns * 2, 2, 1);
+                }
+            },
+        ];
+        for (i, tweak) in variants.iter().enumerate() {
+            let rows = [1, 3, 8, 2][i];
+            let (maker, m) = make(rows);
+            maker.check(&m, rows, tweak);
+        }
+    }
+}
+
+/// A coordinate.
+pub fn at(c: u8) -> Scalar {
+    Scalar::Coord(c)
+}
+
+/// An element of an operand.
+pub fn load_at(o: OperandId, index: &[Scalar]) -> Scalar {
+    Scalar::Load(o, index.to_vec())
+}
+
+/// A binary expression.
+pub fn op(op: Binary, a: Scalar, b: Scalar) -> Scalar {
+    Scalar::binary(op, a, b)
+}
+
+/// a < b.
+pub fn less(a: Scalar, b: Scalar) -> Scalar {
+    Scalar::Compare(Compare::Lt, Box::new(a), Box::new(b))
+}
+
+/// Not a.
+pub fn not(a: Scalar) -> Scalar {
+    Scalar::unary(Unary::Not, a)
+}
+
+/// A store.
+pub fn store(output: u8, index: &[Scalar], value: Scalar, guard: Option<Scalar>) -> Store {
+    Store { output, index: index.to_vec(), value, guard }
+}
+
+/// x·gamma with Σx², for a norm before a product: the left operand, the stage, and the row's scale.
+pub fn norm(x: OperandId, gamma: OperandId, k: usize) -> (Scalar, Vec<Stage>, Scalar) {
+    let e = || load_at(x, &[at(0), at(1)]);
+    let a = op(Binary::Mul, e(), load_at(gamma, &[at(1)]));
+    let stages = vec![Stage { op: Reduce::Sum, value: op(Binary::Mul, e(), e()) }];
+    let mean = op(Binary::Div, Scalar::Reduced(0), Scalar::Float(k as f32));
+    (a, stages, Scalar::unary(Unary::Rsqrt, op(Binary::Add, mean, Scalar::Float(1e-5))))
+}
