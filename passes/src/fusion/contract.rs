@@ -91,7 +91,7 @@ pub fn contracts(
                     }
                     (false, _) => format!("--numerics {} leaves it out", selection.numerics),
                     (true, Some(why)) => why.into(),
-                    (true, None) => reason(&view, site, &kernels, forms),
+                    (true, None) => reason(&view, site, (&kernels, &kernels_of), forms),
                 };
                 c.misses.push(Miss { scope: graph.node(site.at).scope.clone(), why });
             }
@@ -102,9 +102,16 @@ pub fn contracts(
 }
 
 /// Why the ops of a site are in several kernels.
-fn reason(v: &View<'_>, site: &Site, kernels: &[BTreeSet<NodeId>], forms: &Forms) -> String {
+fn reason(
+    v: &View<'_>,
+    site: &Site,
+    (kernels, kernels_of): (&[BTreeSet<NodeId>], &HashMap<NodeId, Vec<usize>>),
+    forms: &Forms,
+) -> String {
     let Some(group) = site.any.first() else { return "it has no ops".into() };
-    let most = kernels.iter().max_by_key(|k| group.iter().filter(|n| k.contains(n)).count());
+    let near: BTreeSet<usize> = group.iter().filter_map(|n| kernels_of.get(n)).flatten().copied().collect();
+    let near = near.into_iter().map(|i| &kernels[i]);
+    let most = near.max_by_key(|k| group.iter().filter(|n| k.contains(n)).count());
     let Some(kernel) = most else { return "nothing is computed".into() };
     let is = |f: &dyn Fn(&Op) -> bool| group.iter().any(|n| f(v.op(*n)));
     let linear = group.iter().any(|n| v.is_linear(*n));
