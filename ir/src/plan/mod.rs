@@ -4,11 +4,13 @@
 //! dispatches of a step with its dependencies, and an [`Entry`] is one bucket: bindings of the symbols, the
 //! kernel of each work, and the arena. Buffers are shared by all entries.
 
+mod cost;
 mod scalar;
 mod schedule;
 mod text;
 mod work;
 
+pub use cost::{Bound, Cost, Estimate, cost};
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule};
 pub use work::{Attention, Compute, Loop, MatMul, Operand, Sample, Stage, Store, Work};
