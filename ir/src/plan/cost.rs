@@ -5,14 +5,14 @@
 //! Where an index is itself loaded (rows of a table, slots of a cache), as many distinct rows are assumed as
 //! it has points. Sequences are as long as the bindings' context; every token has a slot.
 
-use super::{Attention, Compute, Loop, MatMul, Sample, Scalar, Schedule, Stage, Store, Work};
+use super::{Attention, Compute, Entry, Loop, MatMul, Plan, Sample, Scalar, Schedule, Stage, Store, Work};
 use crate::dtype::DType;
 use crate::ids::OperandId;
 use crate::scalar::{Binary, Compare};
 use crate::shape::{Bindings, Dim};
 use crate::target::DeviceProfile;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 /// What a work moves and computes.
@@ -113,6 +113,39 @@ pub fn cost(work: &Work, bind: &Bindings) -> Cost {
         c.cost.read = c.cost.read.saturating_add(distinct.min(all).saturating_mul(size(operand.dtype)));
     }
     c.cost
+}
+
+/// What a step of an entry launches, moves and computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepCost {
+    /// Launches.
+    pub launches: usize,
+    /// Sum over them.
+    pub cost: Cost,
+    /// Sum of their estimated times, in seconds: an upper bound where they overlap.
+    pub seconds: f64,
+}
+
+/// Sum over the launches of an entry, with these bindings (its own, or a shorter context).
+pub fn step_cost(plan: &Plan, entry: &Entry, bind: &Bindings, profile: &DeviceProfile) -> StepCost {
+    let mut of_work: BTreeMap<u32, (Cost, f64)> = BTreeMap::new();
+    for (w, kernel) in &entry.kernels {
+        let (Some(work), Some(spec)) = (plan.works.get(*w as usize), plan.kernels.get(kernel.index())) else {
+            continue;
+        };
+        let cost = cost(work, bind);
+        of_work.insert(*w, (cost, cost.estimate(&spec.schedule, profile).seconds));
+    }
+    let mut step = StepCost::default();
+    let dispatches = plan.bodies.get(entry.body as usize).map(|b| b.dispatches.as_slice());
+    for d in dispatches.unwrap_or_default() {
+        step.launches += 1;
+        if let Some((cost, seconds)) = of_work.get(&d.work) {
+            step.cost += *cost;
+            step.seconds += seconds;
+        }
+    }
+    step
 }
 
 fn size(dtype: DType) -> u64 {

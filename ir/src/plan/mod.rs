@@ -10,7 +10,7 @@ mod schedule;
 mod text;
 mod work;
 
-pub use cost::{Bound, Cost, Estimate, cost};
+pub use cost::{Bound, Cost, Estimate, StepCost, cost, step_cost};
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule};
 pub use work::{Attention, Compute, Loop, MatMul, Operand, Sample, Stage, Store, Work};
