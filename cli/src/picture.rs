@@ -3,6 +3,7 @@
 //! `layout-rs` places the boxes and routes the edges; what is drawn is written here, so that equal graphs give
 //! equal bytes.
 
+use layout::adt::dag::NodeHandle;
 use layout::core::base::Orientation;
 use layout::core::color::Color;
 use layout::core::format::{ClipHandle, RenderBackend};
@@ -60,34 +61,23 @@ pub fn svg(picture: &Picture<'_>) -> String {
         let source = matches!(graph.node(*id).op, Op::Input(_) | Op::State { .. });
         !load[id.index()] && !source && scope.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    let drawn: BTreeSet<NodeId> = graph.ids().filter(inside).collect();
+    let literal = literals(graph);
+    let drawn: BTreeSet<NodeId> = graph.ids().filter(|id| inside(id) && !literal.contains(id)).collect();
     let mut visual = VisualGraph::new(Orientation::TopToBottom);
-    let mut handles = BTreeMap::new();
-    let operands = drawn.iter().flat_map(|&id| graph.node(id).inputs.iter().copied());
-    let all: BTreeSet<NodeId> = drawn.iter().copied().chain(operands).collect();
-    for &id in &all {
-        let made = match (drawn.contains(&id), load[id.index()]) {
-            (true, _) => node(picture, id),
-            (false, true) => weight(graph, id),
-            (false, false) => outside(graph, id),
-        };
-        let widest = made.text.lines().map(|l| l.chars().count()).max().unwrap_or(0) as f64;
-        let lines = made.text.lines().count() as f64;
-        let size = Point::new(widest * CELL.0 + 14.0, lines * CELL.1 + 8.0);
-        let look = StyleAttr::new(Color::fast("black"), 1, None, 0, FONT);
-        let shape = ShapeKind::new_box(&made.text);
-        let mut element =
-            Element::create_with_properties(shape, look, Orientation::TopToBottom, size, made.attributes);
-        element.pos = Position::new(Point::zero(), size, Point::zero(), Point::new(HALO.0, HALO.1));
-        handles.insert(id, visual.add_node(element));
-    }
-    for &id in &drawn {
-        let inputs: BTreeSet<NodeId> = graph.node(id).inputs.iter().copied().collect();
+    let handles: BTreeMap<NodeId, NodeHandle> =
+        drawn.iter().map(|&id| (id, add(&mut visual, node(picture, id)))).collect();
+    for (id, to) in &handles {
+        let inputs: BTreeSet<NodeId> = graph.node(*id).inputs.iter().copied().collect();
         for input in inputs {
-            if let (Some(from), Some(to)) = (handles.get(&input), handles.get(&id)) {
-                let look = StyleAttr::new(Color::fast("black"), 1, None, 0, FONT);
-                visual.add_edge(Arrow { look, ..Arrow::simple("") }, *from, *to);
-            }
+            // Literals and what comes from outside are drawn for each user: no edge crosses the picture.
+            let from = match handles.get(&input) {
+                Some(from) => *from,
+                None if load[input.index()] => add(&mut visual, weight(graph, input)),
+                None if literal.contains(&input) => add(&mut visual, constant(graph, input)),
+                None => add(&mut visual, outside(graph, input)),
+            };
+            let look = StyleAttr::new(Color::fast("black"), 1, None, 0, FONT);
+            visual.add_edge(Arrow { look, ..Arrow::simple("") }, from, *to);
         }
     }
     let mut canvas = Canvas::default();
@@ -96,6 +86,19 @@ pub fn svg(picture: &Picture<'_>) -> String {
         picture.kernels.iter().enumerate().filter(|(_, (_, nodes))| nodes.iter().any(|n| drawn.contains(n)));
     let legend: Vec<(String, String)> = legend.map(|(i, (name, _))| (colour(i), name.clone())).collect();
     canvas.finish(&picture.title, &legend)
+}
+
+/// Adds a box of the size of its text.
+fn add(visual: &mut VisualGraph, made: Box) -> NodeHandle {
+    let widest = made.text.lines().map(|l| l.chars().count()).max().unwrap_or(0) as f64;
+    let lines = made.text.lines().count() as f64;
+    let size = Point::new(widest * CELL.0 + 14.0, lines * CELL.1 + 8.0);
+    let look = StyleAttr::new(Color::fast("black"), 1, None, 0, FONT);
+    let shape = ShapeKind::new_box(&made.text);
+    let mut element =
+        Element::create_with_properties(shape, look, Orientation::TopToBottom, size, made.attributes);
+    element.pos = Position::new(Point::zero(), size, Point::zero(), Point::new(HALO.0, HALO.1));
+    visual.add_node(element)
 }
 
 /// Op and type of a node; filled with the colour of its kernel.
@@ -117,18 +120,67 @@ fn node(picture: &Picture<'_>, id: NodeId) -> Box {
 
 /// A value made at load: the tensors it is of.
 fn weight(graph: &Graph, id: NodeId) -> Box {
-    let mut names = BTreeSet::new();
+    let mut names: Vec<&str> = Vec::new();
     let mut todo = vec![id];
     while let Some(at) = todo.pop() {
         if let Op::Weight { tensor, .. } = &graph.node(at).op {
             let name = tensor.strip_suffix(".weight").unwrap_or(tensor);
-            names.insert(name.rsplit('.').next().unwrap_or(name).to_owned());
+            let name = name.rsplit('.').next().unwrap_or(name);
+            if !names.contains(&name) {
+                names.push(name);
+            }
         }
-        todo.extend(graph.node(at).inputs.iter().copied());
+        todo.extend(graph.node(at).inputs.iter().rev().copied());
     }
-    let names: Vec<String> = names.into_iter().collect();
     let text = format!("{}\n{}", names.join(" + "), type_text(graph.ty(id)));
     Box { text, attributes: "fill=\"#ffffff\" stroke=\"#333333\" stroke-dasharray=\"5 4\"".into() }
+}
+
+/// Values that are one number: literals, and broadcasts and reshapes of them.
+fn literals(graph: &Graph) -> BTreeSet<NodeId> {
+    let mut out = BTreeSet::new();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let one = match &node.op {
+            Op::Constant { shape, .. } => shape.iter().all(|d| d.as_const() == Some(1)),
+            Op::Broadcast(_) | Op::Reshape(_) => node.inputs.iter().all(|x| out.contains(x)),
+            Op::Input(_)
+            | Op::Weight { .. }
+            | Op::State { .. }
+            | Op::Iota { .. }
+            | Op::Decode
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Compare(_)
+            | Op::Select
+            | Op::Cast(_)
+            | Op::Transpose(_)
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Reduce(_)
+            | Op::Softmax
+            | Op::MatMul { .. }
+            | Op::Gather
+            | Op::Scatter
+            | Op::Sample => false,
+        };
+        if one {
+            out.insert(id);
+        }
+    }
+    out
+}
+
+/// A literal: its number, and the type that it has where it is used.
+fn constant(graph: &Graph, id: NodeId) -> Box {
+    let mut at = id;
+    while let (false, Some(input)) =
+        (matches!(graph.node(at).op, Op::Constant { .. }), graph.node(at).inputs.first())
+    {
+        at = *input;
+    }
+    let text = format!("{id} {}\n{}", op_text(graph, at), type_text(graph.ty(id)));
+    Box { text, attributes: "fill=\"#ffffff\" stroke=\"#bbbbbb\" rx=\"10\"".into() }
 }
 
 /// A value from outside the layer.

@@ -31,7 +31,9 @@ pub fn write(folder: &Path, model: &Model) -> Result<()> {
     for (form, body) in model.forms.iter().zip(&model.plan.bodies) {
         let name =
             |work: u32| model.plan.works.get(work as usize).map(|w| w.name.clone()).unwrap_or_default();
-        let kernels = body.dispatches.iter().zip(&form.dispatches);
+        // What other layers compute again (slots, masks) is theirs.
+        let inside = |scope: &str| scope.strip_prefix(layer.as_str()).is_some_and(|s| s.starts_with('.'));
+        let kernels = body.dispatches.iter().zip(&form.dispatches).filter(|(d, _)| inside(&d.scope));
         let lowered = Picture {
             title: format!("{layer}: after eqsat and lowering ({}); a colour is a kernel", form.name),
             graph: &form.graph,

@@ -9,6 +9,7 @@ mod elementwise;
 mod gemm;
 mod gemv;
 mod gemv_left;
+mod header;
 mod rows;
 mod sample;
 mod scalar;
@@ -31,7 +32,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
         .get(spec.work as usize)
         .ok_or_else(|| fail(format!("work {} does not exist", spec.work)))?;
     let mut body = Body::new(plan, spec, work);
-    body.header();
+    header::write(&mut body);
     let built = match (&spec.schedule, &work.compute) {
         (Schedule::Elementwise { threads }, Compute::Loop(l)) => elementwise::build(&mut body, l, *threads),
         (Schedule::WarpRow { warps }, Compute::Loop(l)) => rows::warp_row(&mut body, l, *warps),

@@ -48,6 +48,21 @@ pub enum Pack {
     Cast(DType, Box<Pack>),
 }
 
+impl Pack {
+    /// Names of the checkpoint tensors it is made of, in order.
+    pub fn tensors(&self) -> Vec<&str> {
+        match self {
+            Pack::Tensor { name, .. } => vec![name],
+            Pack::Decode(x)
+            | Pack::Reshape(_, x)
+            | Pack::Transpose(_, x)
+            | Pack::Slice(_, _, _, x)
+            | Pack::Cast(_, x) => x.tensors(),
+            Pack::Concat(_, parts) => parts.iter().flat_map(Pack::tensors).collect(),
+        }
+    }
+}
+
 /// Where a buffer lives and what fills it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum BufferKind {

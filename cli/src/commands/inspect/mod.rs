@@ -48,7 +48,7 @@ fn kernel(plan: &Plan, name: &str) -> Result<usize> {
         let mut near: Vec<(f64, &str)> = plan
             .kernels
             .iter()
-            .map(|k| (strsim::jaro_winkler(name, &k.name), k.name.as_str()))
+            .map(|k| (nearness(name, &k.name), k.name.as_str()))
             .filter(|(score, _)| *score > 0.6)
             .collect();
         near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
@@ -59,6 +59,12 @@ fn kernel(plan: &Plan, name: &str) -> Result<usize> {
         };
         Error::input(format!("{name}: the bundle has no such kernel; {hint}"))
     })
+}
+
+/// How near two kernel names are: 1 and more where all words of one are in the other.
+fn nearness(wanted: &str, name: &str) -> f64 {
+    let all = wanted.split('_').all(|w| name.split('_').any(|n| n == w));
+    strsim::jaro_winkler(wanted, name) + f64::from(u8::from(all))
 }
 
 /// A scope without what leads to the layer: `self_attn.q_proj`.
