@@ -77,7 +77,7 @@ impl Context {
     pub fn dump_changed(&mut self, name: &'static str, before: &'static str, text: impl FnOnce() -> String) {
         self.dump(name, text);
         let last = self.dumps.iter().rfind(|(pass, _)| *pass == before).map(|(_, text)| text.clone());
-        if let Some((_, text)) = self.dumps.last_mut().filter(|(_, text)| Some(&*text) == last.as_ref()) {
+        if let Some((_, text)) = self.dumps.last_mut().filter(|(_, text)| last.as_ref() == Some(text)) {
             *text = UNCHANGED.into();
         }
     }
