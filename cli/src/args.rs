@@ -27,6 +27,8 @@ pub enum Command {
     Forward(ForwardArgs),
     /// Turn texts into embeddings with an encoder.
     Embed(EmbedArgs),
+    /// Say what the kernels of a bundle are, what they cost and where they come from.
+    Inspect(InspectArgs),
     /// Turn a GGUF file into a Hugging Face folder.
     Convert(ConvertArgs),
     /// Say what of driver, GPU, NVRTC and cache is there, and what to do about the rest.
@@ -138,9 +140,12 @@ pub struct CompileArgs {
     /// steps) or in those of BODY: decode, prefill, encode; may be given several times.
     #[arg(long, value_name = "[BODY:]FUSION=all|N", value_parser = Requirement::parse)]
     pub require: Vec<Requirement>,
-    /// Write the IR after each pass to this folder.
+    /// Write the IR after each pass to this folder, and pictures of one layer before and after.
     #[arg(long, value_name = "DIR")]
     pub dump_passes: Option<PathBuf>,
+    /// Also compile with each rule left out, and say what each brings.
+    #[arg(long)]
+    pub ablate: bool,
     /// Do not compile the kernels with NVRTC.
     #[arg(long)]
     pub no_check: bool,
@@ -247,6 +252,42 @@ pub struct EmbedArgs {
     /// Print embeddings, numbers of tokens and the pooling as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `weft inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A bundle.
+    pub bundle: PathBuf,
+    /// Bucket to list [default: decode of one sequence, else the first].
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// Length of every sequence, for bytes and operations [default: the longest].
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub context: Option<usize>,
+    /// Print this kernel's code.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["entry", "context", "explain", "json"])]
+    pub kernel: Option<String>,
+    /// As what.
+    #[arg(long, value_enum, default_value_t = EmitArg::Cuda, requires = "kernel")]
+    pub emit: EmitArg,
+    /// Say which parts of the model this kernel computes, from which weights, and by which rules.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["entry", "context"])]
+    pub explain: Option<String>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A form of a kernel's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EmitArg {
+    /// CUDA C, as in the bundle.
+    Cuda,
+    /// PTX, by NVRTC.
+    Ptx,
+    /// Machine code, by NVRTC and nvdisasm.
+    Sass,
 }
 
 /// `weft convert`.

@@ -9,8 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use weft_codegen::Emitted;
 use weft_frontend::checkpoint::Checkpoint;
-use weft_ir::bundle::{KERNELS, KernelFile, MANIFEST, Manifest, PLAN, SourceFile, VERSION};
+use weft_ir::bundle::{EXPLAIN, KERNELS, KernelFile, MANIFEST, Manifest, PLAN, SourceFile, VERSION};
 use weft_ir::plan::Plan;
+use weft_passes::{Provenance, provenance};
 
 /// A bundle in memory.
 #[derive(Debug)]
@@ -68,7 +69,13 @@ fn absolute(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// A place that is taken by something else, or that cannot be written.
-pub fn write(out: &Path, manifest: &Manifest, plan: &Plan, kernels: &[Emitted]) -> Result<()> {
+pub fn write(
+    out: &Path,
+    manifest: &Manifest,
+    plan: &Plan,
+    kernels: &[Emitted],
+    explain: &Provenance,
+) -> Result<()> {
     check_place(out)?;
     let ron = plan.to_ron().map_err(|e| Error::failed(format!("plan: cannot be written as RON: {e}")))?;
     let mut json = serde_json::to_string_pretty(manifest)
@@ -90,6 +97,7 @@ pub fn write(out: &Path, manifest: &Manifest, plan: &Plan, kernels: &[Emitted]) 
     fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", &e))?;
     put(MANIFEST, &json)?;
     put(PLAN, &ron)?;
+    put(EXPLAIN, &explain_text(explain)?)?;
     for (file, kernel) in manifest.kernels.iter().zip(kernels) {
         put(&file.file, &kernel.source)?;
     }
@@ -105,6 +113,34 @@ pub fn write(out: &Path, manifest: &Manifest, plan: &Plan, kernels: &[Emitted]) 
         }
         Error::io(out, "write", &e)
     })
+}
+
+/// Provenance as JSON, one work a line.
+fn explain_text(explain: &Provenance) -> Result<String> {
+    let line = |work| {
+        serde_json::to_string(work)
+            .map_err(|e| Error::failed(format!("{EXPLAIN}: cannot be written as JSON: {e}")))
+    };
+    let works = explain.works.iter().map(line).collect::<Result<Vec<_>>>()?;
+    Ok(format!("{{\"version\": {}, \"works\": [\n{}\n]}}\n", explain.version, works.join(",\n")))
+}
+
+/// Reads where the works of a bundle came from.
+///
+/// # Errors
+/// A file that is missing or damaged, or of another layout version.
+pub fn read_explain(path: &Path) -> Result<Provenance> {
+    let file = path.join(EXPLAIN);
+    let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, "read", &e))?;
+    let damaged = |why: String| Error::input(format!("{}: {why}; compile the model again", file.display()));
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| damaged(format!("not JSON: {e}")))?;
+    let version = json.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(provenance::VERSION)) {
+        let found = version.map_or("none".to_owned(), |v| v.to_string());
+        return Err(damaged(format!("version: {found}, this weft reads {}", provenance::VERSION)));
+    }
+    serde_json::from_value(json).map_err(|e| damaged(e.to_string()))
 }
 
 /// Whether a bundle may be written here: nothing, an empty folder, or an older bundle.

@@ -12,7 +12,7 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::plan::Plan;
 use weft_ir::target::Target;
-use weft_passes::{Context, Options, Selection};
+use weft_passes::{Context, Form, Options, Provenance, Selection};
 
 /// The target where there is no GPU and none is named.
 pub const DEFAULT_TARGET: &str = "sm_90";
@@ -76,6 +76,10 @@ pub struct Model {
     pub kernels: Vec<Emitted>,
     /// Pass times and dumps.
     pub context: Context,
+    /// Where each work came from.
+    pub provenance: Provenance,
+    /// For each body of the plan, the graph that it came from.
+    pub forms: Vec<Form>,
     /// Time to build the graph.
     pub build_time: Duration,
     /// Time to emit the kernels.
@@ -94,7 +98,16 @@ pub fn compile(checkpoint: &Checkpoint, options: Options) -> Result<Model> {
     let start = Instant::now();
     let kernels = weft_codegen::emit(&compiled.plan)?;
     let emit_time = start.elapsed();
-    Ok(Model { graph, plan: compiled.plan, kernels, context: compiled.context, build_time, emit_time })
+    Ok(Model {
+        graph,
+        plan: compiled.plan,
+        kernels,
+        context: compiled.context,
+        provenance: compiled.provenance,
+        forms: compiled.forms,
+        build_time,
+        emit_time,
+    })
 }
 
 /// Names of the checkpoint tensors that a graph uses.

@@ -67,6 +67,9 @@ fn a_bundle_has_manifest_plan_and_kernels() {
         let source = String::from_utf8(files.remove(&file.file).expect("a kernel")).expect("UTF-8");
         assert!(source.contains("extern \"C\" __global__") && source.contains(&kernel.name), "{source}");
     }
+    let explain = files.remove("explain.json").expect("where the works came from");
+    let explain: serde_json::Value = serde_json::from_slice(&explain).expect("parses");
+    assert_eq!(explain["works"].as_array().map(Vec::len), Some(plan.works.len()));
     assert!(files.is_empty(), "more files: {:?}", files.keys());
 }
 

@@ -1,6 +1,6 @@
 //! The bundle: what `weft compile` writes and `weft run` reads back.
 //!
-//! A folder with `manifest.json` (this), `plan.ron` and `kernels/*.cu`. Weights stay in the checkpoint,
+//! A folder with `manifest.json` (this), `plan.ron`, `explain.json` and `kernels/*.cu`. Weights stay in the checkpoint,
 //! which the manifest names; their files' sizes tell whether it is still the same checkpoint.
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const MANIFEST: &str = "manifest.json";
 /// File name of the plan.
 pub const PLAN: &str = "plan.ron";
+/// File name of what `weft inspect --explain` tells.
+pub const EXPLAIN: &str = "explain.json";
 /// Folder of the kernels.
 pub const KERNELS: &str = "kernels";
 /// Version of this layout; a bundle of another version is refused.

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use weft_ir::dtype::DType;
 use weft_ir::target::Target;
 
+/// Text of a dump that is as after the pass before.
+pub const UNCHANGED: &str = "(unchanged)\n";
+
 /// What a user chooses.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -66,9 +69,16 @@ impl Context {
     /// Keeps the IR's text after a pass, when dumps are wanted.
     pub fn dump(&mut self, name: &'static str, text: impl FnOnce() -> String) {
         if self.options.dump {
-            let text = text();
-            let same = self.dumps.last().is_some_and(|(_, last)| *last == text);
-            self.dumps.push((name, if same { "(unchanged)\n".into() } else { text }));
+            self.dumps.push((name, text()));
+        }
+    }
+
+    /// Keeps the IR's text after a pass, or that it is as it was after an earlier one.
+    pub fn dump_changed(&mut self, name: &'static str, before: &'static str, text: impl FnOnce() -> String) {
+        self.dump(name, text);
+        let last = self.dumps.iter().rfind(|(pass, _)| *pass == before).map(|(_, text)| text.clone());
+        if let Some((_, text)) = self.dumps.last_mut().filter(|(_, text)| last.as_ref() == Some(text)) {
+            *text = UNCHANGED.into();
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod lower;
 pub mod memory_plan;
 pub mod numerics;
 pub mod pipeline;
+pub mod provenance;
 pub mod rules_page;
 pub mod schedule;
 
@@ -23,4 +24,5 @@ pub fn names() -> Vec<&'static str> {
 }
 
 pub use numerics::{Numerics, Selection};
-pub use pipeline::{Compiled, Error, compile};
+pub use pipeline::{Compiled, Error, Form, compile};
+pub use provenance::Provenance;

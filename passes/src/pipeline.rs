@@ -3,9 +3,11 @@
 use crate::context::{Context, Options};
 use crate::eqsat::{self, CostModel};
 use crate::memory_plan::Arena;
+use crate::provenance::{self, Provenance};
 use crate::{fusion, launch, lower, memory_plan, schedule};
 use std::collections::BTreeSet;
 use weft_ir::graph::Graph;
+use weft_ir::ids::NodeId;
 use weft_ir::plan::{Body, Entry, Plan, Role};
 use weft_ir::verify;
 
@@ -30,6 +32,21 @@ pub struct Compiled {
     pub plan: Plan,
     /// Times and dumps.
     pub context: Context,
+    /// Where each work came from.
+    pub provenance: Provenance,
+    /// For each body of the plan, the form of the step that it came from.
+    pub forms: Vec<Form>,
+}
+
+/// A form of the step: a graph, and what became of its nodes.
+#[derive(Debug)]
+pub struct Form {
+    /// `decode`, `prefill` (all steps of a decoder but decode), `encode`, or `all`.
+    pub name: &'static str,
+    /// The graph as it was lowered.
+    pub graph: Graph,
+    /// For each dispatch of the body, the nodes that it computes.
+    pub dispatches: Vec<Vec<NodeId>>,
 }
 
 fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
@@ -43,6 +60,8 @@ struct Variant {
     decode: bool,
     /// Whether it serves the other roles.
     others: bool,
+    /// For each node, the node of the graph as built with the same value.
+    origins: Vec<Option<NodeId>>,
 }
 
 impl Variant {
@@ -51,6 +70,16 @@ impl Variant {
             (true, _) => "encode",
             (false, true) => "decode",
             (false, false) => "prefill",
+        }
+    }
+
+    /// Name of the dump after rewriting.
+    fn dump_name(&self) -> &'static str {
+        match (self.name(), self.others) {
+            ("encode", _) => "eqsat-encode",
+            ("decode", false) => "eqsat-decode",
+            ("decode", true) => "eqsat",
+            _ => "eqsat-prefill",
         }
     }
 
@@ -67,7 +96,9 @@ fn variants(
 ) -> Result<(Vec<Variant>, Vec<eqsat::Report>), Error> {
     let o = &c.options;
     if o.opt_level < 2 {
-        return Ok((vec![Variant { graph: graph.clone(), decode: true, others: true }], Vec::new()));
+        let origins = graph.ids().map(Some).collect();
+        let all = Variant { graph: graph.clone(), decode: true, others: true, origins };
+        return Ok((vec![all], Vec::new()));
     }
     let mut variants = Vec::new();
     let mut reports = Vec::new();
@@ -76,7 +107,7 @@ fn variants(
         let Some(bucket) = largest else { continue };
         let model = CostModel { bind: bucket.bind, profile: o.target.profile, prologues: decode };
         let (graph, report) = eqsat::run(graph, &model, &o.selection).map_err(Error::Lower)?;
-        variants.push(Variant { graph, decode, others: !decode });
+        variants.push(Variant { graph, decode, others: !decode, origins: report.origins.clone() });
         reports.push(report);
     }
     Ok((variants, reports))
@@ -109,7 +140,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     c.reports = reports;
     for v in &variants {
         verify::graph::verify(&v.graph).map_err(|f| Error::Graph(lines(&f)))?;
-        c.dump("eqsat", || v.graph.to_string());
+        c.dump_changed(v.dump_name(), "build", || v.graph.to_string());
     }
     let sites = c.timed("fusions", |_| find_sites(&variants, &o)).map_err(Error::Lower)?;
     let (lowered, placed) = c
@@ -131,15 +162,62 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
             .collect()
         });
     }
+    let provenance = {
+        let of = variants.iter().zip(&sites).zip(&placed);
+        let bodies: Vec<provenance::Body<'_>> =
+            of.map(|((v, sites), placed)| provenance::Body { placed, origins: &v.origins, sites }).collect();
+        provenance::gather(&lowered, &bodies, &o.selection)
+    };
+    let forms = variants.iter().zip(placed).map(|(v, p)| {
+        let name = if v.decode && v.others { "all" } else { v.name() };
+        Form { name, graph: p.graph, dispatches: p.dispatches }
+    });
+    let forms: Vec<Form> = forms.collect();
+    let plan = |kernels, bodies, entries| Plan {
+        target: o.target.name.into(),
+        dtype: o.dtype,
+        opt_level: o.opt_level,
+        max_seq: o.max_seq,
+        max_batch: o.max_batch,
+        buffers: lowered.buffers.clone(),
+        works: lowered.works.clone(),
+        kernels,
+        bodies,
+        entries,
+    };
+    let text = |p: Plan| p.to_ron().unwrap_or_else(|e| e.to_string());
+    let unlaunched = || -> Vec<Body> {
+        let body = |d: &Vec<_>| Body { dispatches: d.clone(), launches: Vec::new() };
+        lowered.bodies.iter().map(body).collect()
+    };
+    c.dump("lower", || text(plan(Vec::new(), unlaunched(), Vec::new())));
     let body_of = |b: &schedule::Bucket| variants.iter().position(|v| v.serves(b.role)).unwrap_or(0);
     let (kernels, chosen) = c.timed("schedule", |_| {
         let uses = |body: usize| -> BTreeSet<u32> { lowered.bodies[body].iter().map(|d| d.work).collect() };
         let uses: Vec<BTreeSet<u32>> = (0..lowered.bodies.len()).map(uses).collect();
         schedule::run(&lowered.works, &buckets, &|b, w| uses[body_of(b)].contains(&w), o.target)
     });
+    let entries = |arenas: Vec<Arena>| -> Vec<Entry> {
+        let entry = |((bucket, kernels), arena): ((&schedule::Bucket, &schedule::Chosen), Arena)| Entry {
+            name: bucket.name.clone(),
+            role: bucket.role,
+            bind: bucket.bind,
+            body: body_of(bucket) as u32,
+            kernels: kernels.clone(),
+            arena: arena.placements,
+            arena_bytes: arena.bytes,
+            unshared_bytes: arena.unshared_bytes,
+        };
+        buckets.iter().zip(&chosen).zip(arenas).map(entry).collect()
+    };
+    let unplaced = || entries(vec![Arena::default(); buckets.len()]);
+    c.dump("schedule", || text(plan(kernels.clone(), unlaunched(), unplaced())));
     let arenas: Vec<Arena> = c.timed("memory-plan", |_| {
         let run = |b| memory_plan::run(&lowered.buffers, &lowered.bodies[body_of(b)], &b.bind);
         buckets.iter().map(run).collect()
+    });
+    c.dump_changed("memory-plan", "schedule", || {
+        text(plan(kernels.clone(), unlaunched(), entries(arenas.clone())))
     });
     let bodies: Vec<Body> = c.timed("launch", |_| {
         let body = |(i, dispatches): (usize, &Vec<_>)| {
@@ -150,34 +228,8 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         };
         lowered.bodies.iter().enumerate().map(body).collect()
     });
-    let entries = buckets
-        .iter()
-        .zip(chosen)
-        .zip(arenas)
-        .map(|((bucket, kernels), arena)| Entry {
-            name: bucket.name.clone(),
-            role: bucket.role,
-            bind: bucket.bind,
-            body: body_of(bucket) as u32,
-            kernels,
-            arena: arena.placements,
-            arena_bytes: arena.bytes,
-            unshared_bytes: arena.unshared_bytes,
-        })
-        .collect();
-    let plan = Plan {
-        target: o.target.name.into(),
-        dtype: o.dtype,
-        opt_level: o.opt_level,
-        max_seq: o.max_seq,
-        max_batch: o.max_batch,
-        buffers: lowered.buffers,
-        works: lowered.works,
-        kernels,
-        bodies,
-        entries,
-    };
+    let plan = plan(kernels, bodies, entries(arenas));
     c.timed("verify-plan", |_| verify::plan::verify(&plan)).map_err(|f| Error::Plan(lines(&f)))?;
-    c.dump("plan", || plan.to_ron().unwrap_or_else(|e| e.to_string()));
-    Ok(Compiled { plan, context })
+    c.dump_changed("launch", "memory-plan", || text(plan.clone()));
+    Ok(Compiled { plan, context, provenance, forms })
 }

@@ -108,11 +108,36 @@ impl Parts {
                 run(&graph, &model(prologues), &Selection::default()).unwrap_or_else(|e| panic!("{e}"));
             weft_ir::verify::graph::verify(&after).unwrap_or_else(|f| panic!("{f:?}"));
             close(&before, &evaluate(&after, &self.weights));
+            same_origins(&graph, &after, &report, &self.weights);
             assert!(report.limited.is_empty());
             decode = Some((after, report));
         }
         decode.expect("both were run")
     }
+}
+
+/// Each node that is said to be a node of the graph before has its value.
+fn same_origins(before: &Graph, after: &Graph, report: &Report, weights: &BTreeMap<String, Vec<u8>>) {
+    assert_eq!(report.origins.len(), after.nodes.len());
+    let load = after.load_time();
+    let compared = |id: &NodeId| {
+        let source = matches!(after.node(*id).op, Op::Input(_) | Op::State { .. });
+        !source && !load[id.index()] && after.ty(*id).dtype().is_float()
+    };
+    let pairs = after.ids().filter(compared).filter_map(|id| Some((id, report.origins[id.index()]?)));
+    let pairs: Vec<(NodeId, NodeId)> = pairs.collect();
+    assert!(!pairs.is_empty());
+    let mut graphs = [before.clone(), after.clone()];
+    for g in &mut graphs {
+        g.outputs.clear();
+    }
+    for (i, (new, old)) in pairs.into_iter().enumerate() {
+        for (g, value) in graphs.iter_mut().zip([old, new]) {
+            g.outputs.push(weft_ir::graph::Output { name: format!("node {i}"), value });
+        }
+    }
+    let [old, new] = graphs.map(|g| evaluate(&g, weights));
+    close(&old, &new);
 }
 
 fn evaluate(graph: &Graph, weights: &BTreeMap<String, Vec<u8>>) -> Vec<Vec<f64>> {

@@ -1,21 +1,17 @@
 //! `weft compile`.
 
 use super::summary::{NvrtcSummary, Summary};
-use super::{contracts, print_json};
+use super::{ablate, contracts, dump, print_json};
 use crate::args::CompileArgs;
 use crate::errors::{Error, Result};
-use crate::{bundle, engine, model, places, progress};
-use std::fs;
+use crate::{bundle, engine, model, nvrtc};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use weft_codegen::Emitted;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::target::Target;
-use weft_passes::Context;
-use weft_runtime::cache::Cache;
-use weft_runtime::compile::{Compiler, Job, Origin};
-use weft_runtime::nvrtc::Nvrtc;
+use weft_runtime::compile::Origin;
 
 /// Compiles a checkpoint to a bundle.
 pub fn run(args: &CompileArgs) -> Result<()> {
@@ -36,17 +32,20 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     };
     let mut options = model::options(&checkpoint, &args.build, target, args.max_batch)?;
     options.dump = args.dump_passes.is_some();
-    let compiled = model::compile(&checkpoint, options)?;
+    let compiled = model::compile(&checkpoint, options.clone())?;
     contracts::check(&args.require, &compiled.context.contracts)?;
     let warnings = model::warnings(&checkpoint, &compiled.graph);
     let manifest = bundle::manifest(&checkpoint, &args.model, &compiled.plan, &compiled.kernels)?;
-    bundle::write(&out, &manifest, &compiled.plan, &compiled.kernels)?;
+    bundle::write(&out, &manifest, &compiled.plan, &compiled.kernels, &compiled.provenance)?;
     if let Some(folder) = &args.dump_passes {
-        dump(folder, &compiled.context)?;
+        dump::write(folder, &compiled)?;
     }
     let mut summary = Summary::new(&out, &checkpoint, &compiled, start.elapsed(), warnings);
     if !args.no_check {
         summary.nvrtc = Some(check(&compiled.kernels, target)?);
+    }
+    if args.ablate {
+        summary.ablation = Some(ablate::run(&compiled, &options)?);
     }
     if args.json {
         return print_json(&summary);
@@ -70,40 +69,16 @@ fn default_target() -> Result<&'static Target> {
     }
 }
 
-/// Writes the IR after each pass: `01-build.txt`, ….
-fn dump(folder: &Path, context: &Context) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", &e))?;
-    for (i, (pass, text)) in context.dumps.iter().enumerate() {
-        let path = folder.join(format!("{:02}-{pass}.txt", i + 1));
-        fs::write(&path, text).map_err(|e| Error::io(&path, "write", &e))?;
-    }
-    Ok(())
-}
-
-/// Compiles the kernels with NVRTC, in parallel and through the cache, for their registers and spills.
+/// Compiles the kernels with NVRTC for their registers and spills.
 fn check(kernels: &[Emitted], target: &Target) -> Result<NvrtcSummary> {
-    let nvrtc = match Nvrtc::load(&places::nvrtc_folders()) {
-        Ok(nvrtc) => nvrtc,
-        Err(e) => return Ok(NvrtcSummary::missing(&e)),
+    let jobs = kernels.iter().map(|k| (k.name.as_str(), k.source.as_str()));
+    let built = match nvrtc::compile(jobs, target)? {
+        Ok(built) => built,
+        Err(why) => return Ok(NvrtcSummary::missing(why)),
     };
-    let (major, minor) = target.capability;
-    if !nvrtc.supported_archs().contains(&(major * 10 + minor)) {
-        return Ok(NvrtcSummary::too_old(&nvrtc, target));
-    }
-    // A cache that cannot be used costs time, not the check.
-    let cache = Cache::open(None);
-    let cache_error = cache.as_ref().err().map(ToString::to_string);
-    let compiler = Compiler { nvrtc: &nvrtc, cache: cache.as_ref().ok(), threads: None };
-    let jobs: Vec<Job> = kernels.iter().map(|k| Job::new(&k.name, &k.source)).collect();
-    let (bar, start) = (progress::count("checking kernels with NVRTC"), Instant::now());
-    let built = compiler.compile_all(&jobs, target.nvrtc_arch, &|p| {
-        progress::tell(&bar, p.done as u64, p.total as u64);
-    });
-    bar.finish_and_clear();
-    let built = built?;
-    let cached = built.iter().filter(|b| b.origin == Origin::Cached).count();
-    let mut summary = NvrtcSummary::found(nvrtc.version().to_string(), start.elapsed(), cached, cache_error);
-    for b in &built {
+    let cached = built.kernels.iter().filter(|b| b.origin == Origin::Cached).count();
+    let mut summary = NvrtcSummary::found(built.version, built.time, cached, built.cache_error);
+    for b in &built.kernels {
         summary.add(&b.compiled.report);
     }
     Ok(summary)

@@ -1,12 +1,15 @@
 //! One module a command.
 
+mod ablate;
 mod compile;
 mod completions;
 pub(crate) mod contracts;
 mod convert;
 mod doctor;
+mod dump;
 mod embed;
 mod forward;
+mod inspect;
 mod models;
 mod run;
 mod summary;
@@ -26,6 +29,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Embed(args) => embed::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Models => models::run(),
@@ -39,6 +43,34 @@ fn print_json(value: &impl Serialize) -> Result<()> {
         .map_err(|e| Error::failed(format!("the result cannot be written as JSON: {e}")))?;
     writeln!(std::io::stdout().lock(), "{text}")?;
     Ok(())
+}
+
+/// A table without lines: the first `left` columns from the left, the others from the right.
+fn table(head: &[&str], rows: &[Vec<String>], left: usize) -> String {
+    use comfy_table::{CellAlignment, Table, presets::NOTHING};
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(head).add_rows(rows);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if i + 1 < head.len() { 2 } else { 0 }));
+        column.set_cell_alignment(if i < left { CellAlignment::Left } else { CellAlignment::Right });
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n") + "\n"
+}
+
+/// A number of things as text: 950, 1.5 M.
+fn count(n: u64) -> String {
+    let units = ["", "k", "M", "G", "T", "P"];
+    let (mut value, mut unit) = (n as f64, 0);
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        n.to_string()
+    } else {
+        format!("{value:.1} {}", units.get(unit).copied().unwrap_or_default())
+    }
 }
 
 /// Bytes as text: 64 B, 1.5 MiB.

@@ -1,5 +1,6 @@
 //! What `weft compile` says of a plan: a table, or JSON.
 
+use super::ablate::Ablation;
 use super::contracts::{self, FusionRow};
 use super::size;
 use crate::model::Model;
@@ -10,9 +11,6 @@ use std::path::Path;
 use std::time::Duration;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::plan::{BufferKind, Plan};
-use weft_ir::target::Target;
-use weft_runtime::error::REMEDY_NVRTC;
-use weft_runtime::nvrtc::Nvrtc;
 use weft_runtime::resources::{LogReport, Resources};
 
 /// A compiled model in figures. Sizes are bytes, times milliseconds.
@@ -44,6 +42,8 @@ pub struct Summary {
     pub warnings: Vec<String>,
     /// What NVRTC says of the kernels, unless it was not asked.
     pub nvrtc: Option<NvrtcSummary>,
+    /// What each rule brings, where that was asked.
+    pub ablation: Option<Ablation>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -125,6 +125,7 @@ impl Summary {
             total_ms: ms(total),
             warnings,
             nvrtc: None,
+            ablation: None,
         }
     }
 }
@@ -215,8 +216,12 @@ impl fmt::Display for Summary {
         let passes: Vec<String> = self.passes.iter().map(|p| format!("{} {:.1}", p.name, p.ms)).collect();
         writeln!(f, "  passes, ms  {}", passes.join(", "))?;
         match &self.nvrtc {
-            Some(nvrtc) => write!(f, "{nvrtc}"),
-            None => writeln!(f, "  nvrtc       not asked (--no-check)"),
+            Some(nvrtc) => write!(f, "{nvrtc}")?,
+            None => writeln!(f, "  nvrtc       not asked (--no-check)")?,
+        }
+        match &self.ablation {
+            Some(ablation) => write!(f, "{ablation}"),
+            None => Ok(()),
         }
     }
 }
@@ -235,20 +240,9 @@ pub struct NvrtcSummary {
 }
 
 impl NvrtcSummary {
-    /// NVRTC was not found.
-    pub fn missing(error: &weft_runtime::Error) -> NvrtcSummary {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        let note =
-            if first.contains(REMEDY_NVRTC) { first.to_owned() } else { format!("{first}; {REMEDY_NVRTC}") };
-        NvrtcSummary { note: Some(note), ..NvrtcSummary::default() }
-    }
-
-    /// NVRTC does not know the target.
-    pub fn too_old(nvrtc: &Nvrtc, target: &Target) -> NvrtcSummary {
-        let (version, place) = (nvrtc.version(), nvrtc.path().display());
-        let note = format!("NVRTC {version} at {place} does not compile for {}; {REMEDY_NVRTC}", target.name);
-        NvrtcSummary { note: Some(note), ..NvrtcSummary::default() }
+    /// NVRTC was not found, or does not know the target.
+    pub fn missing(why: String) -> NvrtcSummary {
+        NvrtcSummary { note: Some(why), ..NvrtcSummary::default() }
     }
 
     /// NVRTC compiled the kernels.

@@ -10,6 +10,7 @@ mod gemm;
 mod gemm_row;
 mod gemv;
 mod gemv_left;
+mod header;
 mod rows;
 mod sample;
 mod scalar;
@@ -32,7 +33,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
         .get(spec.work as usize)
         .ok_or_else(|| fail(format!("work {} does not exist", spec.work)))?;
     let mut body = Body::new(plan, spec, work);
-    body.header();
+    header::write(&mut body);
     let built = match (&spec.schedule, &work.compute) {
         (Schedule::Elementwise { threads }, Compute::Loop(l)) => elementwise::build(&mut body, l, *threads),
         (Schedule::WarpRow { warps }, Compute::Loop(l)) => rows::warp_row(&mut body, l, *warps),

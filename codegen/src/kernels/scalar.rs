@@ -15,7 +15,7 @@ pub(crate) struct Body<'a> {
     pub work: &'a Work,
     pub reads: Vec<Mem>,
     pub writes: Vec<Mem>,
-    plan: &'a Plan,
+    pub plan: &'a Plan,
     syms: Vec<(Sym, Expr)>,
 }
 
@@ -66,36 +66,6 @@ impl<'a> Body<'a> {
         let writes = work.writes.iter().map(|o| k.pointer(&o.name, o.dtype, Access::Write)).collect();
         let syms = work.syms().into_iter().map(|s| (s, k.scalar(s.name(), DType::I32))).collect();
         Body { k, spec, work, reads, writes, plan, syms }
-    }
-
-    /// Header comment: what the kernel is, where it comes from, how it is scheduled.
-    pub fn header(&mut self) {
-        let plan = self.plan;
-        let sites: Vec<&str> = plan
-            .bodies
-            .iter()
-            .flat_map(|b| &b.dispatches)
-            .filter(|d| d.work == self.spec.work)
-            .map(|d| d.scope.as_str())
-            .collect();
-        let mut lines = Vec::new();
-        match sites[..] {
-            [] => {}
-            [one] => lines.push(format!("from: {one}")),
-            [first, .., last] => lines.push(format!("from: {first} … {last} ({} sites)", sites.len())),
-        }
-        lines.push(format!("ops: {}", self.work.ops.join(", ")));
-        if !self.work.rules.is_empty() {
-            lines.push(format!("rules: {}", self.work.rules.join(", ")));
-        }
-        lines.push(format!("schedule: {:?}", self.spec.schedule));
-        if let Some(why) = &self.spec.fallback {
-            lines.push(format!("fallback: {why}"));
-        }
-        for o in self.work.reads.iter().chain(&self.work.writes) {
-            lines.push(format!("{}: {} {}", o.name, o.dtype, weft_ir::shape::shape_text(&o.shape)));
-        }
-        lines.into_iter().for_each(|l| self.k.doc(l));
     }
 
     /// Lets dependents start, then waits for what this kernel depends on, where the kernel does so itself.

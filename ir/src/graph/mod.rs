@@ -17,6 +17,7 @@ pub use infer::{infer, text as type_text};
 pub use lex::ParseError;
 pub use op::{Input, Literal, Op, ValueType};
 pub use parse::parse;
+pub use print::line;
 
 use crate::ids::NodeId;
 use serde::{Deserialize, Serialize};

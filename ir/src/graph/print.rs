@@ -16,6 +16,7 @@
 //! starts a comment.
 
 use super::{Graph, Literal, Node, Op, type_text};
+use crate::ids::NodeId;
 use std::fmt::{self, Display, Write};
 
 impl Display for Graph {
@@ -33,6 +34,18 @@ impl Display for Graph {
         }
         Ok(())
     }
+}
+
+/// The line of a node in the graph's text, without its end.
+pub fn line(graph: &Graph, id: NodeId) -> String {
+    struct Line<'a>(&'a Graph, NodeId);
+    impl Display for Line<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} = ", self.1)?;
+            node(f, self.0.node(self.1))
+        }
+    }
+    Line(graph, id).to_string()
 }
 
 fn node(f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {

@@ -4,11 +4,13 @@
 //! dispatches of a step with its dependencies, and an [`Entry`] is one bucket: bindings of the symbols, the
 //! kernel of each work, and the arena. Buffers are shared by all entries.
 
+mod cost;
 mod scalar;
 mod schedule;
 mod text;
 mod work;
 
+pub use cost::{Bound, Cost, Estimate, StepCost, cost, step_cost};
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule};
 pub use work::{Attention, Compute, Loop, MatMul, Operand, RowEpilogue, Sample, Stage, Store, Work};
@@ -44,6 +46,21 @@ pub enum Pack {
     Concat(usize, Vec<Pack>),
     /// Rounded to a type.
     Cast(DType, Box<Pack>),
+}
+
+impl Pack {
+    /// Names of the checkpoint tensors it is made of, in order.
+    pub fn tensors(&self) -> Vec<&str> {
+        match self {
+            Pack::Tensor { name, .. } => vec![name],
+            Pack::Decode(x)
+            | Pack::Reshape(_, x)
+            | Pack::Transpose(_, x)
+            | Pack::Slice(_, _, _, x)
+            | Pack::Cast(_, x) => x.tensors(),
+            Pack::Concat(_, parts) => parts.iter().flat_map(Pack::tensors).collect(),
+        }
+    }
 }
 
 /// Where a buffer lives and what fills it.

@@ -79,6 +79,21 @@ pub enum Schedule {
     },
 }
 
+impl Schedule {
+    /// Whether products run on tensor cores.
+    pub fn on_tensor_cores(&self) -> bool {
+        match self {
+            Schedule::Gemm { .. } | Schedule::AttentionTile { .. } => true,
+            Schedule::Elementwise { .. }
+            | Schedule::WarpRow { .. }
+            | Schedule::BlockRow { .. }
+            | Schedule::Gemv { .. }
+            | Schedule::AttentionRow { .. }
+            | Schedule::SampleRow { .. } => false,
+        }
+    }
+}
+
 /// Number of blocks along a grid axis: ⌈∏ dims / per⌉.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Extent {

@@ -6,8 +6,12 @@ use std::collections::HashMap;
 use weft_ir::graph::{Graph, Node as GraphNode, Op};
 use weft_ir::ids::NodeId;
 
-/// Puts the optimised blocks together.
-pub(super) fn assemble(graph: &Graph, segments: &[Segment], templates: &HashMap<&str, Template>) -> Graph {
+/// Puts the optimised blocks together; with each node, the one of the same value before.
+pub(super) fn assemble(
+    graph: &Graph,
+    segments: &[Segment],
+    templates: &HashMap<&str, Template>,
+) -> (Graph, Vec<Option<NodeId>>) {
     // New nodes may need values of several segments; a topological sort of all of them follows.
     let mut pending: Vec<Pending> = Vec::new();
     let mut value: HashMap<NodeId, usize> = HashMap::new();
@@ -15,7 +19,7 @@ pub(super) fn assemble(graph: &Graph, segments: &[Segment], templates: &HashMap<
         let node = graph.node(id);
         if matches!(node.op, Op::Input(_) | Op::Weight { .. } | Op::State { .. }) {
             value.insert(id, pending.len());
-            pending.push(Pending { node: node.clone(), inputs: Vec::new() });
+            pending.push(Pending { node: node.clone(), inputs: Vec::new(), origin: Some(id) });
         }
     }
     for s in segments {
@@ -37,7 +41,7 @@ pub(super) fn assemble(graph: &Graph, segments: &[Segment], templates: &HashMap<
                     Source::Node(n) => Operand::New(first + *n as usize),
                 })
                 .collect();
-            pending.push(Pending { node, inputs });
+            pending.push(Pending { node, inputs, origin: made.was.map(|i| s.nodes[i]) });
         }
         for (o, source) in s.outputs.iter().zip(&t.outputs) {
             match source {
@@ -58,6 +62,7 @@ pub(super) fn assemble(graph: &Graph, segments: &[Segment], templates: &HashMap<
 struct Pending {
     node: GraphNode,
     inputs: Vec<Operand>,
+    origin: Option<NodeId>,
 }
 
 #[derive(Clone, Copy)]
@@ -106,7 +111,11 @@ fn scopes(graph: &Graph, s: &Segment, t: &Template) -> Vec<String> {
     out
 }
 
-fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) -> Graph {
+fn sort(
+    graph: &Graph,
+    pending: Vec<Pending>,
+    value: &HashMap<NodeId, usize>,
+) -> (Graph, Vec<Option<NodeId>>) {
     let inputs: Vec<Vec<usize>> = pending
         .iter()
         .map(|p| {
@@ -120,6 +129,7 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
     let before = early_readers(&pending, &inputs);
     let mut place: Vec<Option<NodeId>> = vec![None; pending.len()];
     let mut out = Graph::default();
+    let mut origins: Vec<Option<NodeId>> = Vec::with_capacity(pending.len());
     let mut stack: Vec<usize> = Vec::new();
     for start in 0..pending.len() {
         stack.push(start);
@@ -143,6 +153,7 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
             }
             place[at] = Some(NodeId::new(out.nodes.len()));
             out.nodes.push(node);
+            origins.push(pending[at].origin);
         }
     }
     let moved = |id: NodeId| value.get(&id).and_then(|i| place[*i]).unwrap_or(id);
@@ -150,7 +161,9 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
     out.outputs.iter_mut().for_each(|o| o.value = moved(o.value));
     out.state_out = graph.state_out.clone();
     out.state_out.iter_mut().for_each(|s| s.value = moved(s.value));
-    out.without_dead().0
+    let (live, place) = out.without_dead();
+    let origins = origins.into_iter().zip(place).filter_map(|(origin, kept)| kept.map(|_| origin)).collect();
+    (live, origins)
 }
 
 /// For each state write, the other readers of the version that it consumes, and of views of it: they come

@@ -43,6 +43,9 @@ pub struct Report {
     pub applied: BTreeMap<&'static str, usize>,
     /// Segments whose saturation hit a limit.
     pub limited: Vec<String>,
+    /// For each node of the result, the node of the graph before with the same value; none where rules made a
+    /// value that was not there.
+    pub origins: Vec<Option<NodeId>>,
 }
 
 /// An optimised block in terms of its leaves: nodes in topological order, then its outputs.
@@ -89,7 +92,9 @@ pub fn run(graph: &Graph, model: &CostModel, selection: &Selection) -> Result<(G
         }
     }
     report.distinct = templates.len();
-    Ok((assemble::assemble(graph, &segments, &templates), report))
+    let (rewritten, origins) = assemble::assemble(graph, &segments, &templates);
+    report.origins = origins;
+    Ok((rewritten, report))
 }
 
 /// The e-graph of a saturated segment.

@@ -305,6 +305,7 @@ impl Emitter<'_> {
     /// Adds a work (or finds its equal) and its dispatch.
     fn add(&mut self, root: NodeId, mut made: Made) {
         made.ops.sort_unstable();
+        made.ops.dedup();
         let ops: Vec<String> = made.ops.iter().map(|&n| self.graph.node(n).op.name().to_string()).collect();
         let (reads, read_buffers): (Vec<_>, Vec<_>) = made.reads.into_iter().unzip();
         let (writes, write_buffers): (Vec<_>, Vec<_>) = made.writes.into_iter().unzip();

@@ -53,6 +53,8 @@ pub struct Variant<'a> {
 /// What became of a graph's nodes.
 #[derive(Debug)]
 pub struct Placed {
+    /// The graph as it was lowered: outputs that are one value have become copies.
+    pub graph: Graph,
     /// For each dispatch of its body, the nodes that it computes.
     pub dispatches: Vec<Vec<NodeId>>,
     /// How each value exists.
@@ -92,7 +94,7 @@ fn one(options: &Options, variant: Variant<'_>, lowered: &mut Lowered) -> Result
         match emit::emit(graph, &forms, &mut attempt) {
             Ok(dispatches) => {
                 *lowered = attempt;
-                return Ok(Placed { dispatches, forms });
+                return Ok(Placed { graph: graph.clone(), dispatches, forms });
             }
             Err(Stop::Fault(why)) => return Err(why),
             // Each round forces one more value, so this ends.

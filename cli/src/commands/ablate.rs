@@ -1,0 +1,128 @@
+//! `weft compile --ablate`: what each rule brings.
+
+use super::{size, table};
+use crate::errors::{Error, Result};
+use crate::model::Model;
+use crate::progress;
+use serde::Serialize;
+use std::fmt;
+use weft_ir::plan::{Entry, Plan, Role, step_cost};
+use weft_passes::Options;
+use weft_passes::provenance::numerics;
+
+/// The plan with all rules, and with each left out. Times are estimates by the roofline, not measurements.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ablation {
+    /// GPU whose figures the estimates are made with.
+    device: String,
+    /// With all rules that were not disabled anyway.
+    with_all: Vec<Step>,
+    /// With one more left out.
+    without: Vec<Without>,
+}
+
+/// A step of an entry.
+#[derive(Clone, Debug, Serialize)]
+struct Step {
+    entry: String,
+    dispatches: usize,
+    bytes: u64,
+    flops: u64,
+    estimated_s: f64,
+}
+
+/// Steps without a rule; differences are to those with all rules.
+#[derive(Clone, Debug, Serialize)]
+struct Without {
+    rule: String,
+    numerics: String,
+    steps: Vec<Changed>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Changed {
+    #[serde(flatten)]
+    step: Step,
+    dispatches_more: i64,
+    bytes_more: i64,
+    estimated_s_more: f64,
+}
+
+/// Compiles again with each rule left out.
+pub fn run(model: &Model, options: &Options) -> Result<Ablation> {
+    if options.opt_level == 0 {
+        return Err(Error::input("--ablate: level 0 uses no rules; give --opt-level 1 or 2"));
+    }
+    let with_all = steps(&model.plan, options);
+    let on = |name: &&str| !options.selection.disabled.iter().any(|d| d == name);
+    let names: Vec<&str> = weft_passes::names().into_iter().filter(on).collect();
+    let bar = progress::count("compiling without each rule");
+    let mut without = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let mut options = options.clone();
+        options.dump = false;
+        options.selection.disabled.push((*name).into());
+        let compiled = weft_passes::compile(&model.graph, options.clone())?;
+        let changed = steps(&compiled.plan, &options).into_iter().zip(&with_all).map(|(step, all)| Changed {
+            dispatches_more: step.dispatches as i64 - all.dispatches as i64,
+            bytes_more: step.bytes as i64 - all.bytes as i64,
+            estimated_s_more: step.estimated_s - all.estimated_s,
+            step,
+        });
+        let numerics = numerics(name).unwrap_or_default().into();
+        without.push(Without { rule: (*name).into(), numerics, steps: changed.collect() });
+        progress::tell(&bar, i as u64 + 1, names.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(Ablation { device: options.target.profile.name.into(), with_all, without })
+}
+
+/// Decode of one sequence and the largest prefill; of an encoder, the largest step.
+fn steps(plan: &Plan, options: &Options) -> Vec<Step> {
+    let largest = |role: Role| plan.entries.iter().filter(|e| e.role == role).max_by_key(|e| e.bind.tokens);
+    let single = plan.entries.iter().find(|e| e.role == Role::Decode && e.bind.tokens == 1);
+    let step = |e: &Entry| {
+        let step = step_cost(plan, e, &e.bind, &options.target.profile);
+        Step {
+            entry: e.name.clone(),
+            dispatches: step.launches,
+            bytes: step.cost.bytes(),
+            flops: step.cost.flops(),
+            estimated_s: step.seconds,
+        }
+    };
+    [single, largest(Role::Prefill), largest(Role::Encode)].into_iter().flatten().map(step).collect()
+}
+
+/// A signed number of bytes.
+fn more(bytes: i64) -> String {
+    let sign = if bytes < 0 { "−" } else { "+" };
+    if bytes == 0 { "=".into() } else { format!("{sign}{}", size(bytes.unsigned_abs())) }
+}
+
+impl fmt::Display for Ablation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = |s: f64| format!("{:.1}", s * 1e6);
+        let mut head = vec!["without".to_owned(), "numerics".to_owned()];
+        let mut all = vec!["(all rules)".to_owned(), String::new()];
+        for s in &self.with_all {
+            head.extend([format!("{}: kernels", s.entry), "bytes".into(), "est. µs".into()]);
+            all.extend([s.dispatches.to_string(), size(s.bytes), micros(s.estimated_s)]);
+        }
+        let mut rows = vec![all];
+        for w in &self.without {
+            let mut row = vec![w.rule.clone(), w.numerics.clone()];
+            for c in &w.steps {
+                let kernels =
+                    if c.dispatches_more == 0 { "=".into() } else { format!("{:+}", c.dispatches_more) };
+                let percent = 100.0 * c.estimated_s_more / (c.step.estimated_s - c.estimated_s_more);
+                let time = if c.estimated_s_more == 0.0 { "=".into() } else { format!("{percent:+.1}%") };
+                row.extend([kernels, more(c.bytes_more), time]);
+            }
+            rows.push(row);
+        }
+        let head: Vec<&str> = head.iter().map(String::as_str).collect();
+        f.write_str(&table(&head, &rows, 2))?;
+        writeln!(f, "a step's kernels and bytes; times by the roofline of {}, not measured", self.device)
+    }
+}
