@@ -97,6 +97,7 @@ fn a_product_with_an_epilogue() {
         a: x(),
         b: OperandId(1),
         stages: vec![Stage { op: Reduce::Sum, value: op(Binary::Mul, x(), x()) }],
+        row: None,
         stores: vec![first, second],
     });
     let reads = vec![

@@ -184,7 +184,12 @@ impl Counter<'_> {
         self.array(m.b, columns * k);
         self.stages(&m.stages, &over_k);
         self.cost.products += 2 * rows * columns * k;
-        self.stores(&m.stores, &vec![(0, rows), (0, m.n as u64)]);
+        let points: Ranges = vec![(0, rows), (0, m.n as u64)];
+        if let Some(row) = &m.row {
+            self.evaluate(&row.value, &points);
+            self.stages(&row.stages, &points);
+        }
+        self.stores(&m.stores, &points);
     }
 
     fn attention(&mut self, a: &Attention) {
