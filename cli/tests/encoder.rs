@@ -104,6 +104,36 @@ fn rows_do_not_see_each_other() {
     }
 }
 
+#[test]
+fn padding_on_the_left_changes_nothing() {
+    let dir = folder();
+    let (input, out) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    // RoBERTa counts tokens, ModernBERT's positions are relative, in its windows too.
+    for name in ["variants/roberta", "variants/modernbert"] {
+        let run = |padding: [usize; 2]| {
+            let pad = |n: usize, x: i64| vec![x; n];
+            let row =
+                |x: i64, tokens: &[i64]| [pad(padding[0], x), tokens.to_vec(), pad(padding[1], x)].concat();
+            let ids = row(1, &[5, 9, 17, 33, 65, 7, 11, 13, 19, 23]);
+            let mask = row(0, &[1; 10]);
+            let shape = [1, ids.len()];
+            let tensors = [
+                ("input_ids", Dtype::I64, &shape[..], longs(&ids)),
+                ("attention_mask", Dtype::I64, &shape[..], longs(&mask)),
+            ];
+            write(&input, &tensors);
+            forward(dir.path(), &fixture(name), &input, &[]).ok();
+            kept(&fs::read(&out).expect("reads"), &mask).0
+        };
+        let plain = run([0, 0]);
+        assert_eq!(plain.len(), 10 * 32);
+        for padding in [[0, 3], [6, 0], [2, 1]] {
+            let error = relative_rmse(&run(padding), &plain);
+            assert!(error < 1e-5, "{name} {padding:?}: {error:e}");
+        }
+    }
+}
+
 /// The tiny bert with sentence-transformers' files, and a tokenizer of words.
 fn embedder(dir: &Path, pooling: &str, modules: &[&str]) -> PathBuf {
     let model = dir.join("model");
@@ -194,6 +224,9 @@ fn texts_are_pooled_as_configured() {
     let model = embedder(dir.path(), "pooling_mode_cls_token", &["Transformer", "Pooling"]);
     let cls = values(&embed(dir.path(), &model, &["red green"]), 0);
     assert!(relative_rmse(&cls, &hidden[..128]) < 1e-5);
+    let model = embedder(dir.path(), "pooling_mode_lasttoken", &["Transformer", "Pooling"]);
+    let last = values(&embed(dir.path(), &model, &["red green"]), 0);
+    assert!(relative_rmse(&last, &hidden[3 * 128..]) < 1e-5);
     let model = embedder(dir.path(), "pooling_mode_max_tokens", &["Transformer", "Pooling"]);
     let max = values(&embed(dir.path(), &model, &["red green"]), 0);
     assert!(max.iter().zip(&cls).all(|(m, c)| m >= c));
@@ -217,7 +250,7 @@ fn texts_are_pooled_as_configured() {
 #[test]
 fn what_does_not_fit_an_encoder_is_named() {
     let dir = folder();
-    let model = embedder(dir.path(), "pooling_mode_lasttoken", &["Transformer", "Pooling"]);
+    let model = embedder(dir.path(), "pooling_mode_weightedmean_tokens", &["Transformer", "Pooling"]);
     let run = |args: &[&str], model: &Path| {
         let mut command = command(dir.path());
         command.arg(args[0]).arg(model).args(&args[1..]).args(["--device", "cpu"]);
@@ -225,7 +258,7 @@ fn what_does_not_fit_an_encoder_is_named() {
     };
     run(&["run", "hello"], &model).fails(2, &["bert is an encoder", "weft embed"]);
     run(&["embed", "hello"], &fixture("tiny/llama")).fails(2, &["llama is a decoder"]);
-    run(&["embed", "hello"], &model).fails(2, &["1_Pooling/config.json", "pooling_mode_lasttoken"]);
+    run(&["embed", "hello"], &model).fails(2, &["1_Pooling/config.json", "pooling_mode_weightedmean_tokens"]);
     let model = embedder(dir.path(), "pooling_mode_mean_tokens", &["Transformer", "Pooling", "Dense"]);
     run(&["embed", "hello"], &model).fails(2, &["modules.json", "st.models.Dense"]);
     run(&["embed"], &fixture("tiny/bert")).fails(2, &["tokenizer.json"]);

@@ -139,7 +139,6 @@ fn switches() {
     bad("gpt2", &by_layer, &["scale_attn_by_inverse_layer_idx = true", "absent or false"]);
     bad("gpt2", &[("activation_function", json!("mish"))], &["activation_function = mish", "gelu_new"]);
     bad("gemma2", &[("hidden_activation", json!("mish"))], &["hidden_activation = mish"]);
-    bad("falcon", &[("alibi", json!(true))], &["alibi = true"]);
     bad("falcon", &[("parallel_attn", json!(false))], &["parallel_attn = false", "new_decoder_architecture"]);
     bad("falcon", &[("num_ln_in_parallel_attn", json!(3))], &["num_ln_in_parallel_attn = 3"]);
     bad("olmo2", &[("clip_qkv", json!(8.0))], &["clip_qkv = 8.0"]);

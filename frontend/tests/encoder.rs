@@ -7,13 +7,18 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_frontend::config::pooling::{Pooling, PoolingMode};
-use weft_frontend::config::{Activation, ModelConfig, hf};
+use weft_frontend::config::{Activation, LayerRope, ModelConfig, hf};
 use weft_frontend::models::{self, Kind};
 use weft_ir::dtype::DType;
 use weft_ir::graph::Op;
 
 fn parse(changes: &[(&str, Value)]) -> Result<ModelConfig, String> {
-    let text = std::fs::read(fixture("tiny/bert/config.json")).unwrap();
+    parse_of("tiny/bert", changes)
+}
+
+/// The configuration of a fixture with changes; null removes a key.
+fn parse_of(name: &str, changes: &[(&str, Value)]) -> Result<ModelConfig, String> {
+    let text = std::fs::read(fixture(name).join("config.json")).unwrap();
     let mut config: Map<String, Value> = serde_json::from_slice(&text).unwrap();
     for (key, value) in changes {
         match value {
@@ -80,6 +85,46 @@ fn spellings_defaults_and_what_is_refused() {
     bad("hidden_act", json!("mish"), &["hidden_act = mish", "gelu"]);
     bad("architectures", json!(["BertLMHeadModel"]), &["BertLMHeadModel", "BertModel"]);
     bad("num_attention_heads", json!(3), &["3 heads"]);
+}
+
+#[test]
+fn roberta_counts_positions_after_padding() {
+    let parse = |changes: &[(&str, Value)]| parse_of("variants/roberta", changes);
+    let config = parse(&[]).unwrap();
+    assert_eq!((config.position_offset, config.position_limit(), config.type_vocab_size), (2, Some(64), 1));
+    assert_eq!(parse(&[("pad_token_id", Value::Null)]).unwrap().position_offset, 2);
+    assert_eq!(parse(&[("pad_token_id", json!(0))]).unwrap().position_offset, 1);
+    let error = parse(&[("max_position_embeddings", json!(2))]).unwrap_err();
+    assert!(error.contains("max_position_embeddings") && error.contains("no positions"), "{error}");
+    let error = parse(&[("is_decoder", json!(true))]).unwrap_err();
+    assert!(error.contains("is_decoder = true"), "{error}");
+}
+
+#[test]
+fn modernbert_has_windows_on_both_sides() {
+    let parse = |changes: &[(&str, Value)]| parse_of("variants/modernbert-older", changes);
+    let config = parse(&[]).unwrap();
+    let windows = |c: &ModelConfig| c.attention.iter().map(|a| a.window).collect::<Vec<_>>();
+    assert_eq!(windows(&config), [None, Some(3), Some(3), None]);
+    let locals: Vec<bool> = config.attention.iter().map(|a| a.rope == LayerRope::Local).collect();
+    assert_eq!(locals, [false, true, true, false]);
+    assert_eq!((config.rope.theta, config.local_rope.as_ref().map(|r| r.theta)), (160_000.0, Some(10000.0)));
+    assert_eq!(config.position_limit(), None);
+    // What the published files have, too.
+    let published = [
+        ("global_attn_every_n_layers", json!(2)),
+        ("local_attention", Value::Null),
+        ("layer_norm_eps", json!(1e-5)),
+        ("position_embedding_type", json!("absolute")),
+        ("gradient_checkpointing", json!(false)),
+        ("reference_compile", json!(true)),
+        ("architectures", json!(["ModernBertForMaskedLM"])),
+    ];
+    let config = parse(&published).unwrap();
+    assert!(config.unknown.is_empty(), "{:?}", config.unknown);
+    assert_eq!(windows(&config), [None, Some(65), None, Some(65)]);
+    let error = parse(&[("global_attn_every_n_layers", json!(0))]).unwrap_err();
+    assert!(error.contains("global_attn_every_n_layers"), "{error}");
 }
 
 /// A checkpoint of the tiny bert with its tensors renamed.
@@ -150,6 +195,14 @@ fn pooling_files() {
         let error = open().unwrap_err();
         assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     };
+    for (config, mode) in [
+        (json!({"pooling_mode_lasttoken": true, "pooling_mode_cls_token": false}), PoolingMode::LastToken),
+        (json!({"pooling_mode": "lasttoken"}), PoolingMode::LastToken),
+        (json!({"pooling_mode_mean_tokens": true}), PoolingMode::Mean),
+    ] {
+        put("1_Pooling/config.json", config);
+        assert_eq!(open().unwrap().unwrap().mode, mode);
+    }
     put("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true, "pooling_mode_mean_tokens": true}));
     bad(&["1_Pooling/config.json", "one mode"]);
     put("1_Pooling/config.json", json!({"pooling_mode_mean_sqrt_len_tokens": true}));

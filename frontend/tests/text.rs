@@ -3,7 +3,7 @@
 mod common;
 
 use common::{GgufFile, V, tiny_gguf};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_frontend::error::Error;
@@ -171,9 +171,17 @@ fn templates_render_as_transformers_does() {
     assert_eq!(render("{{ bos_token + messages[0].content.strip() | upper }}"), "<s>BE <BRIEF>");
     assert_eq!(render("{{ messages[1]['role'].startswith('us') }}{{ 'a,b'.split(',')[1] }}"), "Trueb");
     assert_eq!(render("{% if add_generation_prompt and not tools %}go{% endif %}"), "go");
-    assert_eq!(render("{{ messages[1] | tojson }}"), r#"{"content": "héllo", "role": "user"}"#);
+    assert_eq!(render("{{ messages[1] | tojson }}"), r#"{"role": "user", "content": "héllo"}"#);
     assert_eq!(render("{{ [1, 'a<b', none, true] | tojson }}"), r#"[1, "a<b", null, true]"#);
     assert_eq!(render("{{ [1] | tojson(indent=2) }}"), "[\n  1\n]");
+    assert_eq!(render("{{ ['é'] | tojson(ensure_ascii=True) }}"), "[\"\\u00e9\"]");
+    assert_eq!(render("{{ {'b': 1, 'a': [2]} | tojson(separators=(',', ':')) }}"), r#"{"b":1,"a":[2]}"#);
+    assert_eq!(render("{{ {'b': 1, 'a': 2} | tojson(sort_keys=True) }}"), r#"{"a": 2, "b": 1}"#);
+    assert_eq!(
+        render("{{ tools is iterable }}{{ nothing is iterable }}{{ nothing | length }}"),
+        "FalseTrue0"
+    );
+    assert_eq!(render("{% raw %}\n{{ x {% endraw %}\n\r\ny"), "\n{{ x \ny");
     assert_eq!(
         render("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}"),
         "user"
@@ -223,6 +231,21 @@ fn templates_of_a_folder() {
     std::fs::write(folder.path().join("chat_template.jinja"), "{{ bos_token }}2\n").unwrap();
     let t = ChatTemplate::open_folder(folder.path()).unwrap().unwrap();
     assert_eq!(t.render(&[], false).unwrap(), "<B>2");
+    // Newer folders: other templates beside it.
+    let more = folder.path().join("additional_chat_templates");
+    std::fs::create_dir(&more).unwrap();
+    std::fs::write(more.join("rag.jinja"), "{{ documents is none }}").unwrap();
+    let t = ChatTemplate::open_folder(folder.path()).unwrap().unwrap();
+    assert_eq!(t.names().collect::<Vec<_>>(), ["default", "rag"]);
+    assert_eq!(t.render_named("rag", &Map::new()).unwrap(), "True");
+    // Older ones: a file of its own, and the tokens in another.
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, value: Value| std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+    put("tokenizer_config.json", json!({"eos_token": "<E>"}));
+    put("special_tokens_map.json", json!({"eos_token": "<F>", "cls_token": {"content": "<C>"}}));
+    put("chat_template.json", json!({"chat_template": "{{ cls_token }}3{{ eos_token }}"}));
+    let t = ChatTemplate::open_folder(folder.path()).unwrap().unwrap();
+    assert_eq!(t.render(&[], false).unwrap(), "<C>3<E>");
 }
 
 #[test]

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Makes tiny random checkpoints with golden outputs, in the layout of testsuite/fixtures/tiny (see fixtures' README).
+"""Makes tiny random checkpoints with golden outputs, in the layout of testsuite/fixtures (see its README).
 
-    pip install torch transformers==5.17.0 safetensors
+    pip install torch transformers==5.23.0 safetensors
     python generate.py OUT [NAME…]
 
-For each variant: OUT/NAME/{config.json, model.safetensors, golden.safetensors, golden.json}. Weights are random, stored
-in bf16; the golden is computed by transformers in float32 from the stored values, with eager attention and without a
-KV cache. `hf_16bit` is how far transformers' own bf16 run is from it: the yardstick of a 16-bit run.
-
-Not yet run where it was written: there was no CPU build of torch to install.
+For each variant of `variants.py`: OUT/NAME/{config.json, model.safetensors, golden.safetensors, golden.json}; for a
+configuration that is refused config.json and refused.json. Weights
+are random, stored in bf16; the golden is computed by transformers in float32 from the stored values, with eager
+attention and without a KV cache. `hf_16bit` is how far transformers' own bf16 run is from it: the yardstick of a
+16-bit run.
 """
 
 import argparse
@@ -20,98 +20,89 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-BASE = dict(vocab_size=256, hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-ROPE = dict(rope_type="default", rope_theta=10000.0)
+from variants import DECODERS, ENCODERS, MOE, REFUSED, SIZE
 
-
-def rope(kind, **more):
-    """Rope parameters of a kind."""
-    return dict(ROPE, rope_type=kind, **more)
-
-
-def sliding(*flags):
-    """Layer types from flags: whether a layer slides."""
-    return ["sliding_attention" if f else "full_attention" for f in flags]
-
-
-LONG = dict(short_factor=[1.0 + 0.05 * i for i in range(16)], long_factor=[1.0 + 0.5 * i for i in range(16)])
-GPT2 = dict(vocab_size=256, n_embd=128, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2)
-BLOOM = dict(vocab_size=256, hidden_size=128, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0)
-FALCON = dict(vocab_size=256, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, bos_token_id=1,
-              eos_token_id=2, rope_parameters=ROPE)
-
-# name: (model_type, settings, spelling)
-VARIANTS = {
-    "llama-linear": ("llama", dict(rope_parameters=rope("linear", factor=4.0)), "new"),
-    "llama-yarn": ("llama", dict(rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=16)), "old"),
-    "llama-dynamic": ("llama", dict(rope_parameters=rope("dynamic", factor=2.0)), "new"),
-    "llama-biases": ("llama", dict(attention_bias=True, mlp_bias=True, rope_parameters=ROPE), "old"),
-    "llama-odd": ("llama", dict(hidden_size=120, intermediate_size=200, num_attention_heads=6, num_key_value_heads=3,
-                                head_dim=20, vocab_size=251, rope_parameters=ROPE), "new"),
-    "llama-mqa-tied": ("llama", dict(num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=ROPE), "old"),
-    "llama-relu2": ("llama", dict(hidden_act="relu2", rope_parameters=ROPE), "new"),
-    "mistral-window-5": ("mistral", dict(sliding_window=5, head_dim=32, rope_parameters=ROPE), "old"),
-    "qwen2-window": ("qwen2", dict(use_sliding_window=True, sliding_window=9, max_window_layers=1,
-                                   rope_parameters=ROPE), "new"),
-    "qwen3-tied": ("qwen3", dict(head_dim=48, tie_word_embeddings=True, rope_parameters=ROPE), "old"),
-    "gemma2-odd": ("gemma2", dict(head_dim=24, query_pre_attn_scalar=20, sliding_window=7, num_hidden_layers=3,
-                                  rope_parameters=ROPE), "new"),
-    "gemma3-pattern": ("gemma3_text", dict(head_dim=32, query_pre_attn_scalar=32, sliding_window=6,
-                                           num_hidden_layers=4, layer_types=sliding(1, 0, 1, 0)), "new"),
-    "phi3-longrope": ("phi3", dict(original_max_position_embeddings=128, rope_parameters=rope("longrope", **LONG)),
-                      "new"),
-    "phi3-window-partial": ("phi3", dict(sliding_window=11, rope_parameters=dict(ROPE, partial_rotary_factor=0.5)),
-                            "new"),
-    "gpt2-relu-untied": ("gpt2", dict(GPT2, activation_function="relu", n_inner=96, tie_word_embeddings=False), "new"),
-    "gpt-neox-sequential": ("gpt_neox", dict(use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True,
-                                             rope_parameters=dict(ROPE, partial_rotary_factor=0.5)), "new"),
-    "olmo2-mha": ("olmo2", dict(num_key_value_heads=4, rope_parameters=ROPE), "old"),
-    "bloom-odd-heads": ("bloom", dict(BLOOM, n_head=6, hidden_size=96), "new"),
-    "bloom-after-norm": ("bloom", dict(BLOOM, apply_residual_connection_post_layernorm=True), "new"),
-    "falcon-mqa": ("falcon", dict(FALCON, multi_query=True, parallel_attn=True, bias=True), "new"),
-    "falcon-sequential": ("falcon", dict(FALCON, multi_query=False, parallel_attn=False), "new"),
-    "falcon-one-norm": ("falcon", dict(FALCON, new_decoder_architecture=True, num_kv_heads=2,
-                                       num_ln_in_parallel_attn=1), "new"),
-    "granite": ("granite", dict(embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.05,
-                                logits_scaling=4.0, rope_parameters=ROPE), "new"),
-    "smollm3": ("smollm3", dict(num_hidden_layers=4, no_rope_layer_interval=2, rope_parameters=ROPE), "new"),
-    "starcoder2": ("starcoder2", dict(sliding_window=13, rope_parameters=ROPE), "new"),
-    "stablelm": ("stablelm", dict(use_qkv_bias=True, rope_parameters=dict(ROPE, partial_rotary_factor=0.25)), "old"),
-    "stablelm-qk-parallel": ("stablelm", dict(qk_layernorm=True, use_parallel_residual=True,
-                                              rope_parameters=dict(ROPE, partial_rotary_factor=0.5)), "new"),
-    "phi": ("phi", dict(rope_parameters=dict(ROPE, partial_rotary_factor=0.5)), "new"),
-    "phi-qk": ("phi", dict(qk_layernorm=True, rope_parameters=dict(ROPE, partial_rotary_factor=0.5)), "new"),
-    "cohere2": ("cohere2", dict(num_hidden_layers=4, sliding_window=8, logit_scale=0.5, rope_parameters=ROPE), "new"),
-    "glm4": ("glm4", dict(head_dim=32, rope_parameters=dict(ROPE, partial_rotary_factor=0.5)), "new"),
-    "exaone4": ("exaone4", dict(num_hidden_layers=4, sliding_window=8, rope_parameters=ROPE), "new"),
-    "exaone4-full": ("exaone4", dict(sliding_window=None, layer_types=sliding(0, 0), rope_parameters=ROPE), "new"),
-    "olmo3": ("olmo3", dict(num_hidden_layers=4, sliding_window=8), "new"),
-}
+# Tokens of a row, and of its greedy continuation.
+LENGTH, STEPS = 13, 6
 
 
 def randomise(model, seed):
     """Random weights of a size that gives logits with clear winners; norms near one, biases not zero."""
     generator = torch.Generator().manual_seed(seed)
-    for name, p in model.named_parameters():
+    router_bias = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+    for name, p in [*model.named_parameters(), *router_bias]:
         noise = torch.randn(p.shape, generator=generator)
         if p.dim() == 1:
-            centre = 0.0 if name.endswith("bias") or "gemma" in model.config.model_type else 1.0
-            p.data = centre + 0.1 * noise
+            plain = name.endswith("bias") or "gemma" in model.config.model_type
+            p.data = (0.0 if plain else 1.0) + (0.3 if name.endswith("bias") else 0.1) * noise
+        elif name.endswith("_bias"):
+            p.data = 0.3 * noise
         else:
             p.data = noise * (1.0 if "emb" in name or "wte" in name else 1.5 / math.sqrt(p.shape[-1]))
 
 
-def old_spelling(config):
-    """The spelling before transformers 5: rope_theta, rope_scaling, torch_dtype."""
-    parameters = dict(config.pop("rope_parameters"))
-    config["rope_theta"] = parameters.pop("rope_theta")
-    partial = parameters.pop("partial_rotary_factor", None)
-    if partial is not None:
-        config["partial_rotary_factor"] = partial
-    config["rope_scaling"] = None if parameters.get("rope_type") == "default" else parameters
+def old_spelling(config, oldest):
+    """The spelling before transformers 5: rope_theta, rope_scaling, torch_dtype; `oldest`: "type" for "rope_type"."""
+    parameters = config.pop("rope_parameters", None)
+    if parameters and "full_attention" in parameters:
+        local = parameters["sliding_attention"]
+        parameters = parameters["full_attention"]
+        if config["model_type"] == "modernbert":
+            config["global_rope_theta"], config["local_rope_theta"] = parameters["rope_theta"], local["rope_theta"]
+            parameters = None
+            every = config.pop("layer_types").index("full_attention", 1)
+            config["global_attn_every_n_layers"] = every
+        else:
+            config["rope_local_base_freq"] = local["rope_theta"]
+    if parameters:
+        parameters = dict(parameters)
+        theta, partial = parameters.pop("rope_theta"), parameters.pop("partial_rotary_factor", None)
+        neox = config["model_type"] == "gpt_neox"
+        config["rotary_emb_base" if neox else "rope_theta"] = theta
+        if partial is not None:
+            config["rotary_pct" if neox else "partial_rotary_factor"] = partial
+        if oldest:
+            parameters["type"] = parameters.pop("rope_type")
+        config["rope_scaling"] = None if parameters.get("rope_type") == "default" else parameters
+    # Files of then did not list the layers' types.
+    if config["model_type"] in ("qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"):
+        config.pop("layer_types", None)
+    if config["model_type"] == "gemma3_text":
+        config["sliding_window_pattern"] = config.pop("_sliding_window_pattern", 6)
     config["torch_dtype"] = config.pop("dtype")
     config["transformers_version"] = "4.44.0"
+
+
+def configure(model_type, settings, shared):
+    """The configuration of a variant; a setting of None with a value in `shared` leaves the key out."""
+    left_out = {k for k, v in settings.items() if v is None and k in shared}
+    given = {k: v for k, v in {**shared, **settings}.items() if k not in left_out}
+    return transformers.AutoConfig.for_model(model_type, **given)
+
+
+def store(folder, model, spelling):
+    """Saves a checkpoint, in bf16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    text = json.loads((folder / "config.json").read_text())
+    if spelling != "new":
+        old_spelling(text, spelling == "oldest")
+    (folder / "config.json").write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
+
+
+def rel(a, b):
+    """Relative rmse."""
+    return ((a - b).norm() / b.norm()).item()
+
+
+def report(folder, more, distance, attention="eager"):
+    """Writes golden.json."""
+    reference = f"transformers {transformers.__version__}, float32, {attention} attention"
+    golden = dict(reference=reference, hf_16bit=dict(dtype="bfloat16", rel_rmse=distance, **more.pop("hf", {})), **more)
+    (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+    size = sum(t.numel() for t in load_file(folder / "model.safetensors").values())
+    print(f"{folder.name}: {size} weights, 16-bit distance {distance:.2e} {more}", flush=True)
 
 
 @torch.no_grad()
@@ -129,55 +120,93 @@ def run(model, ids, steps):
     return logits, torch.cat(tokens, 1), torch.stack(rows, 1)
 
 
-def make(out, name, seed):
-    """Writes one variant."""
-    model_type, settings, spelling = VARIANTS[name]
-    common = {} if model_type in ("gpt2", "bloom", "falcon") else BASE
-    config = transformers.AutoConfig.for_model(model_type, **{**common, **settings})
-    config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+@torch.no_grad()
+def decoder(folder, seed, model_type, settings, spelling):
+    """Writes a decoder."""
+    # Falcon's eager attention adds ALiBi's biases twice, once within the mask; its default does not.
+    attention = "sdpa" if settings.get("alibi") else "eager"
+    own_size = model_type in ("gpt2", "bloom", "falcon")
+    config = configure(model_type, settings, {} if own_size else SIZE)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     randomise(model, seed)
     model.tie_weights()
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    text = json.loads((folder / "config.json").read_text())
-    if spelling == "old":
-        old_spelling(text)
-    (folder / "config.json").write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
+    store(folder, model, spelling)
 
     # What was stored, as a user loads it.
-    load = lambda dtype: transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager").eval()
-    ids = torch.randint(3, settings.get("vocab_size", 256), (2, 40), generator=torch.Generator().manual_seed(seed + 1))
-    logits, greedy_ids, greedy_logits = run(load(torch.float32), ids, 24)
-    half = load(torch.bfloat16)
-    with torch.no_grad():
-        rounded = half(ids, use_cache=False).logits.float()
-    error = ((rounded - logits).norm() / logits.norm()).item()
+    def load(dtype):
+        loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True)
+        lost = {k: v for k, v in found.items() if v}
+        assert not lost, f"{folder.name}: {lost}"
+        return loaded.eval()
+
+    generator = torch.Generator().manual_seed(seed + 1)
+    ids = torch.randint(3, config.vocab_size, (2, LENGTH), generator=generator)
+    logits, greedy_ids, greedy_logits = run(load(torch.float32), ids, STEPS)
+    assert logits.isfinite().all() and greedy_logits.isfinite().all(), folder.name
+    rounded = load(torch.bfloat16)(ids, use_cache=False).logits.float()
     p, q = logits.double().log_softmax(-1), rounded.double().log_softmax(-1)
     kl = (p.exp() * (p - q)).sum(-1).mean().item()
     best = greedy_logits.topk(2, -1).values
     save_file(dict(input_ids=ids, logits=logits, greedy_ids=greedy_ids, greedy_logits=greedy_logits.contiguous()),
               folder / "golden.safetensors")
-    golden = dict(reference=f"transformers {transformers.__version__}, float32, eager attention",
-                  hf_16bit=dict(dtype="bfloat16", rel_rmse=error, mean_kl=kl),
-                  min_greedy_margin=(best[..., 0] - best[..., 1]).min().item())
-    (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
-    size = sum(t.numel() for t in load_file(folder / "model.safetensors").values())
-    print(f"{name}: {size} weights, 16-bit distance {error:.2e}, margin {golden['min_greedy_margin']:.3f}")
+    margin = (best[..., 0] - best[..., 1]).min().item()
+    report(folder, dict(hf=dict(mean_kl=kl), min_greedy_margin=margin), rel(rounded, logits), attention)
+
+
+@torch.no_grad()
+def encoder(folder, seed, model_type, settings, spelling, kind):
+    """Writes an encoder: rows of different lengths, padded on the right."""
+    config = configure(model_type, settings, SIZE)
+    classes = dict(Model=transformers.AutoModel, ForMaskedLM=transformers.AutoModelForMaskedLM,
+                   ForSequenceClassification=transformers.AutoModelForSequenceClassification)
+    model = classes[kind].from_config(config, attn_implementation="eager")
+    randomise(model, seed)
+    model.tie_weights()
+    store(folder, model, spelling)
+    generator = torch.Generator().manual_seed(seed + 1)
+    ids = torch.randint(3, config.vocab_size, (2, 2 * LENGTH), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, LENGTH + 3:] = 0
+    ids[mask == 0] = config.pad_token_id
+
+    def hidden(dtype):
+        loaded = transformers.AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+        return loaded(ids, attention_mask=mask).last_hidden_state.float()
+
+    golden = hidden(torch.float32)
+    assert golden.isfinite().all(), folder.name
+    save_file(dict(input_ids=ids, attention_mask=mask, last_hidden_state=golden.contiguous()),
+              folder / "golden.safetensors")
+    report(folder, {}, rel(hidden(torch.bfloat16)[mask == 1], golden[mask == 1]))
+
+
+def refused(folder, base, changes, field):
+    """Writes a configuration that is not supported, and what the error names: the field and its value."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = dict(json.loads((folder.parent / base / "config.json").read_text()), **changes)
+    (folder / "config.json").write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
+    value = changes[field]
+    while isinstance(value, list):
+        value = value[0]
+    expected = dict(field=field, value=value if isinstance(value, str) else json.dumps(value))
+    (folder / "refused.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
 def main():
     """Makes the variants that are named, or all."""
+    every = {**DECODERS, **MOE, **ENCODERS, **REFUSED}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("names", nargs="*", help="; ".join(VARIANTS))
+    parser.add_argument("names", nargs="*", help="; ".join(every))
     args = parser.parse_args()
     torch.manual_seed(0)
-    for name in args.names or VARIANTS:
-        make(args.out, name, seed=sum(name.encode()))
+    for name in args.names or every:
+        if name in REFUSED:
+            refused(args.out / name, *every[name])
+        else:
+            make = encoder if name in ENCODERS else decoder
+            make(args.out / name, sum(name.encode()), *every[name])
 
 
 if __name__ == "__main__":

@@ -51,8 +51,15 @@ impl Fixture {
     /// # Panics
     /// When it is not there.
     pub fn open(name: &str) -> Fixture {
-        let folder = folder().join("tiny").join(name);
-        let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|e| panic!("fixture {name}: {e}"));
+        Fixture::at(folder().join("tiny").join(name))
+    }
+
+    /// Opens a fixture by its folder.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn at(folder: PathBuf) -> Fixture {
+        let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|e| panic!("fixture: {e}"));
         Fixture { checkpoint, folder }
     }
 

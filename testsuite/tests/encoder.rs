@@ -12,14 +12,13 @@ use weft_ir::target::{TARGETS, Target};
 use weft_runtime::exec::CpuModel;
 use weft_testsuite::emulate::Emulated;
 use weft_testsuite::encoder::{golden_rows, minilm, minilm_cosines, ragged, tiny};
-use weft_testsuite::fixture::{Bytes, Fixture, compile, relative_rmse};
+use weft_testsuite::fixture::{Bytes, Fixture, compile, folder, relative_rmse};
 use weft_testsuite::nvrtc::{compile_all, load};
 
 /// Runs every entry of the plan on ragged sequences, and compares whole rows with the golden.
-fn emulate(dtype: DType, opt_level: u8, most: f64) {
-    let fixture = Fixture::open("bert");
+fn emulate(fixture: &Fixture, dtype: DType, opt_level: u8, most: f64) {
     let plan = compile(&fixture.graph(dtype), "sm_90", dtype, opt_level, (48, 3));
-    let rows = golden_rows(&fixture);
+    let rows = golden_rows(fixture);
     let tokens: Vec<Vec<i32>> =
         rows.iter().map(|(s, _)| s.ids.iter().map(|&id| id as i32).collect()).collect();
     let mut run = Emulated::new(&plan, &fixture.checkpoint);
@@ -27,14 +26,17 @@ fn emulate(dtype: DType, opt_level: u8, most: f64) {
     for entry in &plan.entries {
         // Sequences of different lengths, and padding behind them.
         let room = entry.bind.tokens;
-        let sequences: Vec<&[i32]> = match room {
-            0..40 => vec![&tokens[1][..1], &tokens[0][..7], &tokens[1][..room - 10]],
-            40..80 => vec![&tokens[0][..3], &tokens[0]],
-            _ => vec![&tokens[0], &tokens[1], &tokens[0][..5]],
+        let (first, second) = (&tokens[0][..], &tokens[1][..]);
+        let whole = room >= first.len() + second.len() + 5;
+        let sequences = if whole {
+            vec![first, second, &first[..5]]
+        } else if room >= first.len() + 3 {
+            vec![&first[..3], first]
+        } else {
+            vec![&second[..1], &first[..7], &second[..(room - 10).min(second.len())]]
         };
         let mut inputs = ragged(entry, &sequences);
-        let whole = room >= 80;
-        if whole {
+        if whole || fixture.checkpoint.config().type_vocab_size < 2 {
             inputs.token_types.fill(0);
         }
         distances.extend(run.step(&entry.name, &inputs));
@@ -52,28 +54,55 @@ fn emulate(dtype: DType, opt_level: u8, most: f64) {
 }
 
 /// 1.5 times Hugging Face's own 16-bit distance.
+fn yardstick_of(fixture: &Fixture) -> f64 {
+    1.5 * fixture.golden_json()["hf_16bit"]["rel_rmse"].as_f64().expect("hf_16bit")
+}
+
 fn yardstick() -> f64 {
-    1.5 * Fixture::open("bert").golden_json()["hf_16bit"]["rel_rmse"].as_f64().expect("hf_16bit")
+    yardstick_of(&Fixture::open("bert"))
+}
+
+fn variant(name: &str) -> Fixture {
+    Fixture::at(folder().join("variants").join(name))
+}
+
+#[test]
+fn roberta_and_modernbert_emulated() {
+    for (name, opt_level) in [("roberta", 2), ("modernbert", 0), ("modernbert", 2)] {
+        let fixture = variant(name);
+        emulate(&fixture, DType::BF16, opt_level, yardstick_of(&fixture));
+    }
+}
+
+#[test]
+fn windows_are_part_of_the_attention_work() {
+    let fixture = variant("modernbert");
+    let plan = compile(&fixture.graph(DType::BF16), "sm_90", DType::BF16, 2, (48, 3));
+    let is_attention = |w: &&weft_ir::plan::Work| matches!(w.compute, Compute::Attention(_));
+    // One with and one without a window.
+    assert_eq!(plan.works.iter().filter(is_attention).count(), 2);
+    let fallbacks: Vec<_> = plan.kernels.iter().filter_map(|k| k.fallback.as_ref()).collect();
+    assert!(fallbacks.is_empty(), "{fallbacks:?}");
 }
 
 #[test]
 fn emulated_unfused() {
-    emulate(DType::BF16, 0, yardstick());
+    emulate(&Fixture::open("bert"), DType::BF16, 0, yardstick());
 }
 
 #[test]
 fn emulated_grouped() {
-    emulate(DType::BF16, 1, yardstick());
+    emulate(&Fixture::open("bert"), DType::BF16, 1, yardstick());
 }
 
 #[test]
 fn emulated_fused() {
-    emulate(DType::BF16, 2, yardstick());
+    emulate(&Fixture::open("bert"), DType::BF16, 2, yardstick());
 }
 
 #[test]
 fn emulated_fused_in_f32() {
-    emulate(DType::F32, 2, 1e-4);
+    emulate(&Fixture::open("bert"), DType::F32, 2, 1e-4);
 }
 
 #[test]

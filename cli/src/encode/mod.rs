@@ -115,6 +115,7 @@ pub fn pool(hidden: &[f32], width: usize, pooling: &Pooling) -> Vec<f32> {
             sum.into_iter().map(|s| (s / count) as f32).collect()
         }
         PoolingMode::Cls => rows().next().map_or_else(|| vec![0.0; width], <[f32]>::to_vec),
+        PoolingMode::LastToken => rows().next_back().map_or_else(|| vec![0.0; width], <[f32]>::to_vec),
         PoolingMode::Max => {
             let mut most = vec![f32::NEG_INFINITY; width];
             for row in rows() {
@@ -157,6 +158,7 @@ mod tests {
         assert_eq!(pool(&hidden, 2, &pooling(PoolingMode::Mean, false)), [2.0, -1.0]);
         assert_eq!(pool(&hidden, 2, &pooling(PoolingMode::Cls, false)), [1.0, -2.0]);
         assert_eq!(pool(&hidden, 2, &pooling(PoolingMode::Max, false)), [3.0, 0.0]);
+        assert_eq!(pool(&hidden, 2, &pooling(PoolingMode::LastToken, false)), [3.0, 0.0]);
         let unit = pool(&hidden, 2, &pooling(PoolingMode::Max, true));
         assert_eq!(unit, [1.0, 0.0]);
     }

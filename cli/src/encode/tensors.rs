@@ -11,8 +11,10 @@ use weft_frontend::config::ModelConfig;
 /// Rows of an input file, each a sequence of the tokens that the mask keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// Tokens of each row, at their columns as positions.
+    /// Tokens of each row: at their columns as positions, or counted where padding has a position of its own.
     pub sequences: Vec<Sequence>,
+    /// Columns of each row's tokens.
+    columns: Vec<Vec<usize>>,
     /// Columns.
     pub len: usize,
 }
@@ -38,22 +40,26 @@ pub fn read(path: &Path, config: &ModelConfig) -> Result<Rows> {
     let types = read_ids(path, &file, "token_type_ids", config.type_vocab_size, "the token types")?;
     mask.iter().try_for_each(|m| alike("attention_mask", m))?;
     types.iter().try_for_each(|t| alike("token_type_ids", t))?;
-    let sequences = ids.rows.iter().enumerate().map(|(r, row)| {
-        let mut sequence = Sequence::default();
+    let of_rows = ids.rows.iter().enumerate().map(|(r, row)| {
+        let (mut sequence, mut columns) = (Sequence::default(), Vec::new());
         for (column, &id) in row.iter().enumerate() {
             if mask.as_ref().is_some_and(|m| m.rows[r][column] == 0) {
                 continue;
             }
             sequence.ids.push(id);
-            sequence.positions.push(column as u32);
+            columns.push(column);
+            // Where padding has a position of its own, only tokens are counted.
+            let position = if config.position_offset > 0 { sequence.positions.len() } else { column };
+            sequence.positions.push(position as u32);
             sequence.types.push(types.as_ref().map_or(0, |t| t.rows[r][column]));
         }
-        sequence
+        (sequence, columns)
     });
-    let rows = Rows { sequences: sequences.collect(), len: ids.len };
+    let (sequences, columns) = of_rows.unzip();
+    let rows = Rows { sequences, columns, len: ids.len };
     let last = rows.sequences.iter().filter_map(|s| s.positions.last()).max();
     if let Some(&last) = last.filter(|&&p| config.position_limit().is_some_and(|n| p as usize >= n)) {
-        let why = format!("column {last} is beyond the {} positions of the model", config.max_position);
+        let why = format!("position {last} is beyond the {} positions of the model", config.max_position);
         return Err(bad(path, "input_ids", why));
     }
     Ok(rows)
@@ -95,9 +101,9 @@ fn read_mask(path: &Path, file: &SafeTensors<'_>) -> Result<Option<Ids>> {
 pub fn write(path: &Path, rows: &Rows, hidden: &[Vec<f32>], width: usize) -> Result<()> {
     let shape = vec![rows.sequences.len(), rows.len, width];
     let mut out = vec![0f32; shape.iter().product()];
-    for (r, (sequence, states)) in rows.sequences.iter().zip(hidden).enumerate() {
-        for (&column, state) in sequence.positions.iter().zip(states.chunks_exact(width.max(1))) {
-            let at = (r * rows.len + column as usize) * width;
+    for (r, (columns, states)) in rows.columns.iter().zip(hidden).enumerate() {
+        for (&column, state) in columns.iter().zip(states.chunks_exact(width.max(1))) {
+            let at = (r * rows.len + column) * width;
             let to = out.get_mut(at..at + width);
             to.ok_or_else(|| Error::failed("a token is in no column: a fault of Weft"))?
                 .copy_from_slice(state);

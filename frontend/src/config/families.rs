@@ -131,6 +131,19 @@ const BERT: Spec = Spec {
     ..GPT2
 };
 
+const ROBERTA: Spec = Spec {
+    model_type: "roberta",
+    architecture: "RobertaModel",
+    headed: &[
+        "RobertaForMaskedLM",
+        "RobertaForMultipleChoice",
+        "RobertaForQuestionAnswering",
+        "RobertaForSequenceClassification",
+        "RobertaForTokenClassification",
+    ],
+    ..BERT
+};
+
 /// All families.
 pub(super) const SPECS: &[Spec] = &[
     LLAMA,
@@ -302,6 +315,43 @@ pub(super) const SPECS: &[Spec] = &[
         ..LLAMA
     },
     BERT,
+    ROBERTA,
+    Spec {
+        model_type: "xlm-roberta",
+        architecture: "XLMRobertaModel",
+        headed: &[
+            "XLMRobertaForMaskedLM",
+            "XLMRobertaForMultipleChoice",
+            "XLMRobertaForQuestionAnswering",
+            "XLMRobertaForSequenceClassification",
+            "XLMRobertaForTokenClassification",
+        ],
+        ..ROBERTA
+    },
+    Spec {
+        model_type: "modernbert",
+        architecture: "ModernBertModel",
+        headed: &[
+            "ModernBertForMaskedLM",
+            "ModernBertForMultipleChoice",
+            "ModernBertForQuestionAnswering",
+            "ModernBertForSequenceClassification",
+            "ModernBertForTokenClassification",
+        ],
+        eps: ("norm_eps", 1e-5),
+        act: ("hidden_activation", Activation::Gelu),
+        positions: PositionKind::Rotary,
+        windows: Windows::Cycle(3),
+        theta: 160_000.0,
+        local_theta: Some(Some(10000.0)),
+        biases: [
+            Bias::Key("attention_bias", false),
+            Bias::Key("attention_bias", false),
+            Bias::Key("mlp_bias", false),
+        ],
+        max_position: 8192,
+        ..BERT
+    },
 ];
 
 impl Spec {

@@ -149,6 +149,7 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         logit_softcap: None,
         residual_after_norm: false,
         max_position: m.required("context_length")?,
+        position_offset: 0,
         type_vocab_size: 0,
         tie_word_embeddings: file.tensor("output.weight").is_none(),
         attention_bias,

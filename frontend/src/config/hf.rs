@@ -62,6 +62,9 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
     if spec.positions == PositionKind::Alibi {
         f.rename("seq_length", "max_position_embeddings")?;
     }
+    if model_type == "modernbert" {
+        particular::modernbert_names(&mut f)?;
+    }
     let hidden_size = f.required("hidden_size")?;
     let heads = f.required("num_attention_heads")?;
     let layers = f.required("num_hidden_layers")?;
@@ -76,7 +79,9 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
         Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: false, scaling: RopeScaling::None };
     let Ropes { full: rope, local: local_rope } = match spec.positions {
         PositionKind::Rotary => rope::read(&mut f, spec, Around { head_dim, max_position })?,
-        PositionKind::Learned | PositionKind::Alibi => Ropes { full: none, local: None },
+        PositionKind::Learned | PositionKind::Alibi | PositionKind::AlibiUnscaled => {
+            Ropes { full: none, local: None }
+        }
     };
     let max_position = match &rope.scaling {
         RopeScaling::LongRope { original_max_position, .. } => max_position.min(*original_max_position),
@@ -122,6 +127,7 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
         logit_softcap: None,
         residual_after_norm: false,
         max_position,
+        position_offset: 0,
         type_vocab_size: 0,
         tie_word_embeddings: f.boolean("tie_word_embeddings")?.unwrap_or(spec.tied),
         attention_bias: biases[0],

@@ -92,6 +92,16 @@ fn windows(
             };
             (window, by_type(f, layers, window, |i| !(i + 1).is_multiple_of(every)))
         }
+        Windows::Cycle(every) => {
+            let window = size(f, None)?;
+            let every = match f.size("global_attn_every_n_layers")? {
+                Some(0) => {
+                    return Err(f.malformed("global_attn_every_n_layers", "0 is not an interval".to_owned()));
+                }
+                given => given.unwrap_or(every),
+            };
+            (window, by_type(f, layers, window, |i| !i.is_multiple_of(every)))
+        }
         Windows::NoRope => {
             let used = f.boolean("use_sliding_window")?.unwrap_or(false);
             let window = size(f, None)?.filter(|_| used);

@@ -48,6 +48,9 @@ pub const MODEL_TYPES: &[&str] = &[
     "cohere2",
     "glm4",
     "bert",
+    "roberta",
+    "xlm-roberta",
+    "modernbert",
 ];
 
 /// Largest value of any dimension in a config: keeps products of two in range everywhere.
@@ -109,6 +112,8 @@ pub struct ModelConfig {
     /// Positions that can be run: what the model was trained for, and no more than its rope scaling is
     /// implemented for.
     pub max_position: usize,
+    /// Row of the table of learned positions that position 0 has.
+    pub position_offset: usize,
     /// Rows of the table of token types (segments) that are embedded; 0 where there is none.
     pub type_vocab_size: usize,
     /// Whether the output head is the embedding.
@@ -185,12 +190,14 @@ pub enum PositionKind {
     Learned,
     /// Scores are biased by distance (ALiBi, Press et al. 2022).
     Alibi,
+    /// Falcon's: biases in bf16, by the key's position alone, and added before the scores are scaled.
+    AlibiUnscaled,
 }
 
 /// What a layer's attention sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LayerAttention {
-    /// Keys that a token sees, itself among them; `None`: all before it.
+    /// Keys that a token sees, itself among them; `None`: all before it. In an encoder as many after it, too.
     pub window: Option<usize>,
     /// Rotation of its queries and keys.
     pub rope: LayerRope,
@@ -219,7 +226,7 @@ impl ModelConfig {
         let bound = match (self.positions, &self.rope.scaling) {
             (PositionKind::Learned, _) | (PositionKind::Rotary, RopeScaling::LongRope { .. }) => true,
             (PositionKind::Rotary, _) => self.rope.dynamic,
-            (PositionKind::Alibi, _) => false,
+            (PositionKind::Alibi | PositionKind::AlibiUnscaled, _) => false,
         };
         bound.then_some(self.max_position)
     }

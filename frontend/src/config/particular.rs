@@ -1,7 +1,7 @@
 //! Settings that only some families have.
 
 use super::fields::Fields;
-use super::{ModelConfig, Placement, QkNorm};
+use super::{ModelConfig, Norm, Placement, PositionKind, QkNorm};
 use crate::error::{Error, Result};
 
 /// Reads what is particular to the configuration's family into it.
@@ -51,6 +51,11 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         }
         "falcon" => falcon(f, c)?,
         "bert" => bert(f, c)?,
+        "roberta" | "xlm-roberta" => {
+            bert(f, c)?;
+            roberta(f, c)?;
+        }
+        "modernbert" => modernbert(f, c)?,
         "starcoder2" => {
             for (key, only) in [("norm_type", "layer_norm"), ("mlp_type", "default")] {
                 if let Some(kind) = f.text(key)?.filter(|kind| kind != only) {
@@ -83,6 +88,9 @@ fn gemma(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
 /// Falcon's three decoders (`modeling_falcon.py`): 40B's with one norm or two, 7B's parallel one, and the
 /// sequential one of RefinedWeb.
 fn falcon(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    if f.boolean("alibi")? == Some(true) {
+        c.positions = PositionKind::AlibiUnscaled;
+    }
     let new = f.boolean("new_decoder_architecture")?.unwrap_or(false);
     let parallel = f.boolean("parallel_attn")?.unwrap_or(true);
     let norms = f.size("num_ln_in_parallel_attn")?;
@@ -113,5 +121,37 @@ fn bert(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         return Err(Error::unsupported(&f.path, "position_embedding_type", kind, "absent or absolute"));
     }
     c.type_vocab_size = f.size("type_vocab_size")?.unwrap_or(2);
+    Ok(())
+}
+
+/// RoBERTa's table of positions begins with a row for padding and those before it, which texts do not reach.
+fn roberta(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    c.position_offset = c.pad_token_id.map_or(1, |id| id as usize) + 1;
+    let Some(positions) = c.max_position.checked_sub(c.position_offset).filter(|&n| n > 0) else {
+        let problem =
+            format!("{} leaves no positions after the {} of padding", c.max_position, c.position_offset);
+        return Err(f.malformed("max_position_embeddings", problem));
+    };
+    c.max_position = positions;
+    Ok(())
+}
+
+/// Gives ModernBERT's settings the names that other families have.
+pub(super) fn modernbert_names(f: &mut Fields) -> Result<()> {
+    f.rename("global_rope_theta", "rope_theta")?;
+    f.rename("local_rope_theta", "rope_local_base_freq")?;
+    // The window's whole width; a token sees half of it on each side.
+    let width = f.size("local_attention")?.unwrap_or(128);
+    f.map.insert("sliding_window".to_owned(), (width / 2 + 1).into());
+    Ok(())
+}
+
+/// ModernBERT, but for its heads.
+fn modernbert(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    c.norm = Norm::Layer { bias: f.boolean("norm_bias")?.unwrap_or(false) };
+    // Left from BERT's files, and not read by the reference.
+    for unread in ["layer_norm_eps", "position_embedding_type"] {
+        f.take(unread);
+    }
     Ok(())
 }

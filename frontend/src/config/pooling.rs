@@ -16,6 +16,8 @@ pub enum PoolingMode {
     Cls,
     /// The largest value of each element.
     Max,
+    /// The last token's hidden state.
+    LastToken,
 }
 
 /// From the hidden states of a text to its embedding.
@@ -38,7 +40,7 @@ const MODES: &[(&str, Option<PoolingMode>)] = &[
     ("pooling_mode_max_tokens", Some(PoolingMode::Max)),
     ("pooling_mode_mean_sqrt_len_tokens", None),
     ("pooling_mode_weightedmean_tokens", None),
-    ("pooling_mode_lasttoken", None),
+    ("pooling_mode_lasttoken", Some(PoolingMode::LastToken)),
 ];
 
 impl Pooling {
@@ -104,7 +106,8 @@ fn read_mode(path: &Path) -> Result<PoolingMode> {
             "mean" => Ok(PoolingMode::Mean),
             "cls" => Ok(PoolingMode::Cls),
             "max" => Ok(PoolingMode::Max),
-            _ => Err(Error::unsupported(path, "pooling_mode", name, "mean, cls, max")),
+            "lasttoken" => Ok(PoolingMode::LastToken),
+            _ => Err(Error::unsupported(path, "pooling_mode", name, "mean, cls, max, lasttoken")),
         };
     }
     let mut chosen = None;
@@ -115,8 +118,8 @@ fn read_mode(path: &Path) -> Result<PoolingMode> {
         match (mode, chosen) {
             (Some(mode), None) => chosen = Some(*mode),
             (None, _) => {
-                let supported =
-                    "one of pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_max_tokens";
+                let supported = "one of pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_max_tokens, \
+                     pooling_mode_lasttoken";
                 return Err(Error::unsupported(path, *key, true, supported));
             }
             (Some(_), Some(_)) => {

@@ -106,6 +106,8 @@ pub(super) enum Windows {
     Used,
     /// `layer_types`, else all layers but every n-th.
     Pattern(usize),
+    /// `layer_types`, else all layers but the first of every n.
+    Cycle(usize),
     /// Where `use_sliding_window` is set: `layer_types`, else the layers without rope.
     NoRope,
 }

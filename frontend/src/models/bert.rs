@@ -1,5 +1,6 @@
 //! BERT (Devlin et al. 2018): learned positions and token types, bidirectional attention, LayerNorm after
-//! each residual sum.
+//! each residual sum. RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020) count positions from another
+//! row of their table.
 //!
 //! Sums go to their LayerNorm in f32; what it gives is rounded once, for the next matmul and the next sum.
 //! The pooler and heads are not part of it: the output is `last_hidden_state` [tokens, h] f32.
@@ -10,9 +11,18 @@ use weft_ir::graph::Input;
 use weft_ir::ids::NodeId;
 use weft_ir::scalar::Binary;
 
-/// Adds the model to the builder. Hugging Face tensor names, with or without `bert.` before them.
+/// Adds BERT to the builder. Hugging Face tensor names, with or without `bert.` before them.
 pub fn build(m: &mut ModelBuilder<'_>) {
-    let root = m.root_of("bert.", "embeddings.word_embeddings.weight");
+    with(m, "bert.");
+}
+
+/// Adds RoBERTa or XLM-RoBERTa to the builder; with or without `roberta.` before the tensor names.
+pub fn roberta(m: &mut ModelBuilder<'_>) {
+    with(m, "roberta.");
+}
+
+fn with(m: &mut ModelBuilder<'_>, prefix: &'static str) {
+    let root = m.root_of(prefix, "embeddings.word_embeddings.weight");
     let mut x = embeddings(m, &format!("{root}embeddings"));
     for layer in 0..m.config.layers {
         let name = format!("{root}encoder.layer.{layer}");
@@ -44,7 +54,9 @@ fn embeddings(m: &mut ModelBuilder<'_>, name: &str) -> NodeId {
             let types = rows(m, "token_type_embeddings", c.type_vocab_size, Input::TokenTypes);
             x = sum(m, types, x);
         }
-        let positions = rows(m, "position_embeddings", c.max_position, Input::Positions);
+        let table = format!("{name}.position_embeddings.weight");
+        let positions = embedding::positions(m, &table);
+        let positions = m.g.cast(positions, DType::F32);
         x = sum(m, positions, x);
         norm::configured(m, x, &format!("{name}.LayerNorm"))
     })

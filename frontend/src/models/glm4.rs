@@ -14,5 +14,6 @@ const NORMS: Norms = Norms {
 
 /// Adds the model to the builder. Hugging Face tensor names.
 pub fn build(m: &mut ModelBuilder<'_>) {
-    llama::with(m, &attention::NAMES, &NORMS, mlp::gated_merged);
+    let merged = |m: &mut ModelBuilder<'_>, x, name: &str| mlp::gated_merged(m, x, name, mlp::MERGED);
+    llama::with(m, &attention::NAMES, &NORMS, merged);
 }

@@ -11,6 +11,7 @@ mod glm4;
 mod gpt2;
 mod gpt_neox;
 mod llama;
+mod modernbert;
 mod olmo2;
 mod phi;
 mod phi3;
@@ -40,7 +41,12 @@ pub struct Family {
 }
 
 /// Encoders that can be built.
-pub const ENCODERS: &[Family] = &[Family { model_type: "bert", build: bert::build }];
+pub const ENCODERS: &[Family] = &[
+    Family { model_type: "bert", build: bert::build },
+    Family { model_type: "roberta", build: bert::roberta },
+    Family { model_type: "xlm-roberta", build: bert::roberta },
+    Family { model_type: "modernbert", build: modernbert::build },
+];
 
 /// Decoders that can be built.
 pub const FAMILIES: &[Family] = &[

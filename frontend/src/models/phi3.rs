@@ -16,7 +16,8 @@ pub fn build(m: &mut ModelBuilder<'_>) {
             let name = format!("{prefix}.self_attn");
             attention::merged(m, h, &name, ("qkv_proj", "o_proj"), layout, layer, rotaries)
         };
-        let mlp = |m: &mut ModelBuilder<'_>, h| mlp::gated_merged(m, h, &format!("{prefix}.mlp"));
+        let mlp =
+            |m: &mut ModelBuilder<'_>, h| mlp::gated_merged(m, h, &format!("{prefix}.mlp"), mlp::MERGED);
         x = decoder::block(m, x, &prefix, &PRE, attention, mlp);
     }
     let x = head::output_rows(m, x);

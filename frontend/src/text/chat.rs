@@ -1,16 +1,15 @@
 //! Chat templates: messages to the text that a model was trained on.
 //!
-//! Rendered by minijinja with the settings of transformers' `chat_template_utils.py`: `trim_blocks`,
-//! `lstrip_blocks`, loop controls, Python's string methods, `raise_exception`, `strftime_now` and a
-//! `tojson` that writes as Python's `json.dumps(ensure_ascii=False)` does. Templates come with
-//! checkpoints, so they run with bounded fuel and have no access to files.
+//! Rendered by minijinja as transformers' `chat_template_utils.py` renders with Jinja (see [`super::jinja`]), with the
+//! variables that it passes. Templates come with checkpoints, so they run with bounded fuel and have no access to files.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value as Jinja};
-use minijinja::{Environment, ErrorKind};
+use crate::text::jinja;
+use jiff::civil::DateTime;
+use minijinja::Environment;
+use minijinja::value::Serde;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -26,6 +25,9 @@ const TOKENS: &[(&str, &str)] = &[
     ("eos_token", "tokenizer.ggml.eos_token_id"),
     ("unk_token", "tokenizer.ggml.unknown_token_id"),
     ("pad_token", "tokenizer.ggml.padding_token_id"),
+    ("sep_token", "tokenizer.ggml.seperator_token_id"),
+    ("cls_token", "tokenizer.ggml.cls_token_id"),
+    ("mask_token", "tokenizer.ggml.mask_token_id"),
 ];
 
 /// One turn of a conversation.
@@ -50,6 +52,7 @@ pub struct ChatTemplate {
     path: PathBuf,
     templates: BTreeMap<String, String>,
     special: BTreeMap<String, String>,
+    now: Option<DateTime>,
 }
 
 impl ChatTemplate {
@@ -64,24 +67,31 @@ impl ChatTemplate {
         }
     }
 
-    /// The template of a folder: `chat_template.jinja`, else `chat_template` (text, or a list of
-    /// `{name, template}`) in `tokenizer_config.json`; `None` where there is neither.
+    /// The templates of a folder: `chat_template.jinja` and `additional_chat_templates/NAME.jinja`, else
+    /// `chat_template` (text, or a list of `{name, template}`) in `tokenizer_config.json`, else in
+    /// `chat_template.json`; `None` where there is none. Special tokens are those of `tokenizer_config.json`, else of
+    /// `special_tokens_map.json`.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`] for bad JSON; [`Error::Text`] for a template that does not
     /// parse.
     pub fn open_folder(folder: &Path) -> Result<Option<ChatTemplate>> {
         let (jinja, settings) = (folder.join("chat_template.jinja"), folder.join("tokenizer_config.json"));
-        let config = if settings.exists() { read_object(&settings)? } else { Map::new() };
+        let read = |path: &Path| if path.exists() { read_object(path) } else { Ok(Map::new()) };
+        let (mut config, tokens) = (read(&settings)?, read(&folder.join("special_tokens_map.json"))?);
         let special = TOKENS.iter().filter_map(|(name, _)| {
-            let value = config.get(*name)?;
+            let value = config.get(*name).or_else(|| tokens.get(*name))?;
             let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str))?;
             Some(((*name).to_owned(), text.to_owned()))
         });
         let special: BTreeMap<String, String> = special.collect();
         if jinja.exists() {
-            let source = std::fs::read_to_string(&jinja).map_err(|e| Error::io(&jinja, "read", e))?;
-            return Self::new(&jinja, [(DEFAULT.to_owned(), source)].into(), special).map(Some);
+            let mut templates = additional(&folder.join("additional_chat_templates"))?;
+            templates.insert(DEFAULT.to_owned(), read_text(&jinja)?);
+            return Self::new(&jinja, templates, special).map(Some);
+        }
+        if config.get("chat_template").is_none_or(Value::is_null) {
+            config.extend(read(&folder.join("chat_template.json"))?);
         }
         let templates = match config.get("chat_template") {
             None | Some(Value::Null) => return Ok(None),
@@ -142,9 +152,14 @@ impl ChatTemplate {
         templates: BTreeMap<String, String>,
         special: BTreeMap<String, String>,
     ) -> Result<ChatTemplate> {
-        let template = ChatTemplate { path: path.to_owned(), templates, special };
+        let template = ChatTemplate { path: path.to_owned(), templates, special, now: None };
         template.environment()?;
         Ok(template)
+    }
+
+    /// The same with a clock that stands: what `strftime_now` gives is else the local time.
+    pub fn at(self, now: DateTime) -> ChatTemplate {
+        ChatTemplate { now: Some(now), ..self }
     }
 
     /// Names of the templates.
@@ -157,7 +172,7 @@ impl ChatTemplate {
         self.templates.get(name).map(String::as_str)
     }
 
-    /// The text of a special token: "bos_token", "eos_token", "unk_token" or "pad_token".
+    /// The text of a special token: "bos_token", "eos_token", …
     pub fn special_token(&self, name: &str) -> Option<&str> {
         self.special.get(name).map(String::as_str)
     }
@@ -191,24 +206,21 @@ impl ChatTemplate {
                 format!("there are: {}", names.join(", ")),
             ));
         };
-        let mut context: Map<String, Value> =
-            self.special.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect();
+        // What transformers always passes.
+        let absent = ["tools", "documents"].map(|name| (name.to_owned(), Value::Null));
+        let mut context: Map<String, Value> = absent.into_iter().collect();
+        context.extend(self.special.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))));
         context.extend(variables.iter().map(|(k, v)| (k.clone(), v.clone())));
+        if let Some(Value::Array(messages)) = context.get_mut("messages") {
+            messages.iter_mut().for_each(normalise);
+        }
         template.render(Serde(context)).map_err(|e| self.failed(name, &e))
     }
 
     fn environment(&self) -> Result<Environment<'_>> {
-        let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(syntax.map_err(|e| self.failed(DEFAULT, &e))?);
-        env.set_fuel(Some(FUEL));
-        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.add_filter("tojson", to_json);
-        env.add_function("raise_exception", raise_exception);
-        env.add_function("strftime_now", strftime_now);
+        let mut env = jinja::environment(FUEL, self.now).map_err(|e| self.failed(DEFAULT, &e))?;
         for (name, source) in &self.templates {
-            let source = without_generation_tags(source);
+            let source = jinja::source(source);
             env.add_template_owned(name.clone(), source).map_err(|e| self.failed(name, &e))?;
         }
         Ok(env)
@@ -224,93 +236,46 @@ impl ChatTemplate {
     }
 }
 
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))
+}
+
+/// The templates of a folder by name; none where there is no folder.
+fn additional(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    if !folder.exists() {
+        return Ok(out);
+    }
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(folder, "read", e))?.path();
+        if let (Some("jinja"), Some(name)) =
+            (path.extension().and_then(|e| e.to_str()), path.file_stem().and_then(|n| n.to_str()))
+        {
+            out.insert(name.to_owned(), read_text(&path)?);
+        }
+    }
+    Ok(out)
+}
+
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     serde_json::from_slice(&text).map_err(|e| Error::malformed(path, "JSON", e, "correct the file's JSON"))
 }
 
+/// A message as templates see it: without keys that are null, and its reasoning under the names that templates
+/// read, whichever it came by (`chat_template_utils.py`).
+fn normalise(message: &mut Value) {
+    let Value::Object(map) = message else { return };
+    map.retain(|_, v| !v.is_null());
+    let reasoning = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|k| map.get(*k)).cloned();
+    if let Some(reasoning) = reasoning {
+        map.entry("thinking").or_insert_with(|| reasoning.clone());
+        map.insert("reasoning_content".to_owned(), reasoning);
+    }
+}
+
 /// An entry of a list of named templates.
 fn named(entry: &Value) -> Option<(String, String)> {
     Some((entry.get("name")?.as_str()?.to_owned(), entry.get("template")?.as_str()?.to_owned()))
-}
-
-/// Python's `json.dumps` separators; indentation is serde_json's, which is the same.
-struct PythonStyle;
-
-impl serde_json::ser::Formatter for PythonStyle {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        w.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        w.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
-        w.write_all(b": ")
-    }
-}
-
-/// `tojson(indent=…)`, without HTML escapes.
-fn to_json(value: Jinja, kwargs: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = kwargs.get("indent")?;
-    let _: Option<bool> = kwargs.get("ensure_ascii")?;
-    kwargs.assert_all_used()?;
-    let mut out = Vec::new();
-    let written = match indent {
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonStyle)),
-        Some(n) => {
-            let spaces = vec![b' '; n.min(64)];
-            let style = serde_json::ser::PrettyFormatter::with_indent(&spaces);
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, style))
-        }
-    };
-    let bad = |e: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    written.map_err(|e| bad(&e))?;
-    String::from_utf8(out).map_err(|e| bad(&e))
-}
-
-fn raise_exception(message: String) -> Result<String, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The local time in a `strftime` format.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    let now = jiff::Zoned::now();
-    jiff::fmt::strtime::format(format, &now).map_err(|e| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}"))
-    })
-}
-
-/// `{% generation %}` marks the assistant's words for training and prints its body: it becomes an `if`
-/// that holds, with the same whitespace marks.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let (tag, after) = tag.split_at(end + 2);
-        let word = tag.trim_matches(|c: char| c.is_whitespace() || "{}%-+".contains(c));
-        match word {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }

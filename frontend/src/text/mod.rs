@@ -2,5 +2,7 @@
 
 pub mod chat;
 mod gguf_vocab;
+mod jinja;
+mod python_json;
 pub mod stream;
 pub mod tokenizer;

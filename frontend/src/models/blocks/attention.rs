@@ -178,6 +178,8 @@ fn attend(
         let values = m.g.transpose(values, &[0, 2, 1, 3]);
         let q = m.g.reshape(q, vec![tokens, Dim::Const(kv), Dim::Const(heads / kv), Dim::Const(d)]);
         let scores = m.g.matmul_t(q, keys, DType::F32);
+        let scores =
+            if c.positions == PositionKind::AlibiUnscaled { alibi_rounded(m, scores) } else { scores };
         let scores = m.times(scores, c.attention_scale);
         let scores = m.soft_cap(scores, c.attention_softcap);
         let scores = if c.positions == PositionKind::Alibi { alibi(m, scores) } else { scores };
@@ -248,6 +250,21 @@ fn alibi(m: &mut ModelBuilder<'_>, scores: NodeId) -> NodeId {
     let one = Dim::Const(1);
     let slopes = m.g.constant(slopes(heads), vec![one, Dim::Const(kv), Dim::Const(heads / kv), one]);
     let bias = m.g.binary(Binary::Mul, slopes, distance);
+    m.g.binary(Binary::Add, scores, bias)
+}
+
+/// Scores with Falcon's biases: slope · j, the slope and the product in bf16 whatever the model's type
+/// (`modeling_falcon.py`).
+fn alibi_rounded(m: &mut ModelBuilder<'_>, scores: NodeId) -> NodeId {
+    let (heads, kv) = (m.config.heads, m.config.kv_heads);
+    let (j, _) = key_and_position(m);
+    let j = m.g.cast(j, DType::F32);
+    let one = Dim::Const(1);
+    let slopes = slopes(heads).into_iter().map(|s| half::bf16::from_f32(s).to_f32()).collect();
+    let slopes = m.g.constant(slopes, vec![one, Dim::Const(kv), Dim::Const(heads / kv), one]);
+    let bias = m.g.binary(Binary::Mul, slopes, j);
+    let bias = m.g.cast(bias, DType::BF16);
+    let bias = m.g.cast(bias, DType::F32);
     m.g.binary(Binary::Add, scores, bias)
 }
 

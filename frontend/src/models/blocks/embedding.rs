@@ -24,11 +24,22 @@ pub fn tokens(m: &mut ModelBuilder<'_>, table: &str) -> NodeId {
 pub fn tokens_and_positions(m: &mut ModelBuilder<'_>, table: &str, positions: &str) -> NodeId {
     m.scoped("model.embed_tokens", |m| {
         let x = rows(m, table, m.config.vocab_size, Input::TokenIds);
-        let p = rows(m, positions, m.config.max_position, Input::Positions);
+        let p = self::positions(m, positions);
         let (x, p) = (m.g.cast(x, DType::F32), m.g.cast(p, DType::F32));
         let sum = m.g.binary(Binary::Add, x, p);
         m.g.cast(sum, m.dtype)
     })
+}
+
+/// Rows of the table of positions for the step's tokens: `[t, h]`; position 0 has the configured row.
+pub fn positions(m: &mut ModelBuilder<'_>, table: &str) -> NodeId {
+    let (offset, most) = (m.config.position_offset, m.config.max_position);
+    let mut table = m.weight(table, &[offset + most, m.config.hidden_size]);
+    if offset > 0 {
+        table = m.g.slice(table, 0, offset, most);
+    }
+    let index = m.g.input(Input::Positions);
+    m.g.gather(table, index)
 }
 
 /// Rows of a table `[rows, h]` that an input names for each token: `[t, h]`.

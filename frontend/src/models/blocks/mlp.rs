@@ -58,27 +58,30 @@ pub fn gated(m: &mut ModelBuilder<'_>, x: NodeId, name: &str) -> NodeId {
         let (wide, bias) = (m.config.intermediate_size, m.config.mlp_bias);
         let gate = m.linear_wide(x, &format!("{name}.gate_proj"), wide, bias);
         let up = m.linear_wide(x, &format!("{name}.up_proj"), wide, bias);
-        gate_and_down(m, gate, up, name)
+        gate_and_down(m, gate, up, &format!("{name}.down_proj"))
     })
 }
 
-/// As [`gated`], with gate and up one stored matrix `name.gate_up_proj`: the gate's rows first.
-pub fn gated_merged(m: &mut ModelBuilder<'_>, x: NodeId, name: &str) -> NodeId {
+/// Names of [`gated_merged`]'s matrices in most files.
+pub const MERGED: [&str; 2] = ["gate_up_proj", "down_proj"];
+
+/// As [`gated`], with gate and up one stored matrix, the gate's rows first; `names`: of it and of down.
+pub fn gated_merged(m: &mut ModelBuilder<'_>, x: NodeId, name: &str, names: [&str; 2]) -> NodeId {
     m.scoped("mlp", |m| {
         let wide = m.config.intermediate_size;
-        let both = m.stored_linear(x, &format!("{name}.gate_up_proj"), 2 * wide, m.config.mlp_bias, false);
+        let both = m.stored_linear(x, &format!("{name}.{}", names[0]), 2 * wide, m.config.mlp_bias, false);
         let (gate, up) = (both.rows(m, 0, wide), both.rows(m, wide, wide));
         let gate = m.scoped("gate_proj", |m| m.apply(x, gate));
         let up = m.scoped("up_proj", |m| m.apply(x, up));
-        gate_and_down(m, gate, up, name)
+        gate_and_down(m, gate, up, &format!("{name}.{}", names[1]))
     })
 }
 
-fn gate_and_down(m: &mut ModelBuilder<'_>, gate: NodeId, up: NodeId, name: &str) -> NodeId {
+fn gate_and_down(m: &mut ModelBuilder<'_>, gate: NodeId, up: NodeId, down: &str) -> NodeId {
     let gate = activation(m, gate);
     let h = m.g.binary(Binary::Mul, gate, up);
     let h = m.g.cast(h, m.dtype);
-    m.linear_wide(h, &format!("{name}.down_proj"), m.config.hidden_size, m.config.mlp_bias)
+    m.linear_wide(h, down, m.config.hidden_size, m.config.mlp_bias)
 }
 
 /// down(act(up(x))) of x `[t, h]`, in f32; `names`: of up and down. `transposed`: stored as `[in, out]`.
