@@ -6,6 +6,7 @@ use crate::memory_plan::Arena;
 use crate::provenance::{self, Provenance};
 use crate::{fusion, launch, lower, memory_plan, schedule};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
 use weft_ir::plan::{Body, Entry, Plan, Role};
@@ -62,6 +63,7 @@ struct Variant {
     others: bool,
     /// For each node, the node of the graph as built with the same value.
     origins: Vec<Option<NodeId>>,
+    histories: Vec<Option<Arc<eqsat::History>>>,
 }
 
 impl Variant {
@@ -97,7 +99,8 @@ fn variants(
     let o = &c.options;
     if o.opt_level < 2 {
         let origins = graph.ids().map(Some).collect();
-        let all = Variant { graph: graph.clone(), decode: true, others: true, origins };
+        let all =
+            Variant { graph: graph.clone(), decode: true, others: true, origins, histories: Vec::new() };
         return Ok((vec![all], Vec::new()));
     }
     let mut variants = Vec::new();
@@ -107,7 +110,8 @@ fn variants(
         let Some(bucket) = largest else { continue };
         let model = CostModel { bind: bucket.bind, profile: o.target.profile, prologues: decode };
         let (graph, report) = eqsat::run(graph, &model, &o.selection).map_err(Error::Lower)?;
-        variants.push(Variant { graph, decode, others: !decode, origins: report.origins.clone() });
+        let (origins, histories) = (report.origins.clone(), report.histories.clone());
+        variants.push(Variant { graph, decode, others: !decode, origins, histories });
         reports.push(report);
     }
     Ok((variants, reports))
@@ -164,8 +168,14 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     }
     let provenance = {
         let of = variants.iter().zip(&sites).zip(&placed);
-        let bodies: Vec<provenance::Body<'_>> =
-            of.map(|((v, sites), placed)| provenance::Body { placed, origins: &v.origins, sites }).collect();
+        let bodies: Vec<provenance::Body<'_>> = of
+            .map(|((v, sites), placed)| provenance::Body {
+                placed,
+                origins: &v.origins,
+                histories: &v.histories,
+                sites,
+            })
+            .collect();
         provenance::gather(&lowered, &bodies, &o.selection)
     };
     let forms = variants.iter().zip(placed).map(|(v, p)| {

@@ -4,12 +4,13 @@
 //! named by two ids: that of the graph that was lowered (the last `eqsat` dump of `--dump-passes`), and, where a
 //! node of the graph as the frontend built it has the same value, that of the built graph (the `build` dump).
 
-use crate::eqsat::rules;
+use crate::eqsat::{History, rules};
 use crate::fusion::{self, Sites};
 use crate::lower::{Lowered, Placed};
 use crate::numerics::Selection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use weft_ir::graph::{Graph, Op, line};
 use weft_ir::ids::NodeId;
 
@@ -122,6 +123,8 @@ pub struct Body<'a> {
     pub placed: &'a Placed,
     /// For each node, the node of the built graph with the same value.
     pub origins: &'a [Option<NodeId>],
+    /// For each node, what rules did to it.
+    pub histories: &'a [Option<Arc<History>>],
     /// Sites of the fusions.
     pub sites: &'a Sites,
 }
@@ -141,6 +144,7 @@ pub fn gather(lowered: &Lowered, bodies: &[Body<'_>], selection: &Selection) -> 
             if work.sites.is_empty() {
                 work.ops = nodes.iter().map(|&n| reader.op(n)).collect();
                 work.fusions = reader.fusions(&nodes, selection);
+                reader.rewrites(&nodes, work);
             }
             work.sites.push(reader.site(at, i, &dispatch.scope, &nodes));
         }
@@ -171,6 +175,28 @@ impl Reader<'_> {
         };
         let all = fusion::all().into_iter().filter(here);
         all.map(|f| RuleUse { rule: f.name.into(), numerics: f.numerics.name().into() }).collect()
+    }
+
+    /// What rules did to these nodes, and what they need at load.
+    fn rewrites(&self, nodes: &BTreeSet<NodeId>, work: &mut WorkSource) {
+        let mut rewrites: Vec<(usize, Rewrite)> = Vec::new();
+        for id in nodes {
+            let Some(history) = self.body.histories.get(id.index()).and_then(|h| h.as_deref()) else {
+                continue;
+            };
+            let site = self.graph().node(*id).scope.clone();
+            for a in &history.applied {
+                let (rule, numerics) = (a.rule.into(), a.numerics.name().into());
+                let (before, after) = (a.before.clone(), a.after.clone());
+                rewrites.push((a.step, Rewrite { rule, numerics, site: site.clone(), before, after }));
+            }
+            for l in &history.lost {
+                let (cost_s, chosen_cost_s) = (l.cost_s, l.chosen_cost_s);
+                work.alternatives.push(Alternative { what: l.what.clone(), cost_s, chosen_cost_s });
+            }
+        }
+        rewrites.sort_by_key(|(step, _)| *step);
+        work.rewrites = rewrites.into_iter().map(|(_, r)| r).collect();
     }
 
     fn op(&self, id: NodeId) -> OpSource {

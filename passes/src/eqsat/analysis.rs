@@ -1,6 +1,7 @@
 //! What is known of every e-class: its type, and whether it is made at load.
 
 use super::language::{Kind, Node};
+use crate::numerics::Numerics;
 use egg::{Analysis, DidMerge, EGraph, Id};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Op, ValueType, infer};
@@ -20,6 +21,21 @@ pub struct Facts {
 pub struct Types {
     /// First fault.
     pub fault: Option<String>,
+    /// What rules added.
+    pub log: Vec<Record>,
+}
+
+/// An equality that a rule added.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Rule.
+    pub rule: &'static str,
+    /// Its class.
+    pub numerics: Numerics,
+    /// Class of the value.
+    pub class: Id,
+    /// The added form.
+    pub node: Node,
 }
 
 /// An e-graph of a block.

@@ -1,17 +1,18 @@
 //! Putting the optimised blocks together: one graph again, in an order that states allow.
 
 use super::segment::Segment;
-use super::{Made, Source, Template};
+use super::{History, Made, Source, Template};
 use std::collections::HashMap;
+use std::sync::Arc;
 use weft_ir::graph::{Graph, Node as GraphNode, Op};
 use weft_ir::ids::NodeId;
 
-/// Puts the optimised blocks together; with each node, the one of the same value before.
+/// Puts the optimised blocks together; with each node, where it comes from.
 pub(super) fn assemble(
     graph: &Graph,
     segments: &[Segment],
     templates: &HashMap<&str, Template>,
-) -> (Graph, Vec<Option<NodeId>>) {
+) -> (Graph, Vec<Origin>) {
     // New nodes may need values of several segments; a topological sort of all of them follows.
     let mut pending: Vec<Pending> = Vec::new();
     let mut value: HashMap<NodeId, usize> = HashMap::new();
@@ -19,7 +20,7 @@ pub(super) fn assemble(
         let node = graph.node(id);
         if matches!(node.op, Op::Input(_) | Op::Weight { .. } | Op::State { .. }) {
             value.insert(id, pending.len());
-            pending.push(Pending { node: node.clone(), inputs: Vec::new(), origin: Some(id) });
+            pending.push(Pending { node: node.clone(), inputs: Vec::new(), origin: (Some(id), None) });
         }
     }
     for s in segments {
@@ -41,7 +42,8 @@ pub(super) fn assemble(
                     Source::Node(n) => Operand::New(first + *n as usize),
                 })
                 .collect();
-            pending.push(Pending { node, inputs, origin: made.was.map(|i| s.nodes[i]) });
+            let origin = (made.was.map(|i| s.nodes[i]), made.history.clone());
+            pending.push(Pending { node, inputs, origin });
         }
         for (o, source) in s.outputs.iter().zip(&t.outputs) {
             match source {
@@ -59,10 +61,13 @@ pub(super) fn assemble(
     sort(graph, pending, &value)
 }
 
+/// The node of the same value before, and what rules did to it.
+pub(super) type Origin = (Option<NodeId>, Option<Arc<History>>);
+
 struct Pending {
     node: GraphNode,
     inputs: Vec<Operand>,
-    origin: Option<NodeId>,
+    origin: Origin,
 }
 
 #[derive(Clone, Copy)]
@@ -111,11 +116,7 @@ fn scopes(graph: &Graph, s: &Segment, t: &Template) -> Vec<String> {
     out
 }
 
-fn sort(
-    graph: &Graph,
-    pending: Vec<Pending>,
-    value: &HashMap<NodeId, usize>,
-) -> (Graph, Vec<Option<NodeId>>) {
+fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) -> (Graph, Vec<Origin>) {
     let inputs: Vec<Vec<usize>> = pending
         .iter()
         .map(|p| {
@@ -129,7 +130,7 @@ fn sort(
     let before = early_readers(&pending, &inputs);
     let mut place: Vec<Option<NodeId>> = vec![None; pending.len()];
     let mut out = Graph::default();
-    let mut origins: Vec<Option<NodeId>> = Vec::with_capacity(pending.len());
+    let mut origins: Vec<Origin> = Vec::with_capacity(pending.len());
     let mut stack: Vec<usize> = Vec::new();
     for start in 0..pending.len() {
         stack.push(start);
@@ -153,7 +154,7 @@ fn sort(
             }
             place[at] = Some(NodeId::new(out.nodes.len()));
             out.nodes.push(node);
-            origins.push(pending[at].origin);
+            origins.push(pending[at].origin.clone());
         }
     }
     let moved = |id: NodeId| value.get(&id).and_then(|i| place[*i]).unwrap_or(id);

@@ -23,7 +23,7 @@ pub fn equalities(graph: &Graph, model: &CostModel, selection: &Selection) -> Re
     let explored = explore(graph, s, selection)?;
     let g = &explored.g;
     let outputs: Vec<Id> = s.outputs.iter().map(|o| explored.class_of[o]).collect();
-    let chosen = extract::extract(g, model, &outputs);
+    let chosen = extract::extract(g, model, &outputs).chosen;
     let mut maker =
         Maker { graph, leaves: &s.leaves, g, chosen: &chosen, b: GraphBuilder::new(), made: HashMap::new() };
     let mut pairs = 0;

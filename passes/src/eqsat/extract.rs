@@ -36,11 +36,26 @@ struct Choice {
 /// The chosen e-node of each class.
 pub type Chosen = HashMap<Id, Node>;
 
+/// The result of extraction.
+pub struct Extracted {
+    /// The chosen e-node of each class.
+    pub chosen: Chosen,
+    choices: HashMap<Id, Choice>,
+}
+
+impl Extracted {
+    /// Seconds of a step of a class in this form, with what it needs as it was chosen; `None` for a form that is
+    /// made of itself.
+    pub fn price(&self, g: &Block, model: &CostModel, class: Id, node: &Node) -> Option<f64> {
+        consider(g, model, &self.choices, &BTreeSet::new(), class, node).map(|c| c.total)
+    }
+}
+
 /// Chooses e-nodes for all classes that outputs reach, at the least total cost that is found.
 ///
 /// A product that several classes would share looks dear to each of them alone. So each product is tried as
 /// if it were paid for already: where the true total of all outputs falls, it stays so.
-pub fn extract(g: &Block, model: &CostModel, outputs: &[Id]) -> Chosen {
+pub fn extract(g: &Block, model: &CostModel, outputs: &[Id]) -> Extracted {
     let mut paid = BTreeSet::new();
     let mut chosen = greedy(g, model, &paid);
     let mut total = total_cost(g, model, &chosen, outputs);
@@ -62,7 +77,8 @@ pub fn extract(g: &Block, model: &CostModel, outputs: &[Id]) -> Chosen {
             }
         }
         if total >= before {
-            return chosen.into_iter().map(|(id, c)| (id, c.node)).collect();
+            let nodes = chosen.iter().map(|(id, c)| (*id, c.node.clone())).collect();
+            return Extracted { chosen: nodes, choices: chosen };
         }
     }
 }

@@ -10,12 +10,14 @@ mod assemble;
 mod build;
 mod equalities;
 mod extract;
+mod history;
 pub(crate) mod language;
 pub mod rules;
 mod segment;
 
 pub use equalities::equalities;
 pub use extract::CostModel;
+pub use history::{Applied, History, Lost};
 
 use crate::numerics::Selection;
 use analysis::{Block, Types};
@@ -24,6 +26,7 @@ use language::Node;
 use rules::Rule;
 use segment::{Segment, segments};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
 
@@ -33,7 +36,7 @@ const NODE_LIMIT: usize = 20_000;
 const ITERATION_LIMIT: usize = 12;
 
 /// What saturation did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     /// Segments, and distinct ones among them.
     pub segments: usize,
@@ -46,6 +49,8 @@ pub struct Report {
     /// For each node of the result, the node of the graph before with the same value; none where rules made a
     /// value that was not there.
     pub origins: Vec<Option<NodeId>>,
+    /// For each node of the result, what rules did to it.
+    pub histories: Vec<Option<Arc<History>>>,
 }
 
 /// An optimised block in terms of its leaves: nodes in topological order, then its outputs.
@@ -62,6 +67,10 @@ struct Made {
     inputs: Vec<Source>,
     /// Position in the segment of a node with the same value, if there was one.
     was: Option<usize>,
+    /// Its class.
+    class: Id,
+    /// What rules did to it.
+    history: Option<Arc<History>>,
 }
 
 /// An operand within a template.
@@ -93,7 +102,7 @@ pub fn run(graph: &Graph, model: &CostModel, selection: &Selection) -> Result<(G
     }
     report.distinct = templates.len();
     let (rewritten, origins) = assemble::assemble(graph, &segments, &templates);
-    report.origins = origins;
+    (report.origins, report.histories) = origins.into_iter().unzip();
     Ok((rewritten, report))
 }
 
@@ -158,8 +167,13 @@ fn saturate(
 ) -> Result<Template, String> {
     let e = explore(graph, s, selection)?;
     let outputs: Vec<Id> = s.outputs.iter().map(|o| e.class_of[o]).collect();
-    let chosen = extract::extract(&e.g, model, &outputs);
-    Ok(template(&e.g, &chosen, s, &e.class_of, e.applied, e.limited))
+    let extracted = extract::extract(&e.g, model, &outputs);
+    let histories = history::histories(graph, s, &e.g, model, &extracted, &e.class_of);
+    let mut t = template(&e.g, &extracted.chosen, s, &e.class_of, e.applied, e.limited);
+    for made in &mut t.nodes {
+        made.history = histories.get(&made.class).cloned().map(Arc::new);
+    }
+    Ok(t)
 }
 
 fn template(
@@ -200,7 +214,8 @@ fn emit(
         language::Kind::Leaf { index, .. } => Source::Leaf(*index),
         language::Kind::Op(op) => {
             let inputs = node.children.iter().map(|c| emit(g, chosen, g.find(*c), was, done, t)).collect();
-            t.nodes.push(Made { op: op.clone(), inputs, was: was.get(&class).copied() });
+            let was = was.get(&class).copied();
+            t.nodes.push(Made { op: op.clone(), inputs, was, class, history: None });
             Source::Node(t.nodes.len() as u32 - 1)
         }
         // Only patterns have it.

@@ -5,7 +5,7 @@ mod linear;
 mod movement;
 mod norm;
 
-use super::analysis::{Block, Types};
+use super::analysis::{Block, Record, Types};
 use super::language::Node;
 use crate::numerics::Numerics;
 use egg::{Applier, Id, PatternAst, Rewrite, Subst, Symbol};
@@ -56,7 +56,11 @@ pub fn all() -> Vec<Rule> {
     stages().into_iter().flatten().collect()
 }
 
-struct Act(Apply);
+struct Act {
+    rule: &'static str,
+    numerics: Numerics,
+    apply: Apply,
+}
 
 impl Applier<Node, Types> for Act {
     fn apply_one(
@@ -67,8 +71,16 @@ impl Applier<Node, Types> for Act {
         _ast: Option<&PatternAst<Node>>,
         rule: Symbol,
     ) -> Vec<Id> {
-        let equal = (self.0)(egraph, class, subst).unwrap_or_default();
-        equal.into_iter().filter(|(a, b)| egraph.union_trusted(*a, *b, rule)).map(|(a, _)| a).collect()
+        let mut changed = Vec::new();
+        for (class, form) in (self.apply)(egraph, class, subst).unwrap_or_default() {
+            let node = egraph[form].nodes.first().cloned();
+            if egraph.union_trusted(class, form, rule) {
+                let (rule, numerics) = (self.rule, self.numerics);
+                egraph.analysis.log.extend(node.map(|node| Record { rule, numerics, class, node }));
+                changed.push(class);
+            }
+        }
+        changed
     }
 }
 
@@ -81,7 +93,8 @@ impl Rule {
         let one = |(i, pattern): (usize, &&str)| {
             let fault = |e: String| format!("rule {}: {e}", self.name);
             let parsed: egg::Pattern<Node> = pattern.parse().map_err(|e| fault(format!("{e}")))?;
-            Rewrite::new(self.egg_name(i), parsed, Act(self.apply)).map_err(fault)
+            let act = Act { rule: self.name, numerics: self.numerics, apply: self.apply };
+            Rewrite::new(self.egg_name(i), parsed, act).map_err(fault)
         };
         self.patterns.iter().enumerate().map(one).collect()
     }
