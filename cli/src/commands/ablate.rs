@@ -48,6 +48,13 @@ struct Changed {
     estimated_s_more: f64,
 }
 
+impl Changed {
+    /// Whether the rule makes a difference to the step.
+    fn differs(&self) -> bool {
+        self.dispatches_more != 0 || self.bytes_more != 0 || self.estimated_s_more != 0.0
+    }
+}
+
 /// Compiles again with each rule left out.
 pub fn run(model: &Model, options: &Options) -> Result<Ablation> {
     if options.opt_level == 0 {
@@ -110,7 +117,9 @@ impl fmt::Display for Ablation {
             all.extend([s.dispatches.to_string(), size(s.bytes), micros(s.estimated_s)]);
         }
         let mut rows = vec![all];
-        for w in &self.without {
+        let (changing, same): (Vec<&Without>, Vec<&Without>) =
+            self.without.iter().partition(|w| w.steps.iter().any(Changed::differs));
+        for w in changing {
             let mut row = vec![w.rule.clone(), w.numerics.clone()];
             for c in &w.steps {
                 let kernels =
@@ -123,6 +132,10 @@ impl fmt::Display for Ablation {
         }
         let head: Vec<&str> = head.iter().map(String::as_str).collect();
         f.write_str(&table(&head, &rows, 2))?;
+        if !same.is_empty() {
+            let names: Vec<&str> = same.iter().map(|w| w.rule.as_str()).collect();
+            writeln!(f, "no difference without {}", names.join(", "))?;
+        }
         writeln!(f, "a step's kernels and bytes; times by the roofline of {}, not measured", self.device)
     }
 }

@@ -155,11 +155,37 @@ fn ranges(ids: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::ranges;
+    use super::{ranges, rewrites};
+    use weft_passes::provenance::{Alternative, Rewrite, WorkSource};
 
     #[test]
     fn neighbouring_ids_are_one_range() {
         assert_eq!(ranges(&[3, 4, 5, 9, 11, 12]), "%3–%5, %9, %11–%12");
         assert_eq!(ranges(&[]), "none");
+    }
+
+    #[test]
+    fn rewrites_and_what_was_not_chosen_are_lines() {
+        let text = |s: &str| s.to_owned();
+        let rewrite = Rewrite {
+            rule: text("merge-linears"),
+            numerics: text("exact"),
+            site: text("model.layers.0.self_attn"),
+            before: text("3 products"),
+            after: text("1 product"),
+        };
+        let alternative = Alternative { what: text("3 products"), cost_s: 5e-6, chosen_cost_s: 3.5e-6 };
+        let source =
+            WorkSource { rewrites: vec![rewrite], alternatives: vec![alternative], ..WorkSource::default() };
+        let mut out = String::new();
+        rewrites(&mut out, &source);
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "rewrite       merge-linears (exact) at model.layers.0.self_attn: 3 products → 1 product",
+                "not chosen    3 products: 5.00 µs, 1.50 more than the 3.50 of what was",
+            ]
+        );
     }
 }
