@@ -116,6 +116,43 @@ fn a_product_with_an_epilogue() {
     assert_eq!(cost(&w, &BIND), expected);
 }
 
+/// A product whose rows get a residual and a norm: a sum, a square and its sum, then a division, a root and a
+/// product for each of 3·5 elements, which are stored twice.
+#[test]
+fn a_product_with_a_row_epilogue() {
+    let here = [at(0), at(1)];
+    let row = RowEpilogue {
+        value: op(Binary::Add, Scalar::Acc(0), load_at(2, &here)),
+        stages: vec![Stage { op: Reduce::Sum, value: op(Binary::Mul, Scalar::Acc(0), Scalar::Acc(0)) }],
+    };
+    let mean = op(Binary::Div, Scalar::Reduced(0), Scalar::Float(5.0));
+    let scaled = op(Binary::Mul, Scalar::Acc(0), Scalar::unary(Unary::Rsqrt, mean));
+    let compute = Compute::MatMul(MatMul {
+        m: TOKENS,
+        n: 5,
+        group: 1,
+        k: 8,
+        a: load_at(0, &here),
+        b: OperandId(1),
+        stages: vec![],
+        row: Some(row),
+        stores: vec![store(0, &here, Scalar::Acc(0)), store(1, &here, scaled)],
+    });
+    let reads = vec![
+        operand(DType::BF16, &[TOKENS, c(8)]),
+        operand(DType::BF16, &[c(5), c(8)]),
+        operand(DType::F32, &[TOKENS, c(5)]),
+    ];
+    let writes = vec![operand(DType::F32, &[TOKENS, c(5)]), operand(DType::BF16, &[TOKENS, c(5)])];
+    let expected = Cost {
+        read: 3 * 8 * 2 + 5 * 8 * 2 + 3 * 5 * 4,
+        written: 3 * 5 * 4 + 3 * 5 * 2,
+        products: 2 * 3 * 5 * 8,
+        scalar: 15 + 15 * 2 + 15 * 3,
+    };
+    assert_eq!(cost(&work(compute, reads, writes), &BIND), expected);
+}
+
 /// Three tokens of at most two sequences, 8 keys each, two heads of keys for four of queries.
 #[test]
 fn attention_over_the_cache() {
