@@ -2,6 +2,7 @@
 
 pub mod decoder;
 pub mod emulate;
+pub mod emulated_decoder;
 pub mod encoder;
 pub mod fixture;
 pub mod golden;

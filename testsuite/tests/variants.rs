@@ -9,12 +9,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use weft_frontend::config::{MODEL_TYPES, hf};
-use weft_frontend::models::Kind;
+use weft_frontend::models::{FAMILIES, Kind};
 use weft_ir::dtype::DType;
 use weft_ir::reference::Precision;
 use weft_runtime::exec::{CpuModel, CpuOptions, Executor};
 use weft_testsuite::fixture::{Bytes, Fixture, compile, folder};
-use weft_testsuite::{encoder, golden};
+use weft_testsuite::{emulated_decoder, encoder, golden};
 
 /// Longest context: 26 tokens of an encoder's row.
 const MAX_SEQ: usize = 32;
@@ -34,6 +34,9 @@ const AWAITED: &[&str] = &[
     "qwen3_moe",
 ];
 
+/// Sizes that no tile divides, and ways to number heads.
+const USUALLY_EMULATED: &[&str] = &["gemma2-odd", "gpt2-odd", "llama-odd"];
+
 fn main() {
     let arguments = Arguments::from_args();
     libtest_mimic::run(&arguments, trials()).exit();
@@ -47,7 +50,7 @@ fn trials() -> Vec<Trial> {
         .collect();
     folders.sort();
     assert!(folders.len() > 1, "no variants");
-    folders.into_iter().map(trial).collect()
+    folders.into_iter().flat_map(|path| [Some(trial(path.clone())), emulated(path)]).flatten().collect()
 }
 
 fn trial(path: PathBuf) -> Trial {
@@ -57,6 +60,19 @@ fn trial(path: PathBuf) -> Trial {
     let refused = path.join("refused.json").exists();
     let test = move || if refused { refuses(&path) } else { agrees(path) };
     Trial::test(name, test).with_ignored_flag(awaited)
+}
+
+/// A decoder's kernels at level 2 on the emulator. All of them take minutes (`--include-ignored`).
+fn emulated(path: PathBuf) -> Option<Trial> {
+    let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+    let config = hf::read(&path).ok()?;
+    let decodes = FAMILIES.iter().any(|f| f.model_type == config.model_type);
+    let test = move || {
+        emulated_decoder::decoder(&Fixture::at(path), 2);
+        Ok(())
+    };
+    let usual = USUALLY_EMULATED.contains(&name.as_str());
+    decodes.then(|| Trial::test(format!("emulated::{name}"), test).with_ignored_flag(!usual))
 }
 
 fn json(path: &Path) -> serde_json::Value {

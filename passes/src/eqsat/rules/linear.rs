@@ -64,13 +64,22 @@ fn linears_of(g: &Block, x: Id) -> Vec<(Id, Id)> {
     found
 }
 
-/// Smallest leaf that a load-time value is made from.
+/// Smallest leaf that a load-time value is made from. A class may be made from itself (a permutation and back), so each
+/// is looked at once.
 fn first_leaf(g: &Block, id: Id) -> u32 {
-    let of = |n: &Node| match &n.kind {
-        Kind::Leaf { index, .. } => *index,
-        Kind::Op(_) | Kind::Any => n.children.iter().map(|c| first_leaf(g, *c)).min().unwrap_or(u32::MAX),
-    };
-    g[id].nodes.iter().map(of).min().unwrap_or(u32::MAX)
+    let (mut seen, mut open, mut first) = (BTreeSet::new(), vec![id], u32::MAX);
+    while let Some(id) = open.pop() {
+        if !seen.insert(g.find(id)) {
+            continue;
+        }
+        for n in &g[id].nodes {
+            match &n.kind {
+                Kind::Leaf { index, .. } => first = first.min(*index),
+                Kind::Op(_) | Kind::Any => open.extend(&n.children),
+            }
+        }
+    }
+    first
 }
 
 fn merge(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
