@@ -11,6 +11,7 @@
 use crate::config::{self, ModelConfig};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
+use crate::quantized;
 use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
 use crate::tensor::TensorInfo;
 use std::collections::BTreeSet;
@@ -49,6 +50,22 @@ pub struct Source {
     /// `heads`, the stored rows are ordered (pair, half), that is
     /// `stored = hf.reshape(heads, 2, head_dim / 2, in).swapaxes(1, 2)`.
     pub interleaved_heads: Option<usize>,
+    /// The tensor of the scales, where `encoding` is [`Encoding::Scaled`].
+    pub scales: Option<Scales>,
+    /// Whether the stored tensor has its last two axes swapped against `shape`: gpt-oss's experts, where they are
+    /// quantised.
+    pub swapped: bool,
+}
+
+/// A tensor of scales of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scales {
+    /// Name in its file.
+    pub tensor: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// How it is stored.
+    pub encoding: Encoding,
 }
 
 impl Checkpoint {
@@ -98,8 +115,11 @@ impl Checkpoint {
         }
     }
 
-    fn with_config(folder: &Path, set: SafetensorsSet) -> Result<Checkpoint> {
+    fn with_config(folder: &Path, mut set: SafetensorsSet) -> Result<Checkpoint> {
         let config = config::hf::read(folder)?;
+        if let Some(quantization) = config.quantization {
+            quantized::mark(&mut set, &folder.join("config.json"), quantization)?;
+        }
         Ok(Checkpoint { root: folder.to_owned(), storage: Storage::Safetensors(set), config })
     }
 
@@ -172,7 +192,24 @@ impl Checkpoint {
                 return Err(Error::damaged(self.file_of(info), field, problem));
             }
         }
-        Ok(Source { tensor: info.name.clone(), shape: info.shape.clone(), encoding, interleaved_heads })
+        let mut shape = info.shape.clone();
+        let swapped = info.name != hf_name && matches!(encoding, Encoding::Scaled { .. });
+        if let (true, [.., a, b]) = (swapped, shape.as_mut_slice()) {
+            std::mem::swap(a, b);
+        }
+        let scales = self.scales(info, encoding)?;
+        Ok(Source { tensor: info.name.clone(), shape, encoding, interleaved_heads, scales, swapped })
+    }
+
+    /// The scales of a stored tensor that needs them.
+    fn scales(&self, info: &TensorInfo, encoding: Encoding) -> Result<Option<Scales>> {
+        if !matches!(encoding, Encoding::Scaled { .. }) {
+            return Ok(None);
+        }
+        let name = quantized::scales_of(&info.name);
+        let scales = self.tensor(&name).ok_or_else(|| self.no_tensor(&name, None))?;
+        let encoding = scales.require_encoding(self.file_of(scales))?;
+        Ok(Some(Scales { tensor: scales.name.clone(), shape: scales.shape.clone(), encoding }))
     }
 
     /// The mapped bytes of a tensor, by its stored name ([`Source::tensor`]).
@@ -200,7 +237,8 @@ impl Checkpoint {
     pub fn unused(&self, used: &[String]) -> Vec<String> {
         let mut known: BTreeSet<&str> = used.iter().map(String::as_str).collect();
         let mapped: Vec<String> = used.iter().filter_map(|n| self.stored_name(n)).collect();
-        known.extend(mapped.iter().map(String::as_str));
+        let scales: Vec<String> = mapped.iter().map(|n| quantized::scales_of(n)).collect();
+        known.extend(mapped.iter().chain(&scales).map(String::as_str));
         let derived = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq")
                 || name.ends_with(".attn_rot_embd")
@@ -223,7 +261,11 @@ impl Checkpoint {
     /// The name in the file of a Hugging Face name; `None` when the format has no such tensor.
     fn stored_name(&self, hf_name: &str) -> Option<String> {
         match &self.storage {
-            Storage::Safetensors(_) => Some(hf_name.to_owned()),
+            Storage::Safetensors(set) => {
+                let blocks = quantized::blocks_of(hf_name);
+                let packed = set.tensor(hf_name).is_none() && set.tensor(&blocks).is_some();
+                Some(if packed { blocks } else { hf_name.to_owned() })
+            }
             Storage::Gguf(_) => gguf_name(&self.config.model_type, hf_name),
         }
     }

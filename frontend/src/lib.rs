@@ -12,6 +12,7 @@ pub mod error;
 pub mod gguf;
 pub mod mmap;
 pub mod models;
+mod quantized;
 pub mod safetensors;
 pub mod tensor;
 pub mod text;

@@ -118,6 +118,17 @@ impl SafetensorsSet {
         self.tensors.get(name)
     }
 
+    /// The file of a tensor.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        let file = self.tensors.get(name).and_then(|t| self.files.get(t.file)).or(self.files.first());
+        file.cloned().unwrap_or_default()
+    }
+
+    /// Replaces what is said of a tensor.
+    pub(crate) fn replace(&mut self, tensor: TensorInfo) {
+        self.tensors.insert(tensor.name.clone(), tensor);
+    }
+
     /// The mapped bytes of a tensor of this set.
     ///
     /// # Errors
@@ -143,6 +154,7 @@ pub fn encoding(dtype: Dtype) -> Option<Encoding> {
         Dtype::I32 => DType::I32,
         Dtype::U32 => DType::U32,
         Dtype::BOOL => DType::Bool,
+        Dtype::F8_E8M0 => return Some(Encoding::E8M0),
         _ => return None,
     };
     Some(Encoding::Plain(plain))

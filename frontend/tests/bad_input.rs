@@ -197,12 +197,12 @@ fn gguf_unread_types_and_missing_tensors() {
     let path = folder.path().join("model.gguf");
     tiny_gguf()
         .without("blk.0.attn_q.weight")
-        .tensor("blk.0.attn_q.weight", &[64, 64], 12, vec![0; 64])
+        .tensor("blk.0.attn_q.weight", &[64, 64], 16, vec![0; 64])
         .write(&path);
     let c = Checkpoint::open(&path).unwrap();
     let q = "model.layers.0.self_attn.q_proj.weight";
-    says(c.source(q).unwrap_err(), &["blk.0.attn_q.weight", "Q4_K", "q4_0, q4_1, q8_0"]);
-    says(c.bytes("blk.0.attn_q.weight").unwrap_err(), &["Q4_K"]);
+    says(c.source(q).unwrap_err(), &["blk.0.attn_q.weight", "IQ2_XXS", "q4_0, q4_1, q5_0"]);
+    says(c.bytes("blk.0.attn_q.weight").unwrap_err(), &["IQ2_XXS"]);
     says(
         c.source("model.layers.7.mlp.up_proj.weight").unwrap_err(),
         &["model.layers.7.mlp.up_proj.weight", "blk.7.ffn_up.weight", "blk.0.ffn_up.weight"],

@@ -160,6 +160,7 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
             Some(Encoding::Plain(d)) if d.is_float() => Some(d),
             _ => None,
         },
+        quantization: None,
         bos_token_id: token(file, "tokenizer.ggml.bos_token_id")?,
         eos_token_ids,
         pad_token_id: token(file, "tokenizer.ggml.padding_token_id")?,

@@ -87,10 +87,23 @@ impl<'a> ModelBuilder<'a> {
             Err(e) => return self.missing(e, shape),
         };
         let dims = |s: &[usize]| s.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
+        let mut stored = shape.to_vec();
+        if let (true, [.., a, b]) = (source.swapped, stored.as_mut_slice()) {
+            std::mem::swap(a, b);
+        }
         let mut w =
-            self.g.weight(&source.tensor, ValueType { encoding: source.encoding, shape: dims(shape) });
-        if !matches!(source.encoding, Encoding::Plain(_)) {
+            self.g.weight(&source.tensor, ValueType { encoding: source.encoding, shape: dims(&stored) });
+        if let Some(scales) = &source.scales {
+            let ty = ValueType { encoding: scales.encoding, shape: dims(&scales.shape) };
+            let scales = self.g.weight(&scales.tensor, ty);
+            w = self.g.decode_scaled(w, scales);
+        } else if !matches!(source.encoding, Encoding::Plain(_)) {
             w = self.g.decode(w);
+        }
+        if source.swapped {
+            let rank = shape.len();
+            let perm: Vec<usize> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
+            w = self.g.transpose(w, &perm);
         }
         if let (Some(heads), [rows, rest @ ..]) = (source.interleaved_heads, shape) {
             let half = rows / heads / 2;
