@@ -4,13 +4,13 @@
 //! `model.safetensors.index.json`; or one `.gguf` file), a `.safetensors` file, an index, or a `.gguf`
 //! file. Opening maps the files and reads their headers; weights are read as they are touched.
 //!
-//! GGUF names are mapped (`model.layers.3.self_attn.q_proj.weight` ↔ `blk.3.attn_q.weight`). Files of the
-//! `llama` architecture store the rows of the query and key projections permuted for interleaved rotary
-//! embedding; [`Source::interleaved_heads`] says so.
+//! GGUF names are mapped (`model.layers.3.self_attn.q_proj.weight` ↔ `blk.3.attn_q.weight`); where a file stores a
+//! tensor otherwise than Hugging Face does, [`Source::layout`] says how.
 
 use crate::config::{self, ModelConfig};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+pub use crate::gguf::names::Layout;
+use crate::gguf::{Gguf, names};
 use crate::quantized;
 use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
 use crate::tensor::TensorInfo;
@@ -42,19 +42,16 @@ enum Storage {
 pub struct Source {
     /// Name in its file, for [`Checkpoint::bytes`].
     pub tensor: String,
-    /// Dimensions, outermost first.
+    /// Dimensions of the model's tensor, outermost first.
     pub shape: Vec<usize>,
     /// How it is stored.
     pub encoding: Encoding,
-    /// `Some(heads)` where the rows are permuted for interleaved rotary embedding: within each of the
-    /// `heads`, the stored rows are ordered (pair, half), that is
-    /// `stored = hf.reshape(heads, 2, head_dim / 2, in).swapaxes(1, 2)`.
-    pub interleaved_heads: Option<usize>,
+    /// Dimensions in the file, outermost first.
+    pub stored_shape: Vec<usize>,
+    /// How it lies there.
+    pub layout: Layout,
     /// The tensor of the scales, where `encoding` is [`Encoding::Scaled`].
     pub scales: Option<Scales>,
-    /// Whether the stored tensor has its last two axes swapped against `shape`: gpt-oss's experts, where they are
-    /// quantised.
-    pub swapped: bool,
 }
 
 /// A tensor of scales of another.
@@ -180,25 +177,41 @@ impl Checkpoint {
             return Err(self.no_tensor(hf_name, stored));
         };
         let encoding = info.require_encoding(self.file_of(info))?;
-        let interleaved_heads = match &self.storage {
-            Storage::Safetensors(_) => None,
-            Storage::Gguf(_) => interleaved_heads(hf_name, &self.config),
+        let swapped = info.name != hf_name && matches!(encoding, Encoding::Scaled { .. });
+        let layout = match &self.storage {
+            Storage::Safetensors(_) if swapped => Layout::Swapped,
+            Storage::Safetensors(_) => Layout::Same,
+            Storage::Gguf(_) => names::layout(&self.config, hf_name),
         };
-        if let Some(heads) = interleaved_heads {
-            let rows = info.shape.first().copied().unwrap_or(0);
-            if rows != heads * self.config.head_dim {
-                let problem = format!("{rows} rows are not {heads} heads of {}", self.config.head_dim);
-                let field = format!("tensor {:?}", info.name);
-                return Err(Error::damaged(self.file_of(info), field, problem));
+        let shape = self.shape(info, layout)?;
+        let (tensor, stored_shape, scales) =
+            (info.name.clone(), info.shape.clone(), self.scales(info, encoding)?);
+        Ok(Source { tensor, shape, encoding, stored_shape, layout, scales })
+    }
+
+    /// The shape that the model's tensor has.
+    fn shape(&self, info: &TensorInfo, layout: Layout) -> Result<Vec<usize>> {
+        let misfit = |problem: String| {
+            Err(Error::damaged(self.file_of(info), format!("tensor {:?}", info.name), problem))
+        };
+        let (mut shape, d) = (info.shape.clone(), self.config.head_dim);
+        let rows = shape.first().copied().unwrap_or(0);
+        match (layout, shape.as_mut_slice()) {
+            (Layout::Same, _) => {}
+            (Layout::Interleaved { heads }, _) if rows != heads * d || d % 2 != 0 => {
+                return misfit(format!("{rows} rows are not {heads} heads of {d}"));
+            }
+            (Layout::Parts { heads, kv_heads }, _) if rows != (heads + 2 * kv_heads) * d => {
+                return misfit(format!("{rows} rows are not {heads} and twice {kv_heads} heads of {d}"));
+            }
+            (Layout::Interleaved { .. } | Layout::Parts { .. }, _) => {}
+            (Layout::Swapped, [.., a, b]) => std::mem::swap(a, b),
+            (Layout::Row(row), [_, columns]) if row < rows => return Ok(vec![*columns]),
+            (Layout::Swapped | Layout::Row(_), shape) => {
+                return misfit(format!("shape {shape:?} is not that of a matrix with the model's rows"));
             }
         }
-        let mut shape = info.shape.clone();
-        let swapped = info.name != hf_name && matches!(encoding, Encoding::Scaled { .. });
-        if let (true, [.., a, b]) = (swapped, shape.as_mut_slice()) {
-            std::mem::swap(a, b);
-        }
-        let scales = self.scales(info, encoding)?;
-        Ok(Source { tensor: info.name.clone(), shape, encoding, interleaved_heads, scales, swapped })
+        Ok(shape)
     }
 
     /// The scales of a stored tensor that needs them.
@@ -242,7 +255,7 @@ impl Checkpoint {
         let derived = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq")
                 || name.ends_with(".attn_rot_embd")
-                || name == "rope_freqs.weight"
+                || ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"].contains(&name)
                 // Causal masks that older files of GPT-2 and GPT-NeoX hold.
                 || [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
                     .iter()
@@ -266,7 +279,7 @@ impl Checkpoint {
                 let packed = set.tensor(hf_name).is_none() && set.tensor(&blocks).is_some();
                 Some(if packed { blocks } else { hf_name.to_owned() })
             }
-            Storage::Gguf(_) => gguf_name(&self.config.model_type, hf_name),
+            Storage::Gguf(_) => names::gguf_name(&self.config.model_type, hf_name),
         }
     }
 
@@ -304,82 +317,4 @@ fn not_a_checkpoint(path: &Path, found: String) -> Error {
 /// Whether a tensor is of BERT's pooler, which is no part of the encoder.
 fn is_pooler(name: &str) -> bool {
     name.strip_prefix("bert.").unwrap_or(name).starts_with("pooler.")
-}
-
-/// Pairs of names of the tensors of one block, in Hugging Face's and GGUF's spelling.
-const BLOCK_NAMES: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-/// Those that stand for another tensor in Gemma 2 and 3: they come first.
-const GEMMA_NAMES: &[(&str, &str)] = &[
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-];
-
-/// Pairs of names of the tensors outside the blocks.
-const OUTER_NAMES: &[(&str, &str)] =
-    &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
-
-/// The families of GGUF files whose blocks have [`GEMMA_NAMES`].
-const GEMMA: &[&str] = &["gemma2", "gemma3_text"];
-
-/// Pairs of names of the tensors of one block of a family.
-fn block_names(model_type: &str) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    let first = if GEMMA.contains(&model_type) { GEMMA_NAMES } else { &[] };
-    first.iter().chain(BLOCK_NAMES)
-}
-
-/// The GGUF name of a Hugging Face name of a family.
-pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
-    let (stem, kind) = hf_name.rsplit_once('.')?;
-    if kind != "weight" && kind != "bias" {
-        return None;
-    }
-    if let Some((_, name)) = OUTER_NAMES.iter().find(|(hf, _)| *hf == stem) {
-        return Some(format!("{name}.{kind}"));
-    }
-    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
-    let layer: u32 = layer.parse().ok()?;
-    let (_, name) = block_names(model_type).find(|(hf, _)| *hf == part)?;
-    Some(format!("blk.{layer}.{name}.{kind}"))
-}
-
-/// The Hugging Face name of a GGUF name of a family.
-pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
-    let (stem, kind) = gguf_name.rsplit_once('.')?;
-    if kind != "weight" && kind != "bias" {
-        return None;
-    }
-    if let Some((name, _)) = OUTER_NAMES.iter().find(|(_, gguf)| *gguf == stem) {
-        return Some(format!("{name}.{kind}"));
-    }
-    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
-    let layer: u32 = layer.parse().ok()?;
-    let (name, _) = block_names(model_type).find(|(_, gguf)| *gguf == part)?;
-    Some(format!("model.layers.{layer}.{name}.{kind}"))
-}
-
-/// Heads whose rows a GGUF file of the llama architecture stores permuted, for this tensor.
-fn interleaved_heads(hf_name: &str, config: &ModelConfig) -> Option<usize> {
-    if config.model_type != "llama" {
-        None
-    } else if hf_name.contains(".self_attn.q_proj.") {
-        Some(config.heads)
-    } else if hf_name.contains(".self_attn.k_proj.") {
-        Some(config.kv_heads)
-    } else {
-        None
-    }
 }

@@ -223,7 +223,7 @@ fn gguf_configurations() {
     bad_gguf(&with("general.architecture", "mamba".into()), &["mamba", "supported: llama"]);
     bad_gguf(&tiny_gguf().without("llama.block_count").bytes(), &["llama.block_count is missing"]);
     bad_gguf(&tiny_gguf().without("token_embd.weight").bytes(), &["token_embd.weight"]);
-    bad_gguf(&with("llama.rope.scaling.type", "yarn".into()), &["llama.rope.scaling.type", "yarn"]);
+    bad_gguf(&with("llama.rope.scaling.type", "spiral".into()), &["llama.rope.scaling.type", "yarn"]);
     bad_gguf(&with("llama.rope.scaling.type", "linear".into()), &["llama.rope.scaling.factor"]);
     bad_gguf(&with("llama.expert_count", V::U32(8)), &["llama.expert_count = 8"]);
     bad_gguf(&with("llama.attention.sliding_window", V::U32(64)), &["sliding_window"]);
@@ -246,7 +246,7 @@ fn gguf_vocabularies() {
         file.write(&path);
         Tokenizer::open(&Checkpoint::open(&path).unwrap()).unwrap_err()
     };
-    says(open(tiny_gguf().set("tokenizer.ggml.model", "llama")), &["tokenizer.ggml.model = llama", "gpt2"]);
+    says(open(tiny_gguf().set("tokenizer.ggml.model", "bert")), &["tokenizer.ggml.model = bert", "gpt2"]);
     says(
         open(tiny_gguf().set("tokenizer.ggml.pre", "martian")),
         &["martian", "smollm", "llama-bpe", "qwen2"],

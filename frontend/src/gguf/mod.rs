@@ -5,6 +5,7 @@
 //! extent is walked once at opening) and are read when asked for. GGUF lists dimensions innermost first;
 //! here shapes are row-major, outermost first.
 
+pub mod names;
 mod reader;
 
 use crate::error::{Error, Result};
@@ -186,6 +187,28 @@ impl Gguf {
             Value::Unsigned(n) => i64::try_from(n).map_err(|_| self.mistyped(key, "an array of integers")),
             Value::Signed(n) => Ok(n),
             _ => Err(self.mistyped(key, "an array of integers")),
+        };
+        (0..array.len).map(|_| one(&mut r)).collect::<Result<_>>().map(Some)
+    }
+
+    /// The array of float32 of a key.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        let Some(array) = self.array(key)? else { return Ok(None) };
+        let mut r = self.reader(array);
+        let one = |r: &mut Reader| match r.scalar(array.kind, key)? {
+            Value::F32(x) => Ok(x),
+            _ => Err(self.mistyped(key, "an array of float32")),
+        };
+        (0..array.len).map(|_| one(&mut r)).collect::<Result<_>>().map(Some)
+    }
+
+    /// The array of truth values of a key.
+    pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let Some(array) = self.array(key)? else { return Ok(None) };
+        let mut r = self.reader(array);
+        let one = |r: &mut Reader| match r.scalar(array.kind, key)? {
+            Value::Bool(b) => Ok(b),
+            _ => Err(self.mistyped(key, "an array of bools")),
         };
         (0..array.len).map(|_| one(&mut r)).collect::<Result<_>>().map(Some)
     }

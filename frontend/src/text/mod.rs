@@ -1,6 +1,7 @@
 //! Text: strings to token ids and back, chat templates, and pieces of a stream.
 
 pub mod chat;
+mod gguf_spm;
 mod gguf_vocab;
 mod jinja;
 mod python_json;
