@@ -20,6 +20,7 @@ impl Mmap {
     /// [`Error::Io`] when the file cannot be opened or mapped; [`Error::Malformed`] when it is empty or
     /// not a regular file.
     pub fn open(path: &Path) -> Result<Mmap> {
+        crate::read::regular(path)?;
         let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
         let meta = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?;
         if !meta.is_file() {

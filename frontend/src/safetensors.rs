@@ -5,14 +5,17 @@
 //! the `safetensors` crate checks them (header at most 100 MB and within the file, offsets contiguous
 //! and equal to shape × type, no overflow); this module puts names to what it finds wrong.
 
+use crate::duplicates;
 use crate::error::{Error, RELOAD, Result};
 use crate::mmap::Mmap;
+use crate::read;
 use crate::tensor::TensorInfo;
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 use weft_ir::dtype::{DType, Encoding};
 
 /// Name of the index of a sharded checkpoint.
@@ -22,6 +25,49 @@ pub const SINGLE: &str = "model.safetensors";
 
 /// Bytes of the header length that a file begins with.
 const LENGTH_BYTES: usize = 8;
+
+/// Largest header that is read: a tensor takes some 100 bytes.
+const MAX_HEADER: u64 = 16 << 20;
+/// Largest header that is searched for the tensor behind an error.
+const MAX_BLAMED: u64 = 1 << 20;
+
+/// What of an index is read.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: WeightMap,
+}
+
+/// The shard of each tensor; shards are few, and their names are held once.
+struct WeightMap(BTreeMap<String, Rc<str>>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> serde::de::Visitor<'de> for Pairs {
+            type Value = WeightMap;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object of tensor names and files")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
+                let (mut out, mut shards) = (BTreeMap::new(), BTreeSet::<Rc<str>>::new());
+                while let Some((tensor, shard)) = map.next_entry::<String, String>()? {
+                    let known = shards.get(shard.as_str()).cloned();
+                    let shard = known.unwrap_or_else(|| {
+                        let shard: Rc<str> = shard.into();
+                        shards.insert(Rc::clone(&shard));
+                        shard
+                    });
+                    if let Some(old) = out.insert(tensor, shard) {
+                        let why = format!("a tensor is listed twice, once in {old:?}");
+                        return Err(serde::de::Error::custom(why));
+                    }
+                }
+                Ok(WeightMap(out))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
 
 /// One or more mapped safetensors files that make up one checkpoint.
 #[derive(Debug)]
@@ -46,20 +92,17 @@ impl SafetensorsSet {
     /// As [`Self::open_file`]; also when the index is not what the format says, names a file outside its
     /// folder, or places a tensor in a shard that does not hold it.
     pub fn open_index(index: &Path) -> Result<SafetensorsSet> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        let text = std::fs::read(index).map_err(|e| Error::io(index, "read", e))?;
+        let text = read::bounded(index, read::INDEX)?;
         let parsed: Index = serde_json::from_slice(&text)
             .map_err(|e| Error::damaged(index, "weight_map", format!("not a safetensors index: {e}")))?;
+        drop(text);
         let folder = index.parent().unwrap_or(Path::new(""));
-        let names: BTreeSet<&String> = parsed.weight_map.values().collect();
+        let names: BTreeSet<&Rc<str>> = parsed.weight_map.0.values().collect();
         if names.is_empty() {
             return Err(Error::damaged(index, "weight_map", "lists no tensors"));
         }
         for name in &names {
-            let mut parts = Path::new(name).components();
+            let mut parts = Path::new(&***name).components();
             if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
                 let problem = format!("shard {name:?} is not a plain file name");
                 return Err(Error::malformed(
@@ -70,10 +113,10 @@ impl SafetensorsSet {
                 ));
             }
         }
-        let set = Self::open_files(names.iter().map(|n| folder.join(n)).collect())?;
-        for (tensor, shard) in &parsed.weight_map {
+        let set = Self::open_files(names.iter().map(|n| folder.join(&***n)).collect())?;
+        for (tensor, shard) in &parsed.weight_map.0 {
             let found = set.tensors.get(tensor).and_then(|t| set.files.get(t.file));
-            if found != Some(&folder.join(shard)) {
+            if found != Some(&folder.join(&**shard)) {
                 let problem = format!("tensor {tensor:?} is not in {shard:?}");
                 return Err(Error::damaged(index, "weight_map", problem));
             }
@@ -162,9 +205,15 @@ pub fn encoding(dtype: Dtype) -> Option<Encoding> {
 
 /// Reads and checks one file's header.
 fn read_header(path: &Path, map: &[u8], file: usize) -> Result<Vec<TensorInfo>> {
+    let declared = map.first_chunk::<LENGTH_BYTES>().map(|b| u64::from_le_bytes(*b));
+    if let Some(n) = declared.filter(|&n| n > MAX_HEADER && n <= map.len() as u64) {
+        let problem = format!("{n} bytes declared, at most {MAX_HEADER} are read");
+        let remedy = "the file is damaged or not a safetensors file";
+        return Err(Error::malformed(path, "header length", problem, remedy));
+    }
     let (length, metadata) = SafeTensors::read_metadata(map).map_err(|e| header_error(path, map, e))?;
     let data = LENGTH_BYTES + length;
-    if let Some(name) = first_duplicate(map, data) {
+    if let Some(name) = map.get(LENGTH_BYTES..data).and_then(duplicates::first) {
         return Err(Error::damaged(path, format!("tensor {name:?}"), "appears twice in the header"));
     }
     Ok(infos(&metadata, data, file))
@@ -185,29 +234,6 @@ fn infos(metadata: &Metadata, data: usize, file: usize) -> Vec<TensorInfo> {
         });
     }
     out
-}
-
-/// The first name that a header gives twice (JSON readers keep the last and say nothing).
-fn first_duplicate(map: &[u8], data: usize) -> Option<String> {
-    struct Names;
-    impl<'de> serde::de::Visitor<'de> for Names {
-        type Value = Option<String>;
-        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-            f.write_str("a header")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut seen = BTreeSet::new();
-            let mut twice = None;
-            while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
-                if !seen.insert(name.clone()) && twice.is_none() {
-                    twice = Some(name);
-                }
-            }
-            Ok(twice)
-        }
-    }
-    let header = map.get(LENGTH_BYTES..data)?;
-    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_slice(header), Names).ok()?
 }
 
 /// Says which field or tensor is behind the library's error.
@@ -237,7 +263,7 @@ fn header_error(path: &Path, map: &[u8], error: SafeTensorError) -> Error {
         SafeTensorError::MetadataIncompleteBuffer => {
             Error::damaged(path, "data", "the tensors do not cover the file's data exactly (cut short?)")
         }
-        other => match blame(map, declared) {
+        other => match blame(map, declared.filter(|&n| n <= MAX_BLAMED)) {
             Some((field, problem)) => Error::malformed(path, field, problem, RELOAD),
             None => Error::damaged(path, "header", other),
         },

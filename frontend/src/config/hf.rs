@@ -13,6 +13,7 @@ use super::{
     quantization, rope,
 };
 use crate::error::{Error, Result};
+use crate::read;
 use serde_json::Value;
 use std::path::Path;
 use weft_ir::dtype::DType;
@@ -37,7 +38,7 @@ pub fn read(folder: &Path) -> Result<ModelConfig> {
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, "read", e))
+    read::bounded(path, read::SETTINGS)
 }
 
 /// Parses the text of a `config.json`; `path` is for errors.

@@ -20,6 +20,10 @@ use weft_ir::dtype::{DType, Encoding};
 /// Alignment of tensor data where the file does not say.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
+/// Tensors and metadata keys that a file may have: many times what real ones do.
+const MAX_TENSORS: usize = 1 << 18;
+const MAX_KEYS: usize = 1 << 16;
+
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -78,6 +82,13 @@ impl Gguf {
         // The smallest tensor entry is 24 bytes, the smallest metadata entry 13.
         let tensor_count = r.count(24, "tensor count")?;
         let kv_count = r.count(13, "metadata count")?;
+        for (field, n, most) in
+            [("tensor count", tensor_count, MAX_TENSORS), ("metadata count", kv_count, MAX_KEYS)]
+        {
+            if n > most {
+                return Err(Error::damaged(path, field, format!("{n} is more than {most}")));
+            }
+        }
         let metadata = r.metadata(kv_count)?;
         let alignment = match metadata.get("general.alignment") {
             None => DEFAULT_ALIGNMENT,

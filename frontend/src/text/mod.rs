@@ -3,7 +3,9 @@
 pub mod chat;
 mod gguf_spm;
 mod gguf_vocab;
+mod guard;
 mod jinja;
 mod python_json;
+mod quiet;
 pub mod stream;
 pub mod tokenizer;

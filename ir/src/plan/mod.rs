@@ -66,6 +66,7 @@ impl Pack {
     pub fn tensors(&self) -> Vec<&str> {
         match self {
             Pack::Tensor { name, .. } => vec![name],
+            Pack::Scaled { name, scales, .. } => vec![name, scales],
             Pack::Decode(x)
             | Pack::Reshape(_, x)
             | Pack::Transpose(_, x)

@@ -65,6 +65,11 @@ impl<'a> ModelBuilder<'a> {
         }
     }
 
+    /// Whether a fault was found, so that what is built further has no use.
+    pub fn failed(&self) -> bool {
+        self.fault.is_some()
+    }
+
     /// Whether the checkpoint has a tensor of this Hugging Face name.
     pub fn has(&self, name: &str) -> bool {
         self.checkpoint.has(name)
