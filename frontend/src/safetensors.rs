@@ -93,28 +93,12 @@ impl SafetensorsSet {
     /// folder, or places a tensor in a shard that does not hold it.
     pub fn open_index(index: &Path) -> Result<SafetensorsSet> {
         let text = read::bounded(index, read::INDEX)?;
-        let parsed: Index = serde_json::from_slice(&text)
-            .map_err(|e| Error::damaged(index, "weight_map", format!("not a safetensors index: {e}")))?;
+        let tensors = parse_index(index, &text)?;
         drop(text);
         let folder = index.parent().unwrap_or(Path::new(""));
-        let names: BTreeSet<&Rc<str>> = parsed.weight_map.0.values().collect();
-        if names.is_empty() {
-            return Err(Error::damaged(index, "weight_map", "lists no tensors"));
-        }
-        for name in &names {
-            let mut parts = Path::new(&***name).components();
-            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-                let problem = format!("shard {name:?} is not a plain file name");
-                return Err(Error::malformed(
-                    index,
-                    "weight_map",
-                    problem,
-                    "shards must lie in the index's folder",
-                ));
-            }
-        }
+        let names: BTreeSet<&Rc<str>> = tensors.values().collect();
         let set = Self::open_files(names.iter().map(|n| folder.join(&***n)).collect())?;
-        for (tensor, shard) in &parsed.weight_map.0 {
+        for (tensor, shard) in &tensors {
             let found = set.tensors.get(tensor).and_then(|t| set.files.get(t.file));
             if found != Some(&folder.join(&**shard)) {
                 let problem = format!("tensor {tensor:?} is not in {shard:?}");
@@ -124,10 +108,25 @@ impl SafetensorsSet {
         Ok(set)
     }
 
+    /// A single file of bytes that are mapped or in memory; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`Self::open_file`].
+    pub fn parse(path: &Path, map: Mmap) -> Result<SafetensorsSet> {
+        Self::of(std::iter::once(Ok((path.to_owned(), map))))
+    }
+
     fn open_files(files: Vec<PathBuf>) -> Result<SafetensorsSet> {
-        let mut set = SafetensorsSet { files: Vec::new(), maps: Vec::new(), tensors: BTreeMap::new() };
-        for path in files {
+        Self::of(files.into_iter().map(|path| {
             let map = Mmap::open(&path)?;
+            Ok((path, map))
+        }))
+    }
+
+    fn of(files: impl Iterator<Item = Result<(PathBuf, Mmap)>>) -> Result<SafetensorsSet> {
+        let mut set = SafetensorsSet { files: Vec::new(), maps: Vec::new(), tensors: BTreeMap::new() };
+        for file in files {
+            let (path, map) = file?;
             for tensor in read_header(&path, &map, set.files.len())? {
                 if let Some(other) = set.tensors.get(&tensor.name) {
                     let other = set.files.get(other.file).map(|f| f.display().to_string());
@@ -185,6 +184,30 @@ impl SafetensorsSet {
             }
         }
     }
+}
+
+/// The file of each tensor, as the text of an index says; `path` is for errors. The files are plain names, of files in
+/// the index's folder.
+///
+/// # Errors
+/// [`Error::Malformed`] for text that is no index, and for names that are not plain.
+pub fn parse_index(path: &Path, text: &[u8]) -> Result<BTreeMap<String, Rc<str>>> {
+    let parsed: Index = serde_json::from_slice(text)
+        .map_err(|e| Error::damaged(path, "weight_map", format!("not a safetensors index: {e}")))?;
+    let WeightMap(tensors) = parsed.weight_map;
+    let names: BTreeSet<&Rc<str>> = tensors.values().collect();
+    if names.is_empty() {
+        return Err(Error::damaged(path, "weight_map", "lists no tensors"));
+    }
+    for name in names {
+        let mut parts = Path::new(&**name).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            let problem = format!("shard {name:?} is not a plain file name");
+            let remedy = "shards must lie in the index's folder";
+            return Err(Error::malformed(path, "weight_map", problem, remedy));
+        }
+    }
+    Ok(tensors)
 }
 
 /// The encoding of a safetensors type; `None` for those that Weft does not read.

@@ -4,6 +4,7 @@ pub mod decoder;
 pub mod emulate;
 pub mod encoder;
 pub mod fixture;
+pub mod fuzz;
 pub mod gguf;
 pub mod golden;
 pub mod gpu;

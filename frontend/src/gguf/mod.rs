@@ -69,7 +69,14 @@ impl Gguf {
     /// [`Error::Io`]; [`Error::Unsupported`] for another version; [`Error::Malformed`] naming the key,
     /// tensor or count that is wrong.
     pub fn open(path: &Path) -> Result<Gguf> {
-        let map = Mmap::open(path)?;
+        Self::parse(path, Mmap::open(path)?)
+    }
+
+    /// As [`Gguf::open`], of bytes that are mapped or in memory; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn parse(path: &Path, map: Mmap) -> Result<Gguf> {
         let mut r = Reader { path, data: &map, at: 0 };
         if r.take(4, "magic")? != b"GGUF" {
             let remedy = "give a .gguf file";

@@ -5,6 +5,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 use crate::read;
 use crate::text::{gguf_vocab, quiet};
 use std::path::{Path, PathBuf};
@@ -25,12 +26,7 @@ impl Tokenizer {
     /// pre-tokenizer is not known.
     pub fn open(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         match checkpoint.gguf() {
-            Some(file) => {
-                let json = gguf_vocab::tokenizer_json(file)?;
-                let text = serde_json::to_vec(&json)
-                    .map_err(|e| Error::damaged(file.path(), "tokenizer.ggml.tokens", e))?;
-                Self::parse(file.path(), "tokenizer.ggml", &text)
-            }
+            Some(file) => Self::from_gguf(file),
             None => Self::open_folder(checkpoint.root()),
         }
     }
@@ -46,6 +42,25 @@ impl Tokenizer {
             return Err(Error::missing(&path, "the file", remedy));
         }
         Self::from_file(&path)
+    }
+
+    /// The vocabulary inside a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_gguf(file: &Gguf) -> Result<Tokenizer> {
+        let json = gguf_vocab::tokenizer_json(file)?;
+        let text =
+            serde_json::to_vec(&json).map_err(|e| Error::damaged(file.path(), "tokenizer.ggml.tokens", e))?;
+        Self::parse(file.path(), "tokenizer.ggml", &text)
+    }
+
+    /// The text of a `tokenizer.json`; `path` is for errors.
+    ///
+    /// # Errors
+    /// [`Error::Text`] when it is none.
+    pub fn from_bytes(path: &Path, text: &[u8]) -> Result<Tokenizer> {
+        Self::parse(path, "tokenizer.json", text)
     }
 
     /// Any `tokenizer.json`.

@@ -95,7 +95,7 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: false, scaling: RopeScaling::None };
     let rope = match spec.positions {
         PositionKind::Rotary => rope::read(&m, spec, head_dim, max_position)?,
-        PositionKind::Learned | PositionKind::Alibi => none,
+        PositionKind::Learned | PositionKind::Alibi | PositionKind::AlibiUnscaled => none,
     };
     let local_rope = particular::local_rope(&m, spec, &rope)?;
     let eps = match spec.norm {
