@@ -4,13 +4,14 @@
 //! `model.safetensors.index.json`; or one `.gguf` file), a `.safetensors` file, an index, or a `.gguf`
 //! file. Opening maps the files and reads their headers; weights are read as they are touched.
 //!
-//! GGUF names are mapped (`model.layers.3.self_attn.q_proj.weight` ↔ `blk.3.attn_q.weight`). Files of the
-//! `llama` architecture store the rows of the query and key projections permuted for interleaved rotary
-//! embedding; [`Source::interleaved_heads`] says so.
+//! GGUF names are mapped (`model.layers.3.self_attn.q_proj.weight` ↔ `blk.3.attn_q.weight`); where a file stores a
+//! tensor otherwise than Hugging Face does, [`Source::layout`] says how.
 
 use crate::config::{self, ModelConfig};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+pub use crate::gguf::names::Layout;
+use crate::gguf::{Gguf, names};
+use crate::quantized;
 use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
 use crate::tensor::TensorInfo;
 use std::collections::BTreeSet;
@@ -41,14 +42,27 @@ enum Storage {
 pub struct Source {
     /// Name in its file, for [`Checkpoint::bytes`].
     pub tensor: String,
+    /// Dimensions of the model's tensor, outermost first.
+    pub shape: Vec<usize>,
+    /// How it is stored.
+    pub encoding: Encoding,
+    /// Dimensions in the file, outermost first.
+    pub stored_shape: Vec<usize>,
+    /// How it lies there.
+    pub layout: Layout,
+    /// The tensor of the scales, where `encoding` is [`Encoding::Scaled`].
+    pub scales: Option<Scales>,
+}
+
+/// A tensor of scales of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scales {
+    /// Name in its file.
+    pub tensor: String,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
     /// How it is stored.
     pub encoding: Encoding,
-    /// `Some(heads)` where the rows are permuted for interleaved rotary embedding: within each of the
-    /// `heads`, the stored rows are ordered (pair, half), that is
-    /// `stored = hf.reshape(heads, 2, head_dim / 2, in).swapaxes(1, 2)`.
-    pub interleaved_heads: Option<usize>,
 }
 
 impl Checkpoint {
@@ -98,8 +112,11 @@ impl Checkpoint {
         }
     }
 
-    fn with_config(folder: &Path, set: SafetensorsSet) -> Result<Checkpoint> {
+    fn with_config(folder: &Path, mut set: SafetensorsSet) -> Result<Checkpoint> {
         let config = config::hf::read(folder)?;
+        if let Some(quantization) = config.quantization {
+            quantized::mark(&mut set, &folder.join("config.json"), quantization)?;
+        }
         Ok(Checkpoint { root: folder.to_owned(), storage: Storage::Safetensors(set), config })
     }
 
@@ -160,19 +177,52 @@ impl Checkpoint {
             return Err(self.no_tensor(hf_name, stored));
         };
         let encoding = info.require_encoding(self.file_of(info))?;
-        let interleaved_heads = match &self.storage {
-            Storage::Safetensors(_) => None,
-            Storage::Gguf(_) => interleaved_heads(hf_name, &self.config),
+        let swapped = info.name != hf_name && matches!(encoding, Encoding::Scaled { .. });
+        let layout = match &self.storage {
+            Storage::Safetensors(_) if swapped => Layout::Swapped,
+            Storage::Safetensors(_) => Layout::Same,
+            Storage::Gguf(_) => names::layout(&self.config, hf_name),
         };
-        if let Some(heads) = interleaved_heads {
-            let rows = info.shape.first().copied().unwrap_or(0);
-            if rows != heads * self.config.head_dim {
-                let problem = format!("{rows} rows are not {heads} heads of {}", self.config.head_dim);
-                let field = format!("tensor {:?}", info.name);
-                return Err(Error::damaged(self.file_of(info), field, problem));
+        let shape = self.shape(info, layout)?;
+        let (tensor, stored_shape, scales) =
+            (info.name.clone(), info.shape.clone(), self.scales(info, encoding)?);
+        Ok(Source { tensor, shape, encoding, stored_shape, layout, scales })
+    }
+
+    /// The shape that the model's tensor has.
+    fn shape(&self, info: &TensorInfo, layout: Layout) -> Result<Vec<usize>> {
+        let misfit = |problem: String| {
+            Err(Error::damaged(self.file_of(info), format!("tensor {:?}", info.name), problem))
+        };
+        let (mut shape, d) = (info.shape.clone(), self.config.head_dim);
+        let rows = shape.first().copied().unwrap_or(0);
+        match (layout, shape.as_mut_slice()) {
+            (Layout::Same, _) => {}
+            (Layout::Interleaved { heads }, _) if rows != heads * d || d % 2 != 0 => {
+                return misfit(format!("{rows} rows are not {heads} heads of {d}"));
+            }
+            (Layout::Parts { heads, kv_heads }, _) if rows != (heads + 2 * kv_heads) * d => {
+                return misfit(format!("{rows} rows are not {heads} and twice {kv_heads} heads of {d}"));
+            }
+            (Layout::Interleaved { .. } | Layout::Parts { .. }, _) => {}
+            (Layout::Swapped, [.., a, b]) => std::mem::swap(a, b),
+            (Layout::Row(row), [_, columns]) if row < rows => return Ok(vec![*columns]),
+            (Layout::Swapped | Layout::Row(_), shape) => {
+                return misfit(format!("shape {shape:?} is not that of a matrix with the model's rows"));
             }
         }
-        Ok(Source { tensor: info.name.clone(), shape: info.shape.clone(), encoding, interleaved_heads })
+        Ok(shape)
+    }
+
+    /// The scales of a stored tensor that needs them.
+    fn scales(&self, info: &TensorInfo, encoding: Encoding) -> Result<Option<Scales>> {
+        if !matches!(encoding, Encoding::Scaled { .. }) {
+            return Ok(None);
+        }
+        let name = quantized::scales_of(&info.name);
+        let scales = self.tensor(&name).ok_or_else(|| self.no_tensor(&name, None))?;
+        let encoding = scales.require_encoding(self.file_of(scales))?;
+        Ok(Some(Scales { tensor: scales.name.clone(), shape: scales.shape.clone(), encoding }))
     }
 
     /// The mapped bytes of a tensor, by its stored name ([`Source::tensor`]).
@@ -200,11 +250,12 @@ impl Checkpoint {
     pub fn unused(&self, used: &[String]) -> Vec<String> {
         let mut known: BTreeSet<&str> = used.iter().map(String::as_str).collect();
         let mapped: Vec<String> = used.iter().filter_map(|n| self.stored_name(n)).collect();
-        known.extend(mapped.iter().map(String::as_str));
+        let scales: Vec<String> = mapped.iter().map(|n| quantized::scales_of(n)).collect();
+        known.extend(mapped.iter().chain(&scales).map(String::as_str));
         let derived = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq")
                 || name.ends_with(".attn_rot_embd")
-                || name == "rope_freqs.weight"
+                || ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"].contains(&name)
                 // Causal masks that older files of GPT-2 and GPT-NeoX hold.
                 || [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
                     .iter()
@@ -223,8 +274,12 @@ impl Checkpoint {
     /// The name in the file of a Hugging Face name; `None` when the format has no such tensor.
     fn stored_name(&self, hf_name: &str) -> Option<String> {
         match &self.storage {
-            Storage::Safetensors(_) => Some(hf_name.to_owned()),
-            Storage::Gguf(_) => gguf_name(&self.config.model_type, hf_name),
+            Storage::Safetensors(set) => {
+                let blocks = quantized::blocks_of(hf_name);
+                let packed = set.tensor(hf_name).is_none() && set.tensor(&blocks).is_some();
+                Some(if packed { blocks } else { hf_name.to_owned() })
+            }
+            Storage::Gguf(_) => names::gguf_name(&self.config.model_type, hf_name),
         }
     }
 
@@ -262,82 +317,4 @@ fn not_a_checkpoint(path: &Path, found: String) -> Error {
 /// Whether a tensor is of BERT's pooler, which is no part of the encoder.
 fn is_pooler(name: &str) -> bool {
     name.strip_prefix("bert.").unwrap_or(name).starts_with("pooler.")
-}
-
-/// Pairs of names of the tensors of one block, in Hugging Face's and GGUF's spelling.
-const BLOCK_NAMES: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-/// Those that stand for another tensor in Gemma 2 and 3: they come first.
-const GEMMA_NAMES: &[(&str, &str)] = &[
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-];
-
-/// Pairs of names of the tensors outside the blocks.
-const OUTER_NAMES: &[(&str, &str)] =
-    &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
-
-/// The families of GGUF files whose blocks have [`GEMMA_NAMES`].
-const GEMMA: &[&str] = &["gemma2", "gemma3_text"];
-
-/// Pairs of names of the tensors of one block of a family.
-fn block_names(model_type: &str) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    let first = if GEMMA.contains(&model_type) { GEMMA_NAMES } else { &[] };
-    first.iter().chain(BLOCK_NAMES)
-}
-
-/// The GGUF name of a Hugging Face name of a family.
-pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
-    let (stem, kind) = hf_name.rsplit_once('.')?;
-    if kind != "weight" && kind != "bias" {
-        return None;
-    }
-    if let Some((_, name)) = OUTER_NAMES.iter().find(|(hf, _)| *hf == stem) {
-        return Some(format!("{name}.{kind}"));
-    }
-    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
-    let layer: u32 = layer.parse().ok()?;
-    let (_, name) = block_names(model_type).find(|(hf, _)| *hf == part)?;
-    Some(format!("blk.{layer}.{name}.{kind}"))
-}
-
-/// The Hugging Face name of a GGUF name of a family.
-pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
-    let (stem, kind) = gguf_name.rsplit_once('.')?;
-    if kind != "weight" && kind != "bias" {
-        return None;
-    }
-    if let Some((name, _)) = OUTER_NAMES.iter().find(|(_, gguf)| *gguf == stem) {
-        return Some(format!("{name}.{kind}"));
-    }
-    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
-    let layer: u32 = layer.parse().ok()?;
-    let (name, _) = block_names(model_type).find(|(_, gguf)| *gguf == part)?;
-    Some(format!("model.layers.{layer}.{name}.{kind}"))
-}
-
-/// Heads whose rows a GGUF file of the llama architecture stores permuted, for this tensor.
-fn interleaved_heads(hf_name: &str, config: &ModelConfig) -> Option<usize> {
-    if config.model_type != "llama" {
-        None
-    } else if hf_name.contains(".self_attn.q_proj.") {
-        Some(config.heads)
-    } else if hf_name.contains(".self_attn.k_proj.") {
-        Some(config.kv_heads)
-    } else {
-        None
-    }
 }

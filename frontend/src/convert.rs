@@ -4,9 +4,10 @@
 //! `tokenizer_config.json`. Tensors are decoded, un-permuted, rounded to the target type and written one
 //! after the other; the folder gets its name by a rename when it is whole.
 
-use crate::checkpoint::{Checkpoint, hf_name};
+use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::{ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
+use crate::gguf::names::hf_name;
 use crate::text::chat::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
 use ::safetensors::tensor::{View, serialize_to_file};
@@ -53,8 +54,8 @@ pub fn convert(
     if out.exists() {
         return Err(Error::Exists { path: out.to_owned() });
     }
-    let tensors = tensors(gguf, dtype)?;
     let config = config_json(source, gguf.config(), dtype)?;
+    let tensors = tensors(gguf, dtype)?;
     let tokenizer = Tokenizer::open(gguf)?;
     let chat = ChatTemplate::open(gguf)?;
 
@@ -131,7 +132,14 @@ fn tensors(gguf: &Checkpoint, dtype: DType) -> Result<Vec<Tensor<'_>>> {
         let Some(out_bytes) = out_bytes else {
             return Err(Error::damaged(file, field, format!("shape {:?} is empty or too large", info.shape)));
         };
-        let head_rows = source.interleaved_heads.map(|heads| rows / heads.max(1));
+        let head_rows = match source.layout {
+            Layout::Same => None,
+            Layout::Interleaved { heads } => Some(rows / heads.max(1)),
+            Layout::Swapped | Layout::Parts { .. } | Layout::Row(_) => {
+                let supported = "the layouts of llama";
+                return Err(Error::unsupported(file, field, format!("{:?}", source.layout), supported));
+            }
+        };
         let rows = if source.shape.len() < 2 && head_rows.is_none() { 1 } else { rows };
         out.push(Tensor {
             name,

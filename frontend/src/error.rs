@@ -94,6 +94,20 @@ pub enum Error {
     },
 }
 
+/// Longest value of a file that an error repeats, in bytes.
+const LONGEST: usize = 400;
+
+/// A value of a file without its middle where it is long.
+fn clipped(mut text: String) -> String {
+    if text.len() <= LONGEST {
+        return text;
+    }
+    let (head, tail) =
+        (text.floor_char_boundary(LONGEST / 2), text.ceil_char_boundary(text.len() - LONGEST / 4));
+    text.replace_range(head..tail, " … ");
+    text
+}
+
 /// What to do about a file whose bytes contradict its format.
 pub(crate) const RELOAD: &str = "the file is damaged or incomplete: fetch it again";
 
@@ -112,8 +126,8 @@ impl Error {
     ) -> Error {
         Error::Malformed {
             path: path.to_owned(),
-            field: field.into(),
-            problem: problem.to_string(),
+            field: clipped(field.into()),
+            problem: clipped(problem.to_string()),
             remedy: remedy.into(),
         }
     }
@@ -132,15 +146,15 @@ impl Error {
     ) -> Error {
         Error::Unsupported {
             path: path.to_owned(),
-            field: field.into(),
-            value: value.to_string(),
+            field: clipped(field.into()),
+            value: clipped(value.to_string()),
             supported: supported.into(),
         }
     }
 
     /// An [`Error::MissingField`].
     pub(crate) fn missing(path: &Path, field: impl Into<String>, remedy: impl Into<String>) -> Error {
-        Error::MissingField { path: path.to_owned(), field: field.into(), remedy: remedy.into() }
+        Error::MissingField { path: path.to_owned(), field: clipped(field.into()), remedy: remedy.into() }
     }
 
     /// An [`Error::Text`].
@@ -152,8 +166,8 @@ impl Error {
     ) -> Error {
         Error::Text {
             path: path.to_owned(),
-            field: field.into(),
-            problem: problem.to_string(),
+            field: clipped(field.into()),
+            problem: clipped(problem.to_string()),
             remedy: remedy.into(),
         }
     }

@@ -8,10 +8,13 @@
 pub mod checkpoint;
 pub mod config;
 pub mod convert;
+mod duplicates;
 pub mod error;
 pub mod gguf;
 pub mod mmap;
 pub mod models;
+mod quantized;
+mod read;
 pub mod safetensors;
 pub mod tensor;
 pub mod text;

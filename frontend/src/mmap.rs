@@ -11,7 +11,13 @@ use std::path::Path;
 /// The file must not be written to or truncated while it is mapped (on Unix the process would receive
 /// `SIGBUS` when it touches a page that is gone); replacing it by rename is fine.
 #[derive(Debug)]
-pub struct Mmap(memmap2::Mmap);
+pub struct Mmap(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    File(memmap2::Mmap),
+    Memory(Vec<u8>),
+}
 
 impl Mmap {
     /// Maps the file at `path`.
@@ -20,6 +26,7 @@ impl Mmap {
     /// [`Error::Io`] when the file cannot be opened or mapped; [`Error::Malformed`] when it is empty or
     /// not a regular file.
     pub fn open(path: &Path) -> Result<Mmap> {
+        crate::read::regular(path)?;
         let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
         let meta = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?;
         if !meta.is_file() {
@@ -32,7 +39,14 @@ impl Mmap {
         // from it. What remains is that another process changes the file while it is mapped; that is
         // documented above as the caller's duty, as for every reader of mapped checkpoints.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
-        Ok(Mmap(map))
+        Ok(Mmap(Bytes::File(map)))
+    }
+}
+
+/// Bytes that are in memory already, as if they were a file's.
+impl From<Vec<u8>> for Mmap {
+    fn from(bytes: Vec<u8>) -> Mmap {
+        Mmap(Bytes::Memory(bytes))
     }
 }
 
@@ -40,6 +54,9 @@ impl Deref for Mmap {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::File(map) => map,
+            Bytes::Memory(bytes) => bytes,
+        }
     }
 }

@@ -5,14 +5,17 @@
 //! the `safetensors` crate checks them (header at most 100 MB and within the file, offsets contiguous
 //! and equal to shape × type, no overflow); this module puts names to what it finds wrong.
 
+use crate::duplicates;
 use crate::error::{Error, RELOAD, Result};
 use crate::mmap::Mmap;
+use crate::read;
 use crate::tensor::TensorInfo;
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 use weft_ir::dtype::{DType, Encoding};
 
 /// Name of the index of a sharded checkpoint.
@@ -22,6 +25,49 @@ pub const SINGLE: &str = "model.safetensors";
 
 /// Bytes of the header length that a file begins with.
 const LENGTH_BYTES: usize = 8;
+
+/// Largest header that is read: a tensor takes some 100 bytes.
+const MAX_HEADER: u64 = 16 << 20;
+/// Largest header that is searched for the tensor behind an error.
+const MAX_BLAMED: u64 = 1 << 20;
+
+/// What of an index is read.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: WeightMap,
+}
+
+/// The shard of each tensor; shards are few, and their names are held once.
+struct WeightMap(BTreeMap<String, Rc<str>>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> serde::de::Visitor<'de> for Pairs {
+            type Value = WeightMap;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object of tensor names and files")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
+                let (mut out, mut shards) = (BTreeMap::new(), BTreeSet::<Rc<str>>::new());
+                while let Some((tensor, shard)) = map.next_entry::<String, String>()? {
+                    let known = shards.get(shard.as_str()).cloned();
+                    let shard = known.unwrap_or_else(|| {
+                        let shard: Rc<str> = shard.into();
+                        shards.insert(Rc::clone(&shard));
+                        shard
+                    });
+                    if let Some(old) = out.insert(tensor, shard) {
+                        let why = format!("a tensor is listed twice, once in {old:?}");
+                        return Err(serde::de::Error::custom(why));
+                    }
+                }
+                Ok(WeightMap(out))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
 
 /// One or more mapped safetensors files that make up one checkpoint.
 #[derive(Debug)]
@@ -46,34 +92,15 @@ impl SafetensorsSet {
     /// As [`Self::open_file`]; also when the index is not what the format says, names a file outside its
     /// folder, or places a tensor in a shard that does not hold it.
     pub fn open_index(index: &Path) -> Result<SafetensorsSet> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        let text = std::fs::read(index).map_err(|e| Error::io(index, "read", e))?;
-        let parsed: Index = serde_json::from_slice(&text)
-            .map_err(|e| Error::damaged(index, "weight_map", format!("not a safetensors index: {e}")))?;
+        let text = read::bounded(index, read::INDEX)?;
+        let tensors = parse_index(index, &text)?;
+        drop(text);
         let folder = index.parent().unwrap_or(Path::new(""));
-        let names: BTreeSet<&String> = parsed.weight_map.values().collect();
-        if names.is_empty() {
-            return Err(Error::damaged(index, "weight_map", "lists no tensors"));
-        }
-        for name in &names {
-            let mut parts = Path::new(name).components();
-            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-                let problem = format!("shard {name:?} is not a plain file name");
-                return Err(Error::malformed(
-                    index,
-                    "weight_map",
-                    problem,
-                    "shards must lie in the index's folder",
-                ));
-            }
-        }
-        let set = Self::open_files(names.iter().map(|n| folder.join(n)).collect())?;
-        for (tensor, shard) in &parsed.weight_map {
+        let names: BTreeSet<&Rc<str>> = tensors.values().collect();
+        let set = Self::open_files(names.iter().map(|n| folder.join(&***n)).collect())?;
+        for (tensor, shard) in &tensors {
             let found = set.tensors.get(tensor).and_then(|t| set.files.get(t.file));
-            if found != Some(&folder.join(shard)) {
+            if found != Some(&folder.join(&**shard)) {
                 let problem = format!("tensor {tensor:?} is not in {shard:?}");
                 return Err(Error::damaged(index, "weight_map", problem));
             }
@@ -81,10 +108,25 @@ impl SafetensorsSet {
         Ok(set)
     }
 
+    /// A single file of bytes that are mapped or in memory; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`Self::open_file`].
+    pub fn parse(path: &Path, map: Mmap) -> Result<SafetensorsSet> {
+        Self::of(std::iter::once(Ok((path.to_owned(), map))))
+    }
+
     fn open_files(files: Vec<PathBuf>) -> Result<SafetensorsSet> {
-        let mut set = SafetensorsSet { files: Vec::new(), maps: Vec::new(), tensors: BTreeMap::new() };
-        for path in files {
+        Self::of(files.into_iter().map(|path| {
             let map = Mmap::open(&path)?;
+            Ok((path, map))
+        }))
+    }
+
+    fn of(files: impl Iterator<Item = Result<(PathBuf, Mmap)>>) -> Result<SafetensorsSet> {
+        let mut set = SafetensorsSet { files: Vec::new(), maps: Vec::new(), tensors: BTreeMap::new() };
+        for file in files {
+            let (path, map) = file?;
             for tensor in read_header(&path, &map, set.files.len())? {
                 if let Some(other) = set.tensors.get(&tensor.name) {
                     let other = set.files.get(other.file).map(|f| f.display().to_string());
@@ -118,6 +160,17 @@ impl SafetensorsSet {
         self.tensors.get(name)
     }
 
+    /// The file of a tensor.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        let file = self.tensors.get(name).and_then(|t| self.files.get(t.file)).or(self.files.first());
+        file.cloned().unwrap_or_default()
+    }
+
+    /// Replaces what is said of a tensor.
+    pub(crate) fn replace(&mut self, tensor: TensorInfo) {
+        self.tensors.insert(tensor.name.clone(), tensor);
+    }
+
     /// The mapped bytes of a tensor of this set.
     ///
     /// # Errors
@@ -133,6 +186,30 @@ impl SafetensorsSet {
     }
 }
 
+/// The file of each tensor, as the text of an index says; `path` is for errors. The files are plain names, of files in
+/// the index's folder.
+///
+/// # Errors
+/// [`Error::Malformed`] for text that is no index, and for names that are not plain.
+pub fn parse_index(path: &Path, text: &[u8]) -> Result<BTreeMap<String, Rc<str>>> {
+    let parsed: Index = serde_json::from_slice(text)
+        .map_err(|e| Error::damaged(path, "weight_map", format!("not a safetensors index: {e}")))?;
+    let WeightMap(tensors) = parsed.weight_map;
+    let names: BTreeSet<&Rc<str>> = tensors.values().collect();
+    if names.is_empty() {
+        return Err(Error::damaged(path, "weight_map", "lists no tensors"));
+    }
+    for name in names {
+        let mut parts = Path::new(&**name).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            let problem = format!("shard {name:?} is not a plain file name");
+            let remedy = "shards must lie in the index's folder";
+            return Err(Error::malformed(path, "weight_map", problem, remedy));
+        }
+    }
+    Ok(tensors)
+}
+
 /// The encoding of a safetensors type; `None` for those that Weft does not read.
 pub fn encoding(dtype: Dtype) -> Option<Encoding> {
     let plain = match dtype {
@@ -143,6 +220,7 @@ pub fn encoding(dtype: Dtype) -> Option<Encoding> {
         Dtype::I32 => DType::I32,
         Dtype::U32 => DType::U32,
         Dtype::BOOL => DType::Bool,
+        Dtype::F8_E8M0 => return Some(Encoding::E8M0),
         _ => return None,
     };
     Some(Encoding::Plain(plain))
@@ -150,9 +228,15 @@ pub fn encoding(dtype: Dtype) -> Option<Encoding> {
 
 /// Reads and checks one file's header.
 fn read_header(path: &Path, map: &[u8], file: usize) -> Result<Vec<TensorInfo>> {
+    let declared = map.first_chunk::<LENGTH_BYTES>().map(|b| u64::from_le_bytes(*b));
+    if let Some(n) = declared.filter(|&n| n > MAX_HEADER && n <= map.len() as u64) {
+        let problem = format!("{n} bytes declared, at most {MAX_HEADER} are read");
+        let remedy = "the file is damaged or not a safetensors file";
+        return Err(Error::malformed(path, "header length", problem, remedy));
+    }
     let (length, metadata) = SafeTensors::read_metadata(map).map_err(|e| header_error(path, map, e))?;
     let data = LENGTH_BYTES + length;
-    if let Some(name) = first_duplicate(map, data) {
+    if let Some(name) = map.get(LENGTH_BYTES..data).and_then(duplicates::first) {
         return Err(Error::damaged(path, format!("tensor {name:?}"), "appears twice in the header"));
     }
     Ok(infos(&metadata, data, file))
@@ -173,29 +257,6 @@ fn infos(metadata: &Metadata, data: usize, file: usize) -> Vec<TensorInfo> {
         });
     }
     out
-}
-
-/// The first name that a header gives twice (JSON readers keep the last and say nothing).
-fn first_duplicate(map: &[u8], data: usize) -> Option<String> {
-    struct Names;
-    impl<'de> serde::de::Visitor<'de> for Names {
-        type Value = Option<String>;
-        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-            f.write_str("a header")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut seen = BTreeSet::new();
-            let mut twice = None;
-            while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
-                if !seen.insert(name.clone()) && twice.is_none() {
-                    twice = Some(name);
-                }
-            }
-            Ok(twice)
-        }
-    }
-    let header = map.get(LENGTH_BYTES..data)?;
-    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_slice(header), Names).ok()?
 }
 
 /// Says which field or tensor is behind the library's error.
@@ -225,7 +286,7 @@ fn header_error(path: &Path, map: &[u8], error: SafeTensorError) -> Error {
         SafeTensorError::MetadataIncompleteBuffer => {
             Error::damaged(path, "data", "the tensors do not cover the file's data exactly (cut short?)")
         }
-        other => match blame(map, declared) {
+        other => match blame(map, declared.filter(|&n| n <= MAX_BLAMED)) {
             Some((field, problem)) => Error::malformed(path, field, problem, RELOAD),
             None => Error::damaged(path, "header", other),
         },

@@ -5,7 +5,9 @@ use std::path::Path;
 use weft_ir::dtype::Encoding;
 
 /// Encodings that tensors may have, as errors list them.
-pub const SUPPORTED_TYPES: &str = "f32, f16, bf16, i64, i32, u32, bool, and in GGUF q4_0, q4_1, q8_0";
+pub const SUPPORTED_TYPES: &str = "f32, f16, bf16, i64, i32, u32, bool; in GGUF q4_0, q4_1, q5_0, \
+     q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, mxfp4; in safetensors the e4m3 and mxfp4 tensors of a checkpoint \
+     whose quantization_config says fp8 or mxfp4";
 
 /// One tensor of a checkpoint, as its file's header describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -143,7 +143,8 @@ fn switches() {
     bad("falcon", &[("num_ln_in_parallel_attn", json!(3))], &["num_ln_in_parallel_attn = 3"]);
     bad("olmo2", &[("clip_qkv", json!(8.0))], &["clip_qkv = 8.0"]);
     bad("qwen3", &[("num_experts", json!(8))], &["num_experts = 8"]);
-    bad("mistral-sliding", &[("quantization_config", json!({"bits": 4}))], &["quantization_config"]);
+    let gptq = json!({"quant_method": "gptq", "bits": 4});
+    bad("mistral-sliding", &[("quantization_config", gptq)], &["quant_method = gptq", "fp8", "GGUF"]);
     let star = as_family("starcoder2", "Starcoder2ForCausalLM", &[("norm_type", json!("rms"))]);
     bad("llama", &star, &["norm_type = rms", "layer_norm"]);
     let stable = as_family("stablelm", "StableLmForCausalLM", &[("use_parallel_residual", json!("yes"))]);

@@ -6,10 +6,11 @@ use common::{V, fixture, tiny_gguf};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::path::Path;
-use weft_frontend::checkpoint::{Checkpoint, Source, gguf_name, hf_name};
+use weft_frontend::checkpoint::{Checkpoint, Layout, Source};
 use weft_frontend::config::{Activation, RopeScaling, hf};
 use weft_frontend::convert::convert;
 use weft_frontend::error::Error;
+use weft_frontend::gguf::names::{gguf_name, hf_name};
 use weft_frontend::text::tokenizer::Tokenizer;
 use weft_ir::decode::decode_f32;
 use weft_ir::dtype::{DType, Encoding};
@@ -36,7 +37,7 @@ fn the_tiny_llama_opens_by_folder_and_by_file() {
         let q = c.source("model.layers.1.self_attn.q_proj.weight").unwrap();
         assert_eq!(q.tensor, "model.layers.1.self_attn.q_proj.weight");
         assert_eq!((q.shape.as_slice(), q.encoding), (&[128, 128][..], Encoding::Plain(DType::BF16)));
-        assert_eq!(q.interleaved_heads, None);
+        assert_eq!(q.layout, Layout::Same);
         assert_eq!(c.bytes(&q.tensor).unwrap().len(), 128 * 128 * 2);
         assert!(c.has("lm_head.weight") && !c.has("model.layers.2.mlp.up_proj.weight"));
         assert!(c.source("model.layers.2.mlp.up_proj.weight").is_err());
@@ -221,7 +222,10 @@ fn conversion_undoes_the_permutation() {
     let path = folder.path().join("model.gguf");
     file.write(&path);
     let gguf = Checkpoint::open(&path).unwrap();
-    assert_eq!(gguf.source("model.layers.0.self_attn.k_proj.weight").unwrap().interleaved_heads, Some(2));
+    assert_eq!(
+        gguf.source("model.layers.0.self_attn.k_proj.weight").unwrap().layout,
+        Layout::Interleaved { heads: 2 }
+    );
 
     for (dtype, name) in [(DType::BF16, "bf16"), (DType::F32, "f32"), (DType::F16, "f16")] {
         let out = folder.path().join(name);
@@ -289,8 +293,8 @@ fn conversion_refuses_what_would_be_lost() {
     assert!(text.contains("model.norm.weight") && text.contains("65504"), "{text}");
     let text = refused(tiny_gguf().tensor("mystery", &[1], 0, vec![0; 4]), DType::F32);
     assert!(text.contains("\"mystery\""), "{text}");
-    let text = refused(tiny_gguf().tensor("blk.0.attn_q.bias", &[64], 10, vec![0; 84]), DType::F32);
-    assert!(text.contains("Q2_K"), "{text}");
+    let text = refused(tiny_gguf().tensor("blk.0.attn_q.bias", &[64], 16, vec![0; 84]), DType::F32);
+    assert!(text.contains("IQ2_XXS"), "{text}");
     let text = refused(tiny_gguf(), DType::I32);
     assert!(text.contains("f32, f16, bf16"), "{text}");
     let text = refused(tiny_gguf().set("tokenizer.ggml.pre", "martian"), DType::F32);

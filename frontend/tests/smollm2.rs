@@ -4,7 +4,7 @@
 mod common;
 
 use serde::Deserialize;
-use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::checkpoint::{Checkpoint, Layout};
 use weft_frontend::config::RopeScaling;
 use weft_frontend::convert::convert;
 use weft_frontend::text::chat::{ChatTemplate, Message};
@@ -63,11 +63,11 @@ fn configuration_and_tensors() {
 
     let q = c.source("model.layers.29.self_attn.q_proj.weight").unwrap();
     assert_eq!(
-        (q.shape.as_slice(), q.encoding, q.interleaved_heads),
-        (&[576, 576][..], Encoding::Q4_1, Some(9))
+        (q.shape.as_slice(), q.encoding, q.layout),
+        (&[576, 576][..], Encoding::Q4_1, Layout::Interleaved { heads: 9 })
     );
     let down = c.source("model.layers.0.mlp.down_proj.weight").unwrap();
-    assert_eq!((down.shape.as_slice(), down.interleaved_heads), (&[576, 1536][..], None));
+    assert_eq!((down.shape.as_slice(), down.layout), (&[576, 1536][..], Layout::Same));
     assert_eq!(c.source("model.embed_tokens.weight").unwrap().encoding, Encoding::Q8_0);
     assert!(!c.has("lm_head.weight"));
     let norm = c.source("model.norm.weight").unwrap();

@@ -1,4 +1,6 @@
-//! Element types and storage encodings.
+//! Element types; storage encodings are in [`crate::encoding`].
+
+pub use crate::encoding::{Coded, Encoding};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -70,69 +72,6 @@ impl DType {
 }
 
 impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// How a tensor's bits are stored in a checkpoint. Blocks run along the innermost axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Encoding {
-    /// Elements of one type, row-major, little-endian.
-    Plain(DType),
-    /// GGML Q4_0: 32 elements in 18 bytes: f16 scale d, 16 bytes of nibbles; value d·(q−8).
-    Q4_0,
-    /// GGML Q4_1: 32 elements in 20 bytes: f16 scale d, f16 minimum m, nibbles; value d·q+m.
-    Q4_1,
-    /// GGML Q8_0: 32 elements in 34 bytes: f16 scale d, 32 signed bytes; value d·q.
-    Q8_0,
-}
-
-impl Encoding {
-    /// (elements, bytes) of one block.
-    pub fn block(self) -> (usize, usize) {
-        match self {
-            Encoding::Plain(d) => (1, d.size()),
-            Encoding::Q4_0 => (32, 18),
-            Encoding::Q4_1 => (32, 20),
-            Encoding::Q8_0 => (32, 34),
-        }
-    }
-
-    /// Type that decoding gives: the stored type, or f32 for blocks.
-    pub fn value_type(self) -> DType {
-        match self {
-            Encoding::Plain(d) => d,
-            Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q8_0 => DType::F32,
-        }
-    }
-
-    /// Bytes that `elements` take; `None` when they do not fill whole blocks or overflow.
-    pub fn bytes(self, elements: usize) -> Option<usize> {
-        let (n, b) = self.block();
-        if elements.is_multiple_of(n) { (elements / n).checked_mul(b) } else { None }
-    }
-
-    /// Name, as printed and parsed.
-    pub fn name(self) -> &'static str {
-        match self {
-            Encoding::Plain(d) => d.name(),
-            Encoding::Q4_0 => "q4_0",
-            Encoding::Q4_1 => "q4_1",
-            Encoding::Q8_0 => "q8_0",
-        }
-    }
-
-    /// The encoding of this name.
-    pub fn parse(name: &str) -> Option<Encoding> {
-        [Encoding::Q4_0, Encoding::Q4_1, Encoding::Q8_0]
-            .into_iter()
-            .find(|e| e.name() == name)
-            .or_else(|| DType::parse(name).map(Encoding::Plain))
-    }
-}
-
-impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

@@ -6,6 +6,7 @@
 pub mod bundle;
 pub mod decode;
 pub mod dtype;
+pub mod encoding;
 pub mod graph;
 pub mod ids;
 pub mod kernel;

@@ -5,6 +5,8 @@ pub mod emulate;
 pub mod emulated_decoder;
 pub mod encoder;
 pub mod fixture;
+pub mod fuzz;
+pub mod gguf;
 pub mod golden;
 pub mod gpu;
 pub mod nvrtc;

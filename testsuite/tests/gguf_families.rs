@@ -1,87 +1,45 @@
-//! Tiny checkpoints written as llama.cpp's converter writes them (`convert_hf_to_gguf.py`): names, metadata, and norms
-//! of Gemma with one added. They give the golden.
+//! Every family that llama.cpp's converter writes and Weft builds: its GGUF file gives what its Hugging Face folder
+//! gives, and the golden where there is one.
 
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
-use weft_frontend::config::{LayerRope, Norm, QkNorm};
+use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::config::{LayerRope, Norm, PositionKind, QkNorm};
 use weft_ir::decode::decode_f32;
 use weft_ir::dtype::DType;
 use weft_runtime::exec::{CpuModel, CpuOptions};
-use weft_testsuite::fixture::{Bytes, Fixture};
-use weft_testsuite::golden::tiny;
+use weft_testsuite::fixture::{Bytes, Fixture, relative_rmse};
+use weft_testsuite::gguf::{Meta, Names, Tensor, apart, permuted, transposed, write};
+use weft_testsuite::golden::{ids, tiny};
+use weft_testsuite::random::rng::Rng;
 
-/// A metadata value.
-enum Meta {
-    Text(&'static str),
-    Size(u32),
-    Number(f32),
-}
+type Tensors = BTreeMap<String, Tensor>;
 
-/// Writes a GGUF file of f32 tensors.
-fn write(path: &Path, meta: &[(String, Meta)], tensors: &[(String, Vec<usize>, Vec<f32>)]) {
-    let mut out = b"GGUF\x03\0\0\0".to_vec();
-    out.extend((tensors.len() as u64).to_le_bytes());
-    out.extend((meta.len() as u64).to_le_bytes());
-    let text = |out: &mut Vec<u8>, s: &str| {
-        out.extend((s.len() as u64).to_le_bytes());
-        out.extend(s.as_bytes());
+/// A Hugging Face folder's tensors.
+fn tensors(checkpoint: &Checkpoint) -> Tensors {
+    let read = |t: &weft_frontend::tensor::TensorInfo| {
+        let mut values = vec![0.0; t.elements().expect("elements")];
+        let bytes = checkpoint.bytes(&t.name).expect("bytes");
+        decode_f32(t.encoding.expect("type"), bytes, &mut values).expect("decodes");
+        (t.name.clone(), (t.shape.clone(), values))
     };
-    for (key, value) in meta {
-        text(&mut out, key);
-        match value {
-            Meta::Size(n) => out.extend([4u32.to_le_bytes(), n.to_le_bytes()].concat()),
-            Meta::Number(x) => out.extend([6u32.to_le_bytes(), x.to_le_bytes()].concat()),
-            Meta::Text(s) => {
-                out.extend(8u32.to_le_bytes());
-                text(&mut out, s);
-            }
-        }
-    }
-    let mut at = 0u64;
-    for (name, shape, values) in tensors {
-        text(&mut out, name);
-        out.extend((shape.len() as u32).to_le_bytes());
-        shape.iter().rev().for_each(|&d| out.extend((d as u64).to_le_bytes()));
-        out.extend(0u32.to_le_bytes());
-        out.extend(at.to_le_bytes());
-        at = (at + 4 * values.len() as u64).next_multiple_of(32);
-    }
-    for (.., values) in tensors {
-        out.resize(out.len().next_multiple_of(32), 0);
-        out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    }
-    std::fs::write(path, out).expect("writes");
+    checkpoint.tensors().map(read).collect()
 }
 
-/// The GGUF name of a tensor.
-fn gguf_name(name: &str, gemma: bool) -> String {
-    let after_attention = if gemma { "post_attention_norm" } else { "ffn_norm" };
-    let parts = [
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("lm_head", "output"),
-        ("model.layers", "blk"),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", after_attention),
-        ("pre_feedforward_layernorm", "ffn_norm"),
-        ("post_feedforward_layernorm", "post_ffw_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ];
-    parts.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
-}
-
-fn check(name: &str, arch: &'static str, more: &[(&str, Meta)]) {
-    let source = Fixture::open(name);
-    let c = source.checkpoint.config();
-    let gemma = arch.starts_with("gemma");
+/// Writes a checkpoint's tensors as the converter does.
+fn convert(
+    hf: &Checkpoint,
+    arch: &'static str,
+    more: &[(&str, Meta)],
+    factors: &[(&str, Vec<f32>)],
+    to: &Path,
+) {
+    let c = hf.config();
     let size = |n: usize| Meta::Size(n as u32);
+    let layer_norm = matches!(c.norm, Norm::Layer { .. });
+    let eps = if layer_norm { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
     let mut meta = vec![("general.architecture".to_owned(), Meta::Text(arch))];
     let sizes = [
         ("block_count", size(c.layers)),
@@ -90,75 +48,386 @@ fn check(name: &str, arch: &'static str, more: &[(&str, Meta)]) {
         ("feed_forward_length", size(c.intermediate_size)),
         ("attention.head_count", size(c.heads)),
         ("attention.head_count_kv", size(c.kv_heads)),
+        (eps, Meta::Number(c.norm_eps as f32)),
+    ];
+    let rotary = [
+        ("rope.freq_base", Meta::Number(c.rope.theta as f32)),
+        ("rope.dimension_count", size(c.rope.dim)),
         ("attention.key_length", size(c.head_dim)),
         ("attention.value_length", size(c.head_dim)),
-        ("attention.layer_norm_rms_epsilon", Meta::Number(c.norm_eps as f32)),
-        ("rope.freq_base", Meta::Number(c.rope.theta as f32)),
     ];
-    meta.extend(sizes.into_iter().map(|(key, value)| (format!("{arch}.{key}"), value)));
-    for (key, value) in more {
-        let value = match value {
-            Meta::Text(s) => Meta::Text(s),
-            Meta::Size(n) => Meta::Size(*n),
-            Meta::Number(x) => Meta::Number(*x),
+    let rotary = rotary.into_iter().filter(|_| c.positions == PositionKind::Rotary);
+    let more = more.iter().map(|(k, v)| (*k, v.clone()));
+    meta.extend(sizes.into_iter().chain(rotary).chain(more).map(|(k, v)| (format!("{arch}.{k}"), v)));
+    let names = Names::of(&c.model_type);
+    let gemma = arch.starts_with("gemma");
+    let mut out: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (name, mut t) in tensors(hf) {
+        if gemma && name.ends_with("norm.weight") {
+            t.1.iter_mut().for_each(|v| *v += 1.0);
+        }
+        // The metadata has no query_pre_attn_scalar; llama.cpp scales by the width of a head. The fixtures' own is 64
+        // for heads of 32, so their queries are stored smaller by the root of a half.
+        let queries = if c.qk_norm == QkNorm::None { "q_proj.weight" } else { "q_norm.weight" };
+        if gemma && name.ends_with(queries) {
+            t.1.iter_mut().for_each(|v| *v *= 0.5f32.sqrt());
+        }
+        // StableLM's norms of heads are stacked.
+        if let Some((stem, row)) = name.split_once(".norms.") {
+            let row: usize = row.split('.').next().and_then(|n| n.parse().ok()).expect("a row");
+            let stacked = out.entry(names.get(&format!("{stem}.weight"))).or_default();
+            let d = t.1.len();
+            stacked.1.resize(stacked.1.len().max((row + 1) * d), 0.0);
+            stacked.1[row * d..(row + 1) * d].copy_from_slice(&t.1);
+            stacked.0 = vec![stacked.1.len() / d, d];
+            continue;
+        }
+        let (q, k) = (name.contains("q_proj"), name.contains("k_proj"));
+        let t = match arch {
+            "llama" | "granite" | "smollm3" if q => permuted(&t, c.heads),
+            "llama" | "granite" | "smollm3" if k => permuted(&t, c.kv_heads),
+            "gpt2" if name.contains(".c_") && name.ends_with("weight") => transposed(&t),
+            "gptneox" | "bloom" | "falcon" if name.contains("query_key_value") => {
+                apart(&t, c.heads, c.kv_heads)
+            }
+            _ => t,
         };
-        meta.push((format!("{arch}.{key}"), value));
+        out.insert(names.get(&name), t);
     }
-    let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = source
-        .checkpoint
-        .tensors()
-        .map(|t| {
-            let mut values = vec![0.0; t.elements().expect("elements")];
-            let bytes = source.checkpoint.bytes(&t.name).expect("bytes");
-            decode_f32(t.encoding.expect("type"), bytes, &mut values).expect("decodes");
-            if gemma && t.name.ends_with("norm.weight") {
-                values.iter_mut().for_each(|v| *v += 1.0);
-            }
-            if gemma && t.name.ends_with("self_attn.q_proj.weight") && c.qk_norm == QkNorm::None {
-                values.iter_mut().for_each(|v| *v *= 0.5f32.sqrt());
-            }
-            if gemma && t.name.ends_with("q_norm.weight") {
-                values.iter_mut().for_each(|v| *v *= 0.5f32.sqrt());
-            }
-            (gguf_name(&t.name, gemma), t.shape.clone(), values)
-        })
-        .collect();
+    out.extend(factors.iter().map(|(n, v)| ((*n).to_owned(), (vec![v.len()], v.clone()))));
+    write(to, &meta, &out.into_iter().collect::<Vec<_>>());
+}
+
+fn model(checkpoint: &Checkpoint) -> CpuModel {
+    let options = CpuOptions { max_seq: 64, max_batch: 2, ..CpuOptions::default() };
+    let graph = weft_frontend::models::build(checkpoint, DType::F32).unwrap_or_else(|e| panic!("{e}"));
+    CpuModel::graph(graph, &Bytes(checkpoint), &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
+    let rows = vec![(3..31).collect::<Vec<u32>>(), (20..48).rev().collect()];
+    let input = weft::tensors::Input { ids: ids(rows), continued: None };
+    let out = weft::score::score(&mut model(checkpoint), &input, 0, &mut |_, _| {});
+    out.unwrap_or_else(|e| panic!("{e}")).logits
+}
+
+/// A folder and its GGUF file agree.
+fn agree(hf: &Checkpoint, arch: &'static str, more: &[(&str, Meta)]) {
+    agree_with(hf, arch, more, &[]);
+}
+
+/// With tensors of rope factors.
+fn agree_with(hf: &Checkpoint, arch: &'static str, more: &[(&str, Meta)], factors: &[(&str, Vec<f32>)]) {
     let dir = tempfile::tempdir().expect("folder");
-    write(&dir.path().join("model.gguf"), &meta, &tensors);
+    let path = dir.path().join("model.gguf");
+    convert(hf, arch, more, factors, &path);
+    let gguf = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{e}"));
+    assert!(gguf.config().unknown.is_empty(), "{:?}", gguf.config().unknown);
+    let graph = weft_frontend::models::build(&gguf, DType::F32).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(gguf.unused(&weft::model::used_tensors(&graph)), Vec::<String>::new());
+    let (wanted, found) = (logits(hf), logits(&gguf));
+    let distance = relative_rmse(&found, &wanted);
+    assert!(wanted.iter().any(|&x| x.abs() > 0.01) && distance <= 2e-6, "{arch}: {distance}");
+}
+
+/// A tiny checkpoint with a golden: it gives that, too.
+fn golden(name: &str, arch: &'static str, more: &[(&str, Meta)]) {
+    let source = Fixture::open(name);
+    agree(&source.checkpoint, arch, more);
+    let dir = tempfile::tempdir().expect("folder");
+    convert(&source.checkpoint, arch, more, &[], &dir.path().join("model.gguf"));
     let folder = weft_testsuite::fixture::folder().join("tiny").join(name);
     for file in ["golden.safetensors", "golden.json"] {
         std::fs::copy(folder.join(file), dir.path().join(file)).expect("copies");
     }
     let fixture = Fixture::open(dir.path().to_str().expect("a path"));
-    let unknown = &fixture.checkpoint.config().unknown;
-    assert!(unknown.is_empty(), "{unknown:?}");
-    let options = CpuOptions { max_seq: 64, max_batch: 2, ..CpuOptions::default() };
-    let weights = Bytes(&fixture.checkpoint);
-    let mut model = CpuModel::graph(fixture.graph(DType::F32), &weights, &options).expect("loads");
-    let report = tiny(&fixture, &mut model);
+    let report = tiny(&fixture, &mut model(&fixture.checkpoint));
     assert!(report.logits <= 1e-4 && report.greedy_logits <= 1e-4, "{name}: {report:?}");
 }
 
 #[test]
-fn qwen2() {
-    check("qwen2", "qwen2", &[]);
-}
-
-#[test]
-fn qwen3() {
-    check("qwen3", "qwen3", &[]);
-}
-
-/// The metadata has no `query_pre_attn_scalar`; llama.cpp scales by the width of a head. The fixture's own is 64 for
-/// heads of 32, so its queries are stored smaller by the root of a half.
-#[test]
-fn gemma2() {
+fn families_with_a_golden() {
+    let window = |n: u32| ("attention.sliding_window", Meta::Size(n));
+    golden("llama", "llama", &[]);
+    golden("qwen2", "qwen2", &[]);
+    golden("qwen3", "qwen3", &[]);
+    golden("gpt2", "gpt2", &[]);
+    golden("gpt-neox", "gptneox", &[("use_parallel_residual", Meta::Flag(true))]);
+    golden("bloom", "bloom", &[]);
+    golden("falcon", "falcon", &[("tensor_data_layout", Meta::Text("jploski"))]);
+    golden("olmo2", "olmo2", &[]);
     let caps = [
-        ("attention.sliding_window", Meta::Size(16)),
+        window(16),
         ("attn_logit_softcapping", Meta::Number(50.0)),
         ("final_logit_softcapping", Meta::Number(30.0)),
     ];
-    check("gemma2", "gemma2", &caps);
+    golden("gemma2", "gemma2", &caps);
+    let flags = Meta::Flags(vec![true, true, true, false]);
+    golden("gemma3", "gemma3", &[window(16), ("attention.sliding_window_pattern", flags)]);
+    golden("phi3", "phi3", &[window(0), ("rope.scaling.original_context_length", Meta::Size(4096))]);
+}
+
+/// A family without a golden: a configuration of width 64 with four heads of 16, and random tensors.
+fn synthetic(
+    model_type: &str,
+    class: &str,
+    settings: Value,
+    named: &[(&str, &[usize])],
+) -> (tempfile::TempDir, Checkpoint) {
+    let mut config = json!({
+        "model_type": model_type, "architectures": [class], "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 72,
+        "max_position_embeddings": 64, "rope_theta": 10000.0, "tie_word_embeddings": false,
+    });
+    for (key, value) in settings.as_object().expect("settings") {
+        config[key] = value.clone();
+    }
+    let mut data: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    for (name, shape) in named {
+        for name in (0..4).map(|layer| name.replace("N", &layer.to_string())) {
+            let mut rng = Rng::named(7, &name);
+            let norm = name.contains("norm") && name.ends_with("weight");
+            let values = (0..shape.iter().product::<usize>()).map(|_| {
+                let x = rng.signed() * 0.3;
+                if norm { 1.0 + x } else { x }
+            });
+            let bytes = values.flat_map(|v: f32| v.to_le_bytes()).collect();
+            data.insert(name, (shape.to_vec(), bytes));
+        }
+    }
+    let dir = tempfile::tempdir().expect("folder");
+    let view = |(n, (s, b))| (n, TensorView::new(Dtype::F32, Vec::clone(s), b).expect("a tensor"));
+    let views: Vec<(&String, TensorView<'_>)> = data.iter().map(|(n, t)| view((n, (&t.0, &t.1)))).collect();
+    serialize_to_file(views, None, &dir.path().join("model.safetensors")).expect("writes");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("writes");
+    let checkpoint = Checkpoint::open(dir.path()).unwrap_or_else(|e| panic!("{e}"));
+    (dir, checkpoint)
+}
+
+type Shapes = Vec<(&'static str, &'static [usize])>;
+
+const OUTER: [(&str, &[usize]); 2] = [("model.embed_tokens.weight", &[72, 64]), ("model.norm.weight", &[64])];
+const HEAD: (&str, &[usize]) = ("lm_head.weight", &[72, 64]);
+const ATTENTION: [(&str, &[usize]); 4] = [
+    ("model.layers.N.self_attn.q_proj.weight", &[64, 64]),
+    ("model.layers.N.self_attn.k_proj.weight", &[32, 64]),
+    ("model.layers.N.self_attn.v_proj.weight", &[32, 64]),
+    ("model.layers.N.self_attn.o_proj.weight", &[64, 64]),
+];
+const QKV_BIAS: [(&str, &[usize]); 3] = [
+    ("model.layers.N.self_attn.q_proj.bias", &[64]),
+    ("model.layers.N.self_attn.k_proj.bias", &[32]),
+    ("model.layers.N.self_attn.v_proj.bias", &[32]),
+];
+const MLP: [(&str, &[usize]); 3] = [
+    ("model.layers.N.mlp.gate_proj.weight", &[96, 64]),
+    ("model.layers.N.mlp.up_proj.weight", &[96, 64]),
+    ("model.layers.N.mlp.down_proj.weight", &[64, 96]),
+];
+const BEFORE: [(&str, &[usize]); 2] = [
+    ("model.layers.N.input_layernorm.weight", &[64]),
+    ("model.layers.N.post_attention_layernorm.weight", &[64]),
+];
+const BEFORE_BIAS: [(&str, &[usize]); 3] = [
+    ("model.norm.bias", &[64]),
+    ("model.layers.N.input_layernorm.bias", &[64]),
+    ("model.layers.N.post_attention_layernorm.bias", &[64]),
+];
+
+#[test]
+fn granite() {
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &MLP, &BEFORE, &[HEAD]].concat();
+    let settings = json!({
+        "embedding_multiplier": 12.0, "residual_multiplier": 0.25, "attention_multiplier": 0.125, "logits_scaling": 8.0
+    });
+    let (_dir, hf) = synthetic("granite", "GraniteForCausalLM", settings, &shapes);
+    let scales = [
+        ("embedding_scale", Meta::Number(12.0)),
+        ("residual_scale", Meta::Number(0.25)),
+        ("attention.scale", Meta::Number(0.125)),
+        ("logit_scale", Meta::Number(8.0)),
+    ];
+    agree(&hf, "granite", &scales);
+}
+
+#[test]
+fn smollm3() {
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &MLP, &BEFORE].concat();
+    let settings = json!({"tie_word_embeddings": true, "no_rope_layer_interval": 4});
+    let (_dir, hf) = synthetic("smollm3", "SmolLM3ForCausalLM", settings, &shapes);
+    assert_eq!(hf.config().attention[3].rope, LayerRope::None);
+    agree(&hf, "smollm3", &[]);
+}
+
+#[test]
+fn starcoder2() {
+    let mlp: [(&str, &[usize]); 5] = [
+        ("model.layers.N.mlp.c_fc.weight", &[96, 64]),
+        ("model.layers.N.mlp.c_fc.bias", &[96]),
+        ("model.layers.N.mlp.c_proj.weight", &[64, 96]),
+        ("model.layers.N.mlp.c_proj.bias", &[64]),
+        ("model.layers.N.self_attn.o_proj.bias", &[64]),
+    ];
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &QKV_BIAS, &mlp, &BEFORE, &BEFORE_BIAS].concat();
+    let settings = json!({"tie_word_embeddings": true, "norm_epsilon": 1e-5});
+    let (_dir, hf) = synthetic("starcoder2", "Starcoder2ForCausalLM", settings, &shapes);
+    agree(&hf, "starcoder2", &[]);
+}
+
+/// In sequence, and in parallel with norms of heads; the converter says that both are parallel.
+#[test]
+fn stablelm() {
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &QKV_BIAS, &MLP, &BEFORE, &BEFORE_BIAS, &[HEAD]].concat();
+    let settings = json!({"use_qkv_bias": true, "partial_rotary_factor": 0.25});
+    let (_dir, hf) = synthetic("stablelm", "StableLmForCausalLM", settings, &shapes);
+    let parallel = [("use_parallel_residual", Meta::Flag(true))];
+    agree(&hf, "stablelm", &parallel);
+    let heads: [(&str, &[usize]); 6] = [
+        ("model.layers.N.self_attn.q_layernorm.norms.0.weight", &[16]),
+        ("model.layers.N.self_attn.q_layernorm.norms.1.weight", &[16]),
+        ("model.layers.N.self_attn.q_layernorm.norms.2.weight", &[16]),
+        ("model.layers.N.self_attn.q_layernorm.norms.3.weight", &[16]),
+        ("model.layers.N.self_attn.k_layernorm.norms.0.weight", &[16]),
+        ("model.layers.N.self_attn.k_layernorm.norms.1.weight", &[16]),
+    ];
+    let shapes: Shapes =
+        [&OUTER[..], &ATTENTION, &MLP, &BEFORE[..1], &BEFORE_BIAS[..2], &heads, &[HEAD]].concat();
+    let settings =
+        json!({"use_parallel_residual": true, "qk_layernorm": true, "partial_rotary_factor": 0.25});
+    let (_dir, hf) = synthetic("stablelm", "StableLmForCausalLM", settings, &shapes);
+    assert_eq!(hf.config().qk_norm, QkNorm::EachHead);
+    agree(&hf, "stablelm", &parallel);
+}
+
+#[test]
+fn phi2() {
+    let of_its_own: [(&str, &[usize]); 14] = [
+        ("model.embed_tokens.weight", &[72, 64]),
+        ("model.final_layernorm.weight", &[64]),
+        ("model.final_layernorm.bias", &[64]),
+        ("lm_head.weight", &[72, 64]),
+        ("lm_head.bias", &[72]),
+        ("model.layers.N.input_layernorm.weight", &[64]),
+        ("model.layers.N.input_layernorm.bias", &[64]),
+        ("model.layers.N.self_attn.dense.weight", &[64, 64]),
+        ("model.layers.N.self_attn.dense.bias", &[64]),
+        ("model.layers.N.mlp.fc1.weight", &[96, 64]),
+        ("model.layers.N.mlp.fc1.bias", &[96]),
+        ("model.layers.N.mlp.fc2.weight", &[64, 96]),
+        ("model.layers.N.mlp.fc2.bias", &[64]),
+        ("model.layers.N.self_attn.q_proj.bias", &[64]),
+    ];
+    let shapes: Shapes = [&of_its_own[..], &ATTENTION[..3], &QKV_BIAS[1..]].concat();
+    let (_dir, hf) = synthetic("phi", "PhiForCausalLM", json!({"partial_rotary_factor": 0.5}), &shapes);
+    agree(&hf, "phi2", &[]);
+}
+
+#[test]
+fn cohere2() {
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &MLP, &BEFORE[..1]].concat();
+    let settings = json!({"tie_word_embeddings": true, "logit_scale": 0.25, "sliding_window": 8});
+    let (_dir, hf) = synthetic("cohere2", "Cohere2ForCausalLM", settings, &shapes);
+    assert_eq!((hf.config().attention[0].window, hf.config().attention[3].window), (Some(8), None));
+    agree(
+        &hf,
+        "cohere2",
+        &[("logit_scale", Meta::Number(0.25)), ("attention.sliding_window", Meta::Size(8))],
+    );
+}
+
+#[test]
+fn glm4() {
+    let of_its_own: [(&str, &[usize]); 4] = [
+        ("model.layers.N.mlp.gate_up_proj.weight", &[192, 64]),
+        ("model.layers.N.mlp.down_proj.weight", &[64, 96]),
+        ("model.layers.N.post_self_attn_layernorm.weight", &[64]),
+        ("model.layers.N.post_mlp_layernorm.weight", &[64]),
+    ];
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &QKV_BIAS, &BEFORE, &of_its_own, &[HEAD]].concat();
+    let settings = json!({"head_dim": 16, "partial_rotary_factor": 0.5, "attention_bias": true});
+    let (_dir, hf) = synthetic("glm4", "Glm4ForCausalLM", settings, &shapes);
+    agree(&hf, "glm4", &[]);
+}
+
+/// With windows, by a pattern that the file lists, and without.
+#[test]
+fn exaone4() {
+    let of_its_own: [(&str, &[usize]); 4] = [
+        ("model.layers.N.post_attention_layernorm.weight", &[64]),
+        ("model.layers.N.post_feedforward_layernorm.weight", &[64]),
+        ("model.layers.N.self_attn.q_norm.weight", &[16]),
+        ("model.layers.N.self_attn.k_norm.weight", &[16]),
+    ];
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &MLP, &of_its_own, &[HEAD]].concat();
+    let kinds = json!(["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"]);
+    let settings = json!({"sliding_window": 8, "layer_types": kinds});
+    let (_dir, hf) = synthetic("exaone4", "Exaone4ForCausalLM", settings, &shapes);
+    let windows = [
+        ("attention.sliding_window", Meta::Size(8)),
+        ("attention.sliding_window_pattern", Meta::Flags(vec![true, false, true, true])),
+    ];
+    agree(&hf, "exaone4", &windows);
+    let (_dir, hf) = synthetic("exaone4", "Exaone4ForCausalLM", json!({"sliding_window": null}), &shapes);
+    assert_eq!(hf.config().attention[3].rope, LayerRope::Global);
+    agree(&hf, "exaone4", &[]);
+}
+
+/// Llama 3's scaling, as one divisor a pair (`LlamaModel.generate_extra_tensors`).
+#[test]
+fn factors_of_llama3() {
+    let hf = Fixture::open("llama-rope3-tied").checkpoint;
+    let (factor, low, high, original, theta, d) = (8.0f64, 1.0, 4.0, 64.0, 500_000f64, 32);
+    let divisor = |i: usize| {
+        let wavelength = 2.0 * std::f64::consts::PI * theta.powf(2.0 * i as f64 / f64::from(d));
+        if wavelength < original / high {
+            1.0
+        } else if wavelength > original / low {
+            factor
+        } else {
+            let smooth = (original / wavelength - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    let factors = (0..16).map(|i| divisor(i) as f32).collect();
+    agree_with(&hf, "llama", &[], &[("rope_freqs.weight", factors)]);
+}
+
+#[test]
+fn factors_of_longrope() {
+    let own: [(&str, &[usize]); 4] = [
+        ("model.layers.N.self_attn.qkv_proj.weight", &[128, 64]),
+        ("model.layers.N.self_attn.o_proj.weight", &[64, 64]),
+        ("model.layers.N.mlp.gate_up_proj.weight", &[192, 64]),
+        ("model.layers.N.mlp.down_proj.weight", &[64, 96]),
+    ];
+    let shapes: Shapes = [&OUTER[..], &own, &BEFORE, &[HEAD]].concat();
+    let (short, long) = ([1.0, 1.5, 2.0, 2.5], [2.0, 3.0, 4.0, 5.0]);
+    let settings = json!({
+        "original_max_position_embeddings": 32, "partial_rotary_factor": 0.5,
+        "rope_scaling": {"rope_type": "longrope", "short_factor": short, "long_factor": long},
+    });
+    let (_dir, hf) = synthetic("phi3", "Phi3ForCausalLM", settings, &shapes);
+    let meta = [
+        ("rope.scaling.original_context_length", Meta::Size(32)),
+        ("rope.scaling.attn_factor", Meta::Number((1.0 + 2f32.ln() / 32f32.ln()).sqrt())),
+    ];
+    // The folder's own context is already what its scaling is implemented for.
+    let f32s = |list: [f32; 4]| list.to_vec();
+    let factors = [("rope_factors_short.weight", f32s(short)), ("rope_factors_long.weight", f32s(long))];
+    agree_with(&hf, "phi3", &meta, &factors);
+}
+
+#[test]
+fn yarn() {
+    let shapes: Shapes = [&OUTER[..], &ATTENTION, &MLP, &BEFORE, &[HEAD]].concat();
+    let scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+    let (_dir, hf) = synthetic("llama", "LlamaForCausalLM", json!({"rope_scaling": scaling}), &shapes);
+    let meta = [
+        ("rope.scaling.type", Meta::Text("yarn")),
+        ("rope.scaling.factor", Meta::Number(4.0)),
+        ("rope.scaling.original_context_length", Meta::Size(16)),
+    ];
+    agree(&hf, "llama", &meta);
 }
 
 /// What Gemma's metadata leaves to the code.
@@ -182,8 +451,8 @@ fn gemma_configurations() {
             size("attention.sliding_window", 8),
             (format!("{arch}.attention.layer_norm_rms_epsilon"), Meta::Number(1e-6)),
         ];
-        write(&path, &meta, &[("token_embd.weight".to_owned(), vec![8, 64], vec![0.0; 512])]);
-        let checkpoint = weft_frontend::checkpoint::Checkpoint::open(&path).expect("opens");
+        write(&path, &meta, &[("token_embd.weight".to_owned(), (vec![8, 64], vec![0.0; 512]))]);
+        let checkpoint = Checkpoint::open(&path).expect("opens");
         let c = checkpoint.config();
         assert_eq!((c.attention_scale, c.embedding_multiplier, c.norm), (0.25, 8.0, Norm::Rms));
         assert_eq!(c.attention[0].window, Some(8));

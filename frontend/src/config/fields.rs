@@ -1,6 +1,7 @@
 //! The keys of a JSON settings file, read by type, and a judgement of those that nobody read.
 
 use super::keys::{HARMLESS, MATTERS};
+use crate::duplicates;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,10 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Fields> {
+        if let Some(key) = duplicates::first(text) {
+            let problem = "the key appears twice";
+            return Err(Error::malformed(path, key, problem, "keep one of the two"));
+        }
         match serde_json::from_slice(text) {
             Ok(Value::Object(map)) => Ok(Fields { path: path.to_owned(), prefix: String::new(), map }),
             Ok(_) => Err(Error::malformed(path, "JSON", "not an object", "give an object of settings")),

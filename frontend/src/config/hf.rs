@@ -10,9 +10,10 @@ use super::rope::{Around, Ropes};
 use super::spec::{self, Bias, HeadDim, KvHeads, MlpWidth, Spec};
 use super::{
     Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, layers, particular,
-    rope,
+    quantization, rope,
 };
 use crate::error::{Error, Result};
+use crate::read;
 use serde_json::Value;
 use std::path::Path;
 use weft_ir::dtype::DType;
@@ -37,7 +38,7 @@ pub fn read(folder: &Path) -> Result<ModelConfig> {
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, "read", e))
+    read::bounded(path, read::SETTINGS)
 }
 
 /// Parses the text of a `config.json`; `path` is for errors.
@@ -135,6 +136,7 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
         mlp_bias: biases[2],
         hidden_act: activation(&mut f, spec)?,
         dtype: dtype(&mut f)?,
+        quantization: quantization::read(&mut f)?,
         bos_token_id: f.tokens("bos_token_id")?.map_or(begin, |t| t.first().copied()),
         eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| end.to_vec()),
         pad_token_id: f.tokens("pad_token_id")?.and_then(|t| t.first().copied()),

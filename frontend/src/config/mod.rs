@@ -13,10 +13,12 @@ mod keys;
 mod layers;
 mod particular;
 pub mod pooling;
+mod quantization;
 mod rope;
 mod spec;
 
 pub use activation::Activation;
+pub use quantization::Quantization;
 pub use rope::{Rope, RopeScaling};
 
 use crate::error::{Error, Result};
@@ -128,6 +130,8 @@ pub struct ModelConfig {
     pub hidden_act: Activation,
     /// Type that the weights are meant for, where the file says it.
     pub dtype: Option<DType>,
+    /// How a safetensors checkpoint stores some of its weights in fewer bits. (In GGUF each tensor says it.)
+    pub quantization: Option<Quantization>,
     /// Token that begins a text.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a generation.

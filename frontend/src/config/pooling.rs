@@ -3,9 +3,10 @@
 
 use super::fields::Fields;
 use crate::error::{Error, Result};
+use crate::read;
 use serde::Serialize;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// What one embedding is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +55,7 @@ impl Pooling {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let text = read::bounded(&path, read::SETTINGS)?;
         let list = match serde_json::from_slice(&text) {
             Ok(Value::Array(list)) => list,
             Ok(_) => return Err(Error::malformed(&path, "JSON", "not a list", "give a list of modules")),
@@ -70,6 +71,10 @@ impl Pooling {
             let place = f.text("path")?.unwrap_or_default();
             match (kind.rsplit('.').next().unwrap_or(&kind), i, mode) {
                 ("Transformer", 0, _) => {}
+                ("Pooling", _, None) if !is_inside(&place) => {
+                    let problem = format!("{place:?} is not a folder within the checkpoint");
+                    return Err(f.malformed("path", problem));
+                }
                 ("Pooling", _, None) => mode = Some(read_mode(&folder.join(place).join("config.json"))?),
                 ("Normalize", _, Some(_)) => normalize = true,
                 _ => {
@@ -93,8 +98,13 @@ impl Default for Pooling {
     }
 }
 
+/// Whether a path stays in the folder that it is taken from.
+fn is_inside(place: &str) -> bool {
+    Path::new(place).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+}
+
 fn fields(path: &Path) -> Result<Fields> {
-    let text = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = read::bounded(path, read::SETTINGS)?;
     Fields::parse(path, &text)
 }
 

@@ -5,6 +5,7 @@
 //! extent is walked once at opening) and are read when asked for. GGUF lists dimensions innermost first;
 //! here shapes are row-major, outermost first.
 
+pub mod names;
 mod reader;
 
 use crate::error::{Error, Result};
@@ -18,6 +19,10 @@ use weft_ir::dtype::{DType, Encoding};
 
 /// Alignment of tensor data where the file does not say.
 const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// Tensors and metadata keys that a file may have: many times what real ones do.
+const MAX_TENSORS: usize = 1 << 18;
+const MAX_KEYS: usize = 1 << 16;
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +69,14 @@ impl Gguf {
     /// [`Error::Io`]; [`Error::Unsupported`] for another version; [`Error::Malformed`] naming the key,
     /// tensor or count that is wrong.
     pub fn open(path: &Path) -> Result<Gguf> {
-        let map = Mmap::open(path)?;
+        Self::parse(path, Mmap::open(path)?)
+    }
+
+    /// As [`Gguf::open`], of bytes that are mapped or in memory; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn parse(path: &Path, map: Mmap) -> Result<Gguf> {
         let mut r = Reader { path, data: &map, at: 0 };
         if r.take(4, "magic")? != b"GGUF" {
             let remedy = "give a .gguf file";
@@ -77,6 +89,13 @@ impl Gguf {
         // The smallest tensor entry is 24 bytes, the smallest metadata entry 13.
         let tensor_count = r.count(24, "tensor count")?;
         let kv_count = r.count(13, "metadata count")?;
+        for (field, n, most) in
+            [("tensor count", tensor_count, MAX_TENSORS), ("metadata count", kv_count, MAX_KEYS)]
+        {
+            if n > most {
+                return Err(Error::damaged(path, field, format!("{n} is more than {most}")));
+            }
+        }
         let metadata = r.metadata(kv_count)?;
         let alignment = match metadata.get("general.alignment") {
             None => DEFAULT_ALIGNMENT,
@@ -190,6 +209,28 @@ impl Gguf {
         (0..array.len).map(|_| one(&mut r)).collect::<Result<_>>().map(Some)
     }
 
+    /// The array of float32 of a key.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        let Some(array) = self.array(key)? else { return Ok(None) };
+        let mut r = self.reader(array);
+        let one = |r: &mut Reader| match r.scalar(array.kind, key)? {
+            Value::F32(x) => Ok(x),
+            _ => Err(self.mistyped(key, "an array of float32")),
+        };
+        (0..array.len).map(|_| one(&mut r)).collect::<Result<_>>().map(Some)
+    }
+
+    /// The array of truth values of a key.
+    pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let Some(array) = self.array(key)? else { return Ok(None) };
+        let mut r = self.reader(array);
+        let one = |r: &mut Reader| match r.scalar(array.kind, key)? {
+            Value::Bool(b) => Ok(b),
+            _ => Err(self.mistyped(key, "an array of bools")),
+        };
+        (0..array.len).map(|_| one(&mut r)).collect::<Result<_>>().map(Some)
+    }
+
     fn array(&self, key: &str) -> Result<Option<&Array>> {
         self.typed(key, "an array", |v| match v {
             Value::Array(a) => Some(a),
@@ -286,21 +327,21 @@ fn ggml_type(kind: u32) -> (String, Option<Encoding>) {
         1 => ("F16", Some(Encoding::Plain(DType::F16))),
         2 => ("Q4_0", Some(Encoding::Q4_0)),
         3 => ("Q4_1", Some(Encoding::Q4_1)),
-        6 => ("Q5_0", None),
-        7 => ("Q5_1", None),
+        6 => ("Q5_0", Some(Encoding::Q5_0)),
+        7 => ("Q5_1", Some(Encoding::Q5_1)),
         8 => ("Q8_0", Some(Encoding::Q8_0)),
         9 => ("Q8_1", None),
-        10 => ("Q2_K", None),
-        11 => ("Q3_K", None),
-        12 => ("Q4_K", None),
-        13 => ("Q5_K", None),
-        14 => ("Q6_K", None),
+        10 => ("Q2_K", Some(Encoding::Q2K)),
+        11 => ("Q3_K", Some(Encoding::Q3K)),
+        12 => ("Q4_K", Some(Encoding::Q4K)),
+        13 => ("Q5_K", Some(Encoding::Q5K)),
+        14 => ("Q6_K", Some(Encoding::Q6K)),
         15 => ("Q8_K", None),
         16 => ("IQ2_XXS", None),
         17 => ("IQ2_XS", None),
         18 => ("IQ3_XXS", None),
         19 => ("IQ1_S", None),
-        20 => ("IQ4_NL", None),
+        20 => ("IQ4_NL", Some(Encoding::Iq4Nl)),
         21 => ("IQ3_S", None),
         22 => ("IQ2_S", None),
         23 => ("IQ4_XS", None),
@@ -313,7 +354,7 @@ fn ggml_type(kind: u32) -> (String, Option<Encoding>) {
         30 => ("BF16", Some(Encoding::Plain(DType::BF16))),
         34 => ("TQ1_0", None),
         35 => ("TQ2_0", None),
-        39 => ("MXFP4", None),
+        39 => ("MXFP4", Some(Encoding::Mxfp4)),
         other => return (format!("ggml type {other}"), None),
     };
     (name.to_owned(), encoding)

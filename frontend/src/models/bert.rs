@@ -25,6 +25,9 @@ fn with(m: &mut ModelBuilder<'_>, prefix: &'static str) {
     let root = m.root_of(prefix, "embeddings.word_embeddings.weight");
     let mut x = embeddings(m, &format!("{root}embeddings"));
     for layer in 0..m.config.layers {
+        if m.failed() {
+            break;
+        }
         let name = format!("{root}encoder.layer.{layer}");
         x = m.scoped(&name, |m| {
             let stream = m.g.cast(x, m.dtype);

@@ -15,6 +15,9 @@ pub fn build(m: &mut ModelBuilder<'_>) {
     });
     let rotaries = rotary::tables(m);
     for layer in 0..m.config.layers {
+        if m.failed() {
+            break;
+        }
         let name = format!("{root}layers.{layer}");
         x = m.scoped(&name, |m| {
             // The first layer's input is normed already.

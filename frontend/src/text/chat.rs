@@ -1,12 +1,14 @@
 //! Chat templates: messages to the text that a model was trained on.
 //!
 //! Rendered by minijinja as transformers' `chat_template_utils.py` renders with Jinja (see [`super::jinja`]), with the
-//! variables that it passes. Templates come with checkpoints, so they run with bounded fuel and have no access to files.
+//! variables that it passes. Templates come with checkpoints, so they run with bounded fuel, memory
+//! and time, and have no access to files.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::text::jinja;
+use crate::read;
+use crate::text::{guard, jinja};
 use jiff::civil::DateTime;
 use minijinja::Environment;
 use minijinja::value::Serde;
@@ -15,8 +17,10 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Instructions that rendering may take: far more than any real conversation needs.
-const FUEL: u64 = 50_000_000;
+/// Instructions that rendering may take: far more than any real conversation needs (some 50 a message).
+const FUEL: u64 = 2_000_000;
+/// Longest template, in bytes.
+const LONGEST: usize = 1 << 20;
 /// Name of the template that is used when none is asked for.
 const DEFAULT: &str = "default";
 /// Special tokens that templates may refer to, and their id's key in GGUF metadata.
@@ -152,6 +156,10 @@ impl ChatTemplate {
         templates: BTreeMap<String, String>,
         special: BTreeMap<String, String>,
     ) -> Result<ChatTemplate> {
+        if let Some((name, source)) = templates.iter().find(|(_, source)| source.len() > LONGEST) {
+            let problem = format!("has {} bytes, at most {LONGEST} are read", source.len());
+            return Err(Error::text(path, field(name), problem, "give another template"));
+        }
         let template = ChatTemplate { path: path.to_owned(), templates, special, now: None };
         template.environment()?;
         Ok(template)
@@ -195,8 +203,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`Self::render`]; also when there is no template of the name.
     pub fn render_named(&self, name: &str, variables: &Map<String, Value>) -> Result<String> {
-        let environment = self.environment()?;
-        let Ok(template) = environment.get_template(name) else {
+        if !self.templates.contains_key(name) {
             let names: Vec<&str> = self.names().collect();
             let problem = format!("no template is named {name:?}");
             return Err(Error::text(
@@ -205,7 +212,7 @@ impl ChatTemplate {
                 problem,
                 format!("there are: {}", names.join(", ")),
             ));
-        };
+        }
         // What transformers always passes.
         let absent = ["tools", "documents"].map(|name| (name.to_owned(), Value::Null));
         let mut context: Map<String, Value> = absent.into_iter().collect();
@@ -214,7 +221,16 @@ impl ChatTemplate {
         if let Some(Value::Array(messages)) = context.get_mut("messages") {
             messages.iter_mut().for_each(normalise);
         }
-        template.render(Serde(context)).map_err(|e| self.failed(name, &e))
+        let (this, of) = (self.clone(), name.to_owned());
+        let rendered = guard::run(move || {
+            let environment = this.environment()?;
+            let template = environment.get_template(&of).map_err(|e| this.failed(&of, &e))?;
+            template.render(Serde(context)).map_err(|e| this.failed(&of, &e))
+        });
+        rendered.unwrap_or_else(|stopped| {
+            let remedy = "give another template";
+            Err(Error::text(&self.path, field(name), stopped.problem(), remedy))
+        })
     }
 
     fn environment(&self) -> Result<Environment<'_>> {
@@ -227,17 +243,21 @@ impl ChatTemplate {
     }
 
     fn failed(&self, name: &str, error: &minijinja::Error) -> Error {
-        let field = match name {
-            DEFAULT => "chat_template".to_owned(),
-            name => format!("chat_template {name:?}"),
-        };
         let remedy = "change the messages, or give another template";
-        Error::text(&self.path, field, error, remedy)
+        Error::text(&self.path, field(name), error, remedy)
+    }
+}
+
+/// The template of a name, as errors call it.
+fn field(name: &str) -> String {
+    match name {
+        DEFAULT => "chat_template".to_owned(),
+        name => format!("chat_template {name:?}"),
     }
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))
+    read::bounded_text(path, read::TEMPLATES)
 }
 
 /// The templates of a folder by name; none where there is no folder.
@@ -259,7 +279,7 @@ fn additional(folder: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = read::bounded(path, read::TEMPLATES)?;
     serde_json::from_slice(&text).map_err(|e| Error::malformed(path, "JSON", e, "correct the file's JSON"))
 }
 

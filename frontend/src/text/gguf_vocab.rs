@@ -1,5 +1,7 @@
 //! A `tokenizer.json` made from the vocabulary in a GGUF file.
 //!
+//! SentencePiece's vocabularies (`tokenizer.ggml.model = "llama"`) are in [`super::gguf_spm`].
+//!
 //! Byte-pair vocabularies (`tokenizer.ggml.model = "gpt2"`) hold tokens, merges and token types; how text
 //! is cut before merging is only named (`tokenizer.ggml.pre`). The expressions of each name are those of
 //! llama.cpp's `src/llama-vocab.cpp`, or the Hugging Face form that they were taken from.
@@ -93,7 +95,7 @@ fn default_splits() -> Vec<Value> {
 }
 
 /// Remedy of all that cannot be read from the file.
-const REMEDY: &str = "use the model's own tokenizer.json (Tokenizer::from_file)";
+pub(super) const REMEDY: &str = "use the model's own tokenizer.json (Tokenizer::from_file)";
 
 /// The file's vocabulary in the form of a `tokenizer.json`.
 ///
@@ -104,25 +106,30 @@ pub(crate) fn tokenizer_json(file: &Gguf) -> Result<Value> {
     let path = file.path();
     let missing = |key: &str| Error::missing(path, key, REMEDY);
     let model = file.text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?;
-    if model != "gpt2" {
-        let supported = format!("gpt2 (byte-level BPE); for other vocabularies {REMEDY}");
-        return Err(Error::unsupported(path, "tokenizer.ggml.model", model, supported));
+    match model {
+        "gpt2" => byte_level_json(file),
+        "llama" => super::gguf_spm::tokenizer_json(file),
+        other => {
+            let supported =
+                format!("gpt2 (byte-level BPE), llama (SentencePiece BPE); for other vocabularies {REMEDY}");
+            Err(Error::unsupported(path, "tokenizer.ggml.model", other, supported))
+        }
     }
+}
+
+/// A byte-level vocabulary.
+fn byte_level_json(file: &Gguf) -> Result<Value> {
+    let path = file.path();
+    let missing = |key: &str| Error::missing(path, key, REMEDY);
     let pre_name = file.text("tokenizer.ggml.pre")?.ok_or_else(|| missing("tokenizer.ggml.pre"))?;
     let Some(pre) = PRES.iter().find(|p| p.names.contains(&pre_name)) else {
         let known: Vec<&str> = PRES.iter().flat_map(|p| p.names).copied().collect();
         let supported = format!("{}; for others {REMEDY}", known.join(", "));
         return Err(Error::unsupported(path, "tokenizer.ggml.pre", pre_name, supported));
     };
-    let tokens = file.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+    let tokens = tokens(file)?;
     let merges = file.strings("tokenizer.ggml.merges")?.ok_or_else(|| missing("tokenizer.ggml.merges"))?;
-    let mut vocab = HashMap::with_capacity(tokens.len());
-    for (id, token) in tokens.iter().enumerate() {
-        if let Some(first) = vocab.insert(token.as_str(), id) {
-            let problem = format!("{token:?} is both token {first} and token {id}");
-            return Err(Error::damaged(path, "tokenizer.ggml.tokens", problem));
-        }
-    }
+    let vocab = vocabulary(file, &tokens)?;
     let mut pairs = Vec::with_capacity(merges.len());
     for merge in &merges {
         // A token may itself begin with a space, so the first is not looked at.
@@ -136,8 +143,7 @@ pub(crate) fn tokenizer_json(file: &Gguf) -> Result<Value> {
     let added = added_tokens(file, &tokens)?;
     let wants_bos = file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.add_bos);
     let wants_eos = file.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
-    let bos = special(file, &tokens, "tokenizer.ggml.bos_token_id", wants_bos)?;
-    let eos = special(file, &tokens, "tokenizer.ggml.eos_token_id", wants_eos)?;
+    let ends = Ends::read(file, &tokens, wants_bos, wants_eos)?;
     Ok(json!({
         "version": "1.0",
         "truncation": null,
@@ -145,7 +151,7 @@ pub(crate) fn tokenizer_json(file: &Gguf) -> Result<Value> {
         "added_tokens": added,
         "normalizer": if pre.nfc { json!({"type": "NFC"}) } else { Value::Null },
         "pre_tokenizer": (pre.split)(),
-        "post_processor": post_processor(bos, eos),
+        "post_processor": ends.post_processor().unwrap_or_else(|| byte_level(true)),
         "decoder": byte_level(true),
         "model": {
             "type": "BPE",
@@ -162,19 +168,46 @@ pub(crate) fn tokenizer_json(file: &Gguf) -> Result<Value> {
     }))
 }
 
-/// Control tokens (ggml token type 3) are special; user-defined ones (4) are matched whole, but shown.
-fn added_tokens(file: &Gguf, tokens: &[String]) -> Result<Vec<Value>> {
-    let Some(types) = file.integers("tokenizer.ggml.token_type")? else { return Ok(Vec::new()) };
+/// The tokens, by id.
+pub(super) fn tokens(file: &Gguf) -> Result<Vec<String>> {
+    let tokens = file.strings("tokenizer.ggml.tokens")?;
+    tokens.ok_or_else(|| Error::missing(file.path(), "tokenizer.ggml.tokens", REMEDY))
+}
+
+/// The ids of tokens, which must differ.
+pub(super) fn vocabulary<'a>(file: &Gguf, tokens: &'a [String]) -> Result<HashMap<&'a str, usize>> {
+    let mut vocab = HashMap::with_capacity(tokens.len());
+    for (id, token) in tokens.iter().enumerate() {
+        if let Some(first) = vocab.insert(token.as_str(), id) {
+            let problem = format!("{token:?} is both token {first} and token {id}");
+            return Err(Error::damaged(file.path(), "tokenizer.ggml.tokens", problem));
+        }
+    }
+    Ok(vocab)
+}
+
+/// Each token's type; `None` where the file does not say.
+pub(super) fn types(file: &Gguf, tokens: &[String]) -> Result<Option<Vec<i64>>> {
+    let Some(types) = file.integers("tokenizer.ggml.token_type")? else { return Ok(None) };
     if types.len() != tokens.len() {
         let problem = format!("{} types for {} tokens", types.len(), tokens.len());
         return Err(Error::damaged(file.path(), "tokenizer.ggml.token_type", problem));
     }
+    Ok(Some(types))
+}
+
+/// Control tokens (ggml token type 3) are special; user-defined ones (4) are matched whole, but shown.
+pub(super) fn added_tokens(file: &Gguf, tokens: &[String]) -> Result<Vec<Value>> {
+    let Some(types) = types(file, tokens)? else { return Ok(Vec::new()) };
+    // llama.cpp lets these of Phi 3 take the space behind them.
+    let phi3 = file.text("general.architecture")? == Some("phi3");
+    let wide = |token: &str| phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&token);
     let of_interest = types.iter().zip(tokens).enumerate().filter(|(_, (kind, _))| matches!(kind, 3 | 4));
     Ok(of_interest
         .map(|(id, (kind, token))| {
             json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": *kind == 3,
+                "id": id, "content": token, "single_word": false, "lstrip": false,
+                "rstrip": *kind == 3 && wide(token), "normalized": false, "special": *kind == 3,
             })
         })
         .collect())
@@ -195,23 +228,41 @@ fn special(file: &Gguf, tokens: &[String], key: &str, wanted: bool) -> Result<Op
     Ok(Some((token.clone(), id)))
 }
 
-/// Adds the bos and eos tokens where they are wanted.
-fn post_processor(bos: Option<(String, u64)>, eos: Option<(String, u64)>) -> Value {
-    if bos.is_none() && eos.is_none() {
-        return byte_level(true);
+/// The tokens that every text begins and ends with.
+pub(super) struct Ends {
+    bos: Option<(String, u64)>,
+    eos: Option<(String, u64)>,
+}
+
+impl Ends {
+    pub(super) fn read(file: &Gguf, tokens: &[String], bos: bool, eos: bool) -> Result<Ends> {
+        Ok(Ends {
+            bos: special(file, tokens, "tokenizer.ggml.bos_token_id", bos)?,
+            eos: special(file, tokens, "tokenizer.ggml.eos_token_id", eos)?,
+        })
     }
-    let piece = |t: &(String, u64), kind: u32| json!({"SpecialToken": {"id": t.0, "type_id": kind}});
-    let part = |name: &str, kind: u32| {
-        let mut out: Vec<Value> = bos.iter().map(|t| piece(t, kind)).collect();
-        out.push(json!({"Sequence": {"id": name, "type_id": kind}}));
-        out.extend(eos.iter().map(|t| piece(t, kind)));
-        out
-    };
-    let special: serde_json::Map<String, Value> = bos
-        .iter()
-        .chain(&eos)
-        .map(|(text, id)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]})))
-        .collect();
-    let pair: Vec<Value> = part("A", 0).into_iter().chain(part("B", 1)).collect();
-    json!({"type": "TemplateProcessing", "single": part("A", 0), "pair": pair, "special_tokens": special})
+
+    /// Adds them; `None` where there is none.
+    pub(super) fn post_processor(&self) -> Option<Value> {
+        let Ends { bos, eos } = self;
+        if bos.is_none() && eos.is_none() {
+            return None;
+        }
+        let piece = |t: &(String, u64), kind: u32| json!({"SpecialToken": {"id": t.0, "type_id": kind}});
+        let part = |name: &str, kind: u32| {
+            let mut out: Vec<Value> = bos.iter().map(|t| piece(t, kind)).collect();
+            out.push(json!({"Sequence": {"id": name, "type_id": kind}}));
+            out.extend(eos.iter().map(|t| piece(t, kind)));
+            out
+        };
+        let special: serde_json::Map<String, Value> = bos
+            .iter()
+            .chain(eos)
+            .map(|(text, id)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]})))
+            .collect();
+        let pair: Vec<Value> = part("A", 0).into_iter().chain(part("B", 1)).collect();
+        Some(json!({
+            "type": "TemplateProcessing", "single": part("A", 0), "pair": pair, "special_tokens": special
+        }))
+    }
 }

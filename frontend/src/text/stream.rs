@@ -63,7 +63,7 @@ impl StreamDecoder {
         self.window.push(id);
         let text = self.tokenizer.decode(&self.window, self.skip_special)?;
         let closed = match self.window.len() < MAX_WINDOW {
-            true => without_open_end(&text),
+            true => without_open_end(&text, self.open_bytes()),
             false => text.as_str(),
         };
         let new = closed.get(self.taken..).unwrap_or_default().to_owned();
@@ -90,6 +90,13 @@ impl StreamDecoder {
             piece.text.push_str(&std::mem::take(&mut self.held));
         }
         Ok(piece)
+    }
+
+    /// Replacement characters at the window's end that may stand for the beginning of a character: where bytes are
+    /// tokens (`<0x0A>`), the decoder replaces each of a run whose last character is not complete.
+    fn open_bytes(&self) -> usize {
+        let is_byte = |id: u32| self.tokenizer.token_text(id).is_some_and(|t| is_byte(&t));
+        self.window.iter().rev().take_while(|&&id| is_byte(id)).count().max(MAX_OPEN)
     }
 
     /// Keeps only the tokens since the last clean border, as the context of what follows (decoders may
@@ -122,10 +129,15 @@ impl StreamDecoder {
     }
 }
 
-/// The text without replacement characters at its end that more bytes could turn into a character.
-fn without_open_end(text: &str) -> &str {
+/// Whether a token is a byte as SentencePiece spells it.
+fn is_byte(token: &str) -> bool {
+    token.len() == 6 && token.starts_with("<0x") && token.ends_with('>')
+}
+
+/// The text without replacement characters at its end, up to so many, that more bytes could turn into a character.
+fn without_open_end(text: &str, most: usize) -> &str {
     let mut closed = text;
-    for _ in 0..MAX_OPEN {
+    for _ in 0..most {
         closed = closed.strip_suffix('\u{FFFD}').unwrap_or(closed);
     }
     closed
@@ -152,8 +164,8 @@ mod tests {
 
     #[test]
     fn an_open_end_is_cut() {
-        assert_eq!(without_open_end("a\u{FFFD}"), "a");
-        assert_eq!(without_open_end("a\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}"), "a\u{FFFD}");
-        assert_eq!(without_open_end("\u{FFFD}a"), "\u{FFFD}a");
+        assert_eq!(without_open_end("a\u{FFFD}", 3), "a");
+        assert_eq!(without_open_end("a\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}", 3), "a\u{FFFD}");
+        assert_eq!(without_open_end("\u{FFFD}a", 3), "\u{FFFD}a");
     }
 }

@@ -5,7 +5,9 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::text::gguf_vocab;
+use crate::gguf::Gguf;
+use crate::read;
+use crate::text::{gguf_vocab, quiet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,12 +26,7 @@ impl Tokenizer {
     /// pre-tokenizer is not known.
     pub fn open(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         match checkpoint.gguf() {
-            Some(file) => {
-                let json = gguf_vocab::tokenizer_json(file)?;
-                let text = serde_json::to_vec(&json)
-                    .map_err(|e| Error::damaged(file.path(), "tokenizer.ggml.tokens", e))?;
-                Self::parse(file.path(), "tokenizer.ggml", &text)
-            }
+            Some(file) => Self::from_gguf(file),
             None => Self::open_folder(checkpoint.root()),
         }
     }
@@ -47,18 +44,38 @@ impl Tokenizer {
         Self::from_file(&path)
     }
 
+    /// The vocabulary inside a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_gguf(file: &Gguf) -> Result<Tokenizer> {
+        let json = gguf_vocab::tokenizer_json(file)?;
+        let text =
+            serde_json::to_vec(&json).map_err(|e| Error::damaged(file.path(), "tokenizer.ggml.tokens", e))?;
+        Self::parse(file.path(), "tokenizer.ggml", &text)
+    }
+
+    /// The text of a `tokenizer.json`; `path` is for errors.
+    ///
+    /// # Errors
+    /// [`Error::Text`] when it is none.
+    pub fn from_bytes(path: &Path, text: &[u8]) -> Result<Tokenizer> {
+        Self::parse(path, "tokenizer.json", text)
+    }
+
     /// Any `tokenizer.json`.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Text`] when the file is not one.
     pub fn from_file(path: &Path) -> Result<Tokenizer> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let text = read::bounded(path, read::TOKENIZER)?;
         Self::parse(path, "tokenizer.json", &text)
     }
 
     fn parse(path: &Path, field: &str, text: &[u8]) -> Result<Tokenizer> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(text)
-            .map_err(|e| Error::text(path, field, e, "the file must hold a Hugging Face tokenizer"))?;
+        let refused = |e: String| Error::text(path, field, e, "the file must hold a Hugging Face tokenizer");
+        let read = quiet::catch(|| tokenizers::Tokenizer::from_bytes(text)).map_err(refused)?;
+        let mut inner = read.map_err(|e| refused(e.to_string()))?;
         // Some files keep the padding and truncation of their training.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::text(path, "truncation", e, "remove it"))?;
@@ -89,10 +106,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Text`] when the text has parts that the vocabulary cannot express.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|e| Error::text(&self.path, "encode", e, "the vocabulary cannot express this text"))?;
+        let refused =
+            |e: String| Error::text(&self.path, "encode", e, "the vocabulary cannot express this text");
+        let encoding = quiet::catch(|| self.inner.encode_fast(text, add_special)).map_err(refused)?;
+        let encoding = encoding.map_err(|e| refused(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -106,8 +123,10 @@ impl Tokenizer {
             let remedy = "the model's vocabulary and the tokenizer do not fit together";
             return Err(Error::text(&self.path, "decode", format!("no token has the id {id}"), remedy));
         }
-        let remedy = "the tokenizer's decoder refused the tokens";
-        self.inner.decode(ids, skip_special).map_err(|e| Error::text(&self.path, "decode", e, remedy))
+        let refused =
+            |e: String| Error::text(&self.path, "decode", e, "the tokenizer's decoder refused the tokens");
+        let text = quiet::catch(|| self.inner.decode(ids, skip_special)).map_err(refused)?;
+        text.map_err(|e| refused(e.to_string()))
     }
 
     /// The token of an id as the vocabulary spells it (byte-level: `Ġ` for a space).

@@ -34,6 +34,7 @@ pub enum V {
     Str(String),
     Strs(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
     /// Type number and bytes as they are.
     Raw(u32, Vec<u8>),
 }
@@ -104,6 +105,11 @@ impl GgufFile {
                     put(9, &8u32.to_le_bytes());
                     out.extend((list.len() as u64).to_le_bytes());
                     list.iter().for_each(|s| string(&mut out, s));
+                }
+                V::F32s(list) => {
+                    put(9, &6u32.to_le_bytes());
+                    out.extend((list.len() as u64).to_le_bytes());
+                    list.iter().for_each(|x| out.extend(x.to_le_bytes()));
                 }
                 V::I32s(list) => {
                     put(9, &5u32.to_le_bytes());

@@ -119,6 +119,11 @@ impl GraphBuilder {
         self.add(Op::Decode, &[x])
     }
 
+    /// Decoded values of elements whose scales are another tensor.
+    pub fn decode_scaled(&mut self, x: NodeId, scales: NodeId) -> NodeId {
+        self.add(Op::Decode, &[x, scales])
+    }
+
     /// Elementwise unary operation.
     pub fn unary(&mut self, op: Unary, x: NodeId) -> NodeId {
         self.add(Op::Unary(op), &[x])

@@ -33,7 +33,7 @@ pub fn infer(op: &Op, inputs: &[&ValueType]) -> Result<ValueType, String> {
             axis_of(shape, *axis)?;
             Ok(ValueType::plain(DType::I32, shape.clone()))
         }
-        Op::Decode => Ok(ValueType::plain(DType::F32, inputs[0].shape.clone())),
+        Op::Decode => decode(inputs),
         Op::Unary(u) => unary(*u, inputs[0]),
         Op::Binary(b) => {
             equal(inputs)?;
@@ -166,6 +166,28 @@ fn axis_of(shape: &[Dim], axis: usize) -> Result<Dim, String> {
 
 fn const_axis(x: &ValueType, axis: usize) -> Result<usize, String> {
     axis_of(&x.shape, axis)?.as_const().ok_or_else(|| format!("axis {axis} of {} is symbolic", text(x)))
+}
+
+/// An encoded value, and the scales that its encoding says.
+fn decode(inputs: &[&ValueType]) -> Result<ValueType, String> {
+    let (x, scales) = match inputs {
+        [x] => (x, None),
+        [x, scales] => (x, Some(scales)),
+        _ => return Err(format!("decode takes a value and perhaps scales, got {} inputs", inputs.len())),
+    };
+    let scaled = matches!(x.encoding, Encoding::Scaled { .. });
+    let shape: Option<Vec<usize>> = x.shape.iter().map(|d| d.as_const()).collect();
+    match (scales, shape.and_then(|s| x.encoding.scales(&s))) {
+        (None, _) if !scaled => Ok(ValueType::plain(DType::F32, x.shape.clone())),
+        (Some(s), Some(wanted))
+            if s.dtype().is_float()
+                && s.shape.iter().map(|d| d.as_const()).eq(wanted.iter().map(|&n| Some(n))) =>
+        {
+            Ok(ValueType::plain(DType::F32, x.shape.clone()))
+        }
+        (None, _) => Err(format!("decode: {} needs its scales", text(x))),
+        (Some(s), _) => Err(format!("decode: {} does not hold the scales of {}", text(s), text(x))),
+    }
 }
 
 fn reshape(x: &ValueType, to: &Shape) -> Result<ValueType, String> {

@@ -166,7 +166,8 @@ pub enum Op {
         /// Storage and shape.
         ty: ValueType,
     },
-    /// (x) → plain f32 values of an encoded tensor.
+    /// (x) or (x, scales) → plain f32 values of an encoded tensor; with the scales that
+    /// [`Encoding::scales`] says.
     Decode,
     /// (x) → elementwise.
     Unary(Unary),
@@ -236,8 +237,7 @@ impl Op {
             Op::Input(_) | Op::Weight { .. } | Op::Constant { .. } | Op::Iota { .. } | Op::State { .. } => {
                 Some(0)
             }
-            Op::Decode
-            | Op::Unary(_)
+            Op::Unary(_)
             | Op::Cast(_)
             | Op::Reshape(_)
             | Op::Transpose(_)
@@ -248,7 +248,7 @@ impl Op {
             Op::Binary(_) | Op::Compare(_) | Op::MatMul { .. } | Op::Gather => Some(2),
             Op::Select | Op::Scatter => Some(3),
             Op::Sample => Some(7),
-            Op::Concat { .. } => None,
+            Op::Decode | Op::Concat { .. } => None,
         }
     }
 

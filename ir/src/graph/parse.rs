@@ -193,10 +193,7 @@ impl Line {
                 };
                 items.into_iter().map(item).collect::<Parsed<_>>().map(Literal::I32)
             }
-            Encoding::Plain(DType::F16 | DType::BF16 | DType::I64 | DType::U32 | DType::Bool)
-            | Encoding::Q4_0
-            | Encoding::Q4_1
-            | Encoding::Q8_0 => Err(self.error_at(ty_at, "f32 or i32: constants have no other type".into())),
+            _ => Err(self.error_at(ty_at, "f32 or i32: constants have no other type".into())),
         }
     }
 

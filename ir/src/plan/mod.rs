@@ -36,6 +36,19 @@ pub enum Pack {
     },
     /// Plain f32 values of an encoded tensor.
     Decode(Box<Pack>),
+    /// Plain f32 values of a checkpoint tensor of elements whose scales are another.
+    Scaled {
+        /// Name of the elements in their file.
+        name: String,
+        /// Storage of the elements: [`Encoding::Scaled`].
+        encoding: Encoding,
+        /// Shape of the elements.
+        shape: Vec<usize>,
+        /// Name of the scales in their file; their shape is [`Encoding::scales`] of the elements'.
+        scales: String,
+        /// Storage of the scales.
+        scale_encoding: Encoding,
+    },
     /// Same elements, other shape.
     Reshape(Vec<usize>, Box<Pack>),
     /// Axes permuted: result axis i is input axis `perm[i]`.
@@ -53,6 +66,7 @@ impl Pack {
     pub fn tensors(&self) -> Vec<&str> {
         match self {
             Pack::Tensor { name, .. } => vec![name],
+            Pack::Scaled { name, scales, .. } => vec![name, scales],
             Pack::Decode(x)
             | Pack::Reshape(_, x)
             | Pack::Transpose(_, x)

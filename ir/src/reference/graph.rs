@@ -4,7 +4,7 @@ use super::error::{OpError, ReferenceError};
 use super::precision::{Precision, Real};
 use super::state::{Outputs, States, StepInputs};
 use super::tensor::{Data, Tensor};
-use super::weights::{WeightBytes, weight};
+use super::weights::{WeightBytes, scaled_weight, weight};
 use super::{elementwise, index, matmul, movement, reduce, sample};
 use crate::graph::{Graph, Literal, Op};
 use crate::ids::NodeId;
@@ -159,6 +159,9 @@ fn evaluate<R: Real>(
             // An encoded weight has no value of its own: its decoding has.
             (Op::Weight { ty, .. }, _) if !ty.is_plain() => continue,
             (Op::Weight { tensor, ty }, _) => weight(weights, tensor, ty).map_err(at)?,
+            (Op::Decode, Some(&of)) if node.inputs.len() == 2 => {
+                scaled(graph, weights, of, node.inputs[1]).map_err(at)?
+            }
             (Op::Decode, Some(&of)) if !values.contains_key(&of) => match &graph.node(of).op {
                 Op::Weight { tensor, ty } => weight(weights, tensor, ty).map_err(at)?,
                 other => return Err(at(OpError::Unsupported(format!("decoding a {}", other.name())))),
@@ -189,6 +192,24 @@ fn evaluate<R: Real>(
         values.insert(id, value);
     }
     Ok(out)
+}
+
+/// The values of the elements `of` with their scales.
+fn scaled<R: Real>(
+    graph: &Graph,
+    weights: &dyn WeightBytes,
+    of: NodeId,
+    scales: NodeId,
+) -> Result<Tensor<R>, OpError> {
+    match (&graph.node(of).op, &graph.node(scales).op) {
+        (Op::Weight { tensor, ty }, Op::Weight { tensor: scales, ty: scale }) => {
+            let shape: Option<Vec<usize>> = ty.shape.iter().map(|d| d.as_const()).collect();
+            let shape =
+                shape.ok_or_else(|| OpError::Unsupported("a checkpoint tensor of symbolic shape".into()))?;
+            scaled_weight(weights, (tensor, ty.encoding), &shape, (scales, scale.encoding))
+        }
+        (a, b) => Err(OpError::Unsupported(format!("decoding a {} by a {}", a.name(), b.name()))),
+    }
 }
 
 fn missing(id: NodeId) -> OpError {

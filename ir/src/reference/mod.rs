@@ -31,4 +31,4 @@ pub use plan::{LoadedPlan, load_plan, run_dispatch, step_plan};
 pub use precision::{Precision, Real};
 pub use state::{Outputs, States, StepInputs};
 pub use tensor::{Data, Kind, Tensor};
-pub use weights::{WeightBytes, weight};
+pub use weights::{WeightBytes, scaled_weight, weight};

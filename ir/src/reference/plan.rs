@@ -10,7 +10,7 @@ use super::sample::sample;
 use super::state::{Outputs, States, StepInputs};
 use super::tensor::{Data, Tensor};
 use super::vector::{Env, View};
-use super::weights::{WeightBytes, weight};
+use super::weights::{WeightBytes, scaled_weight, weight};
 use super::work::{Code, Target, code, run};
 use crate::graph::{Literal, ValueType};
 use crate::ids::BufferId;
@@ -113,6 +113,9 @@ fn packed<R: Real>(
         }
         // A weight's value is decoded already.
         Pack::Decode(p) => part(p),
+        Pack::Scaled { name, encoding, shape, scales, scale_encoding } => {
+            scaled_weight(weights, (name, *encoding), shape, (scales, *scale_encoding))
+        }
         Pack::Reshape(shape, p) => movement::reshape(&part(p)?, shape.clone()),
         Pack::Transpose(perm, p) => movement::transpose(&part(p)?, perm),
         Pack::Slice(axis, start, len, p) => movement::slice(&part(p)?, *axis, *start, *len),

@@ -3,7 +3,7 @@
 use super::error::OpError;
 use super::precision::Real;
 use super::tensor::{Data, Kind, Tensor};
-use crate::decode::{DecodeError, decode_f32};
+use crate::decode::{DecodeError, Scales, decode_f32};
 use crate::dtype::{DType, Encoding};
 use crate::graph::ValueType;
 use rayon::prelude::*;
@@ -52,6 +52,33 @@ pub fn weight<R: Real>(
         (Kind::Bool, _) => Data::Bool(Arc::new(bytes.iter().map(|&b| b != 0).collect())),
     };
     Tensor::new(data, shape)
+}
+
+/// The values of a checkpoint tensor of [`Encoding::Scaled`] elements with its scales: (name, storage) of both.
+///
+/// # Errors
+/// As [`weight`].
+pub fn scaled_weight<R: Real>(
+    weights: &dyn WeightBytes,
+    (tensor, encoding): (&str, Encoding),
+    shape: &[usize],
+    (scales, scale_encoding): (&str, Encoding),
+) -> Result<Tensor<R>, OpError> {
+    let bytes = |name: &str| weights.bytes(name).ok_or_else(|| OpError::NoTensor(name.to_owned()));
+    let (elements, scales) = (bytes(tensor)?, bytes(scales)?);
+    let scales = Scales::new(encoding, shape, scale_encoding, scales)?;
+    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let count = count.ok_or_else(|| OpError::Shape(format!("{shape:?} has too many elements")))?;
+    if encoding.bytes(count) != Some(elements.len()) {
+        return Err(DecodeError::Length { encoding, elements: count, bytes: elements.len() }.into());
+    }
+    let mut out = vec![0.0; count];
+    let (block, size) = encoding.block();
+    out.par_chunks_mut(PART)
+        .zip(elements.par_chunks(PART / block * size))
+        .enumerate()
+        .try_for_each(|(i, (o, b))| scales.decode(i * PART, b, o))?;
+    Tensor::new(Data::Real(Arc::new(R::from_f32s(out))), shape.to_vec())
 }
 
 fn floats(encoding: Encoding, bytes: &[u8], elements: usize) -> Result<Vec<f32>, OpError> {

@@ -98,7 +98,19 @@ fn pack(graph: &Graph, id: NodeId) -> Result<Pack, Stop> {
         Op::Weight { tensor, ty } => {
             Pack::Tensor { name: tensor.clone(), encoding: ty.encoding, shape: extents(&ty.shape)? }
         }
-        Op::Decode => Pack::Decode(inner(0)?),
+        Op::Decode => {
+            match node.inputs.get(1).map(|&s| (&graph.node(node.inputs[0]).op, &graph.node(s).op)) {
+                None => Pack::Decode(inner(0)?),
+                Some((Op::Weight { tensor, ty }, Op::Weight { tensor: scales, ty: scale })) => Pack::Scaled {
+                    name: tensor.clone(),
+                    encoding: ty.encoding,
+                    shape: extents(&ty.shape)?,
+                    scales: scales.clone(),
+                    scale_encoding: scale.encoding,
+                },
+                Some(_) => return Err(Stop::Fault(format!("{id}: only stored elements have stored scales"))),
+            }
+        }
         Op::Reshape(shape) => Pack::Reshape(extents(shape)?, inner(0)?),
         Op::Transpose(perm) => Pack::Transpose(perm.clone(), inner(0)?),
         Op::Slice { axis, start, len } => Pack::Slice(*axis, *start, *len, inner(0)?),

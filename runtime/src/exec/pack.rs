@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
-use weft_ir::decode::decode_f32;
+use weft_ir::decode::{Scales, decode_f32};
 use weft_ir::dtype::{DType, Encoding};
 use weft_ir::graph::ValueType;
 use weft_ir::plan::Pack;
-use weft_ir::reference::{Data, OpError, Precision, Tensor, WeightBytes, elementwise, movement, weight};
+use weft_ir::reference::{
+    Data, OpError, Precision, Tensor, WeightBytes, elementwise, movement, scaled_weight, weight,
+};
 use weft_ir::shape::Dim;
 
 use crate::error::{Error, Result};
@@ -47,6 +49,8 @@ struct Piece<'a> {
     elements: usize,
     encoding: Encoding,
     bytes: &'a [u8],
+    /// Scales of the tensor that it is a run of, and its first element there.
+    scales: Option<(Scales<'a>, usize)>,
     /// Types to round to, in order; none of them without effect.
     rounds: Vec<DType>,
 }
@@ -193,8 +197,12 @@ impl Piece<'_> {
         let (block, bytes) = self.encoding.block();
         let (low, high) = (from / block, (from + n).div_ceil(block));
         let mut values = vec![0.0; (high - low) * block];
-        decode_f32(self.encoding, &self.bytes[low * bytes..high * bytes], &mut values)
-            .map_err(|e| e.to_string())?;
+        let stored = &self.bytes[low * bytes..high * bytes];
+        match &self.scales {
+            None => decode_f32(self.encoding, stored, &mut values),
+            Some((scales, first)) => scales.decode(first + low * block, stored, &mut values),
+        }
+        .map_err(|e| e.to_string())?;
         let values = &mut values[from - low * block..][..n];
         for &to in &self.rounds {
             round(to, values);
@@ -214,17 +222,13 @@ struct Linear<'a> {
 fn linear<'a>(pack: &Pack, weights: &'a dyn WeightBytes) -> Result<Option<Linear<'a>>, String> {
     let outer = |shape: &[usize], axis: usize| shape.iter().take(axis).product::<usize>();
     Ok(match pack {
-        Pack::Tensor { name, encoding, shape } => {
-            let bytes =
-                weights.bytes(name).ok_or_else(|| format!("the checkpoint has no tensor {name:?}"))?;
-            let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-            let elements = elements.ok_or_else(|| format!("{shape:?} has too many elements"))?;
-            if encoding.bytes(elements) != Some(bytes.len()) {
-                let have = bytes.len();
-                return Err(format!("tensor {name:?} has {have} bytes, not those of {encoding} {shape:?}"));
-            }
-            let piece = Piece { start: 0, elements, encoding: *encoding, bytes, rounds: Vec::new() };
-            Some(Linear { pieces: vec![piece], shape: shape.clone() })
+        Pack::Tensor { name, encoding, shape } => Some(stored(weights, name, *encoding, shape)?),
+        Pack::Scaled { name, encoding, shape, scales, scale_encoding } => {
+            let mut l = stored(weights, name, *encoding, shape)?;
+            let found = Scales::new(*encoding, shape, *scale_encoding, bytes(weights, scales)?);
+            let found = found.map_err(|e| format!("tensor {scales:?}: {e}"))?;
+            l.pieces.iter_mut().for_each(|p| p.scales = Some((found, 0)));
+            Some(l)
         }
         Pack::Decode(p) => linear(p, weights)?,
         Pack::Reshape(shape, p) => {
@@ -272,8 +276,48 @@ fn linear<'a>(pack: &Pack, weights: &'a dyn WeightBytes) -> Result<Option<Linear
             }
             joined
         }
-        Pack::Transpose(..) => None,
+        Pack::Transpose(perm, p) => match turned_back(perm, p) {
+            Some(inner) => linear(&inner, weights)?,
+            None => None,
+        },
     })
+}
+
+fn bytes<'a>(weights: &'a dyn WeightBytes, name: &str) -> Result<&'a [u8], String> {
+    weights.bytes(name).ok_or_else(|| format!("the checkpoint has no tensor {name:?}"))
+}
+
+/// A whole checkpoint tensor.
+fn stored<'a>(
+    weights: &'a dyn WeightBytes,
+    name: &str,
+    encoding: Encoding,
+    shape: &[usize],
+) -> Result<Linear<'a>, String> {
+    let bytes = bytes(weights, name)?;
+    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let elements = elements.ok_or_else(|| format!("{shape:?} has too many elements"))?;
+    if encoding.bytes(elements) != Some(bytes.len()) {
+        let have = bytes.len();
+        return Err(format!("tensor {name:?} has {have} bytes, not those of {encoding} {shape:?}"));
+    }
+    let piece = Piece { start: 0, elements, encoding, bytes, scales: None, rounds: Vec::new() };
+    Ok(Linear { pieces: vec![piece], shape: shape.to_vec() })
+}
+
+/// What a transposed pack comes to where another transposition inside undoes it: that of gpt-oss's experts, stored
+/// the other way round when they are quantised.
+fn turned_back(perm: &[usize], p: &Pack) -> Option<Pack> {
+    match p {
+        Pack::Cast(dtype, inner) => Some(Pack::Cast(*dtype, Box::new(turned_back(perm, inner)?))),
+        Pack::Transpose(first, inner)
+            if first.len() == perm.len()
+                && perm.iter().enumerate().all(|(i, &axis)| first.get(axis) == Some(&i)) =>
+        {
+            Some((**inner).clone())
+        }
+        _ => None,
+    }
 }
 
 /// Elements `start..start+len` of an axis that is outermost but for extents of 1; `None` when a cut is inside a block.
@@ -294,7 +338,8 @@ fn cut<'a>(l: Linear<'a>, axis: usize, start: usize, len: usize) -> Option<Linea
             return None;
         }
         let run = &piece.bytes[from / block * bytes..(from + n) / block * bytes];
-        pieces.push(Piece { elements: n, bytes: run, ..piece });
+        let scales = piece.scales.map(|(scales, first)| (scales, first + from));
+        pieces.push(Piece { elements: n, bytes: run, scales, ..piece });
     }
     let mut shape = l.shape;
     shape[axis] = len;
@@ -350,6 +395,9 @@ fn value(pack: &Pack, weights: &dyn WeightBytes) -> Result<Tensor<f32>, OpError>
         }
         // A weight's value is decoded already.
         Pack::Decode(p) => value(p, weights),
+        Pack::Scaled { name, encoding, shape, scales, scale_encoding } => {
+            scaled_weight(weights, (name, *encoding), shape, (scales, *scale_encoding))
+        }
         Pack::Reshape(shape, p) => movement::reshape(&value(p, weights)?, shape.clone()),
         Pack::Transpose(perm, p) => movement::transpose(&value(p, weights)?, perm),
         Pack::Slice(axis, start, len, p) => movement::slice(&value(p, weights)?, *axis, *start, *len),

@@ -59,21 +59,48 @@ fn weight(name: &str, ty: &ValueType, seed: u64) -> Vec<u8> {
                 }
             }
         }
-        Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q8_0 => {
-            let (block, bytes) = ty.encoding.block();
+        encoding => {
+            let (block, bytes) = encoding.block();
             for _ in 0..elements / block {
-                let scale = if ty.encoding == Encoding::Q8_0 { 0.01 } else { 0.1 } * fan;
-                let mut left = bytes - 2;
-                out.extend(f16::from_f32(scale).to_le_bytes());
-                if ty.encoding == Encoding::Q4_1 {
-                    out.extend(f16::from_f32(-8.0 * scale).to_le_bytes());
-                    left -= 2;
+                let scale = if encoding == Encoding::Q8_0 { 0.01 } else { 0.1 } * fan;
+                let (scale_at, least_at) = scales_of(encoding);
+                let start = out.len();
+                let heads = usize::from(scale_at == 0) * 2 + usize::from(least_at == Some(2)) * 2;
+                out.resize(start + heads, 0);
+                out.extend((heads..bytes).map(|_| rng.below(256) as u8));
+                let mut put = |at: usize, x: f32| {
+                    out[start + at..start + at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes());
+                };
+                match encoding {
+                    // A power of two alone.
+                    Encoding::Mxfp4 | Encoding::E8M0 => out[start] = 124,
+                    Encoding::Scaled { .. } => {}
+                    Encoding::Q4_1 | Encoding::Q5_1 => {
+                        put(scale_at, scale);
+                        put(2, -8.0 * scale);
+                    }
+                    _ => {
+                        put(scale_at, scale);
+                        if let Some(at) = least_at {
+                            put(at, scale);
+                        }
+                    }
                 }
-                out.extend((0..left).map(|_| rng.below(256) as u8));
             }
         }
     }
     out
+}
+
+/// Where a block has its f16 scale and minimum.
+fn scales_of(encoding: Encoding) -> (usize, Option<usize>) {
+    match encoding {
+        Encoding::Q2K => (80, Some(82)),
+        Encoding::Q3K => (108, None),
+        Encoding::Q6K => (208, None),
+        Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4K | Encoding::Q5K => (0, Some(2)),
+        _ => (0, None),
+    }
 }
 
 impl Steps {

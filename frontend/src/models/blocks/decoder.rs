@@ -34,6 +34,9 @@ pub fn block(
     attention: impl FnOnce(&mut ModelBuilder<'_>, NodeId) -> NodeId,
     mlp: impl FnOnce(&mut ModelBuilder<'_>, NodeId) -> NodeId,
 ) -> NodeId {
+    if m.failed() {
+        return x;
+    }
     let norm = |m: &mut ModelBuilder<'_>, x, part: &str| norm::configured(m, x, &format!("{prefix}.{part}"));
     m.scoped(prefix, |m| match m.config.placement {
         Placement::Pre => {

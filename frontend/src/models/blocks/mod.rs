@@ -18,7 +18,7 @@ pub mod rotary;
 
 pub use linear::Linear;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::ModelConfig;
 use crate::error::Error;
 use weft_ir::dtype::{DType, Encoding};
@@ -65,6 +65,11 @@ impl<'a> ModelBuilder<'a> {
         }
     }
 
+    /// Whether a fault was found, so that what is built further has no use.
+    pub fn failed(&self) -> bool {
+        self.fault.is_some()
+    }
+
     /// Whether the checkpoint has a tensor of this Hugging Face name.
     pub fn has(&self, name: &str) -> bool {
         self.checkpoint.has(name)
@@ -75,8 +80,8 @@ impl<'a> ModelBuilder<'a> {
         if !self.has(&format!("{prefix}{tensor}")) && self.has(tensor) { "" } else { prefix }
     }
 
-    /// A weight of this shape as a value of the model's type: decoded, with the rows of interleaved rotary
-    /// heads (GGUF's llama layout) put back in Hugging Face's order.
+    /// A weight of this shape as a value of the model's type: decoded, and put in Hugging Face's order where the file
+    /// has another.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> NodeId {
         let source = match self.checkpoint.source(name) {
             Ok(s) if s.shape == shape => s,
@@ -87,19 +92,51 @@ impl<'a> ModelBuilder<'a> {
             Err(e) => return self.missing(e, shape),
         };
         let dims = |s: &[usize]| s.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
-        let mut w =
-            self.g.weight(&source.tensor, ValueType { encoding: source.encoding, shape: dims(shape) });
-        if !matches!(source.encoding, Encoding::Plain(_)) {
+        let stored = ValueType { encoding: source.encoding, shape: dims(&source.stored_shape) };
+        let mut w = self.g.weight(&source.tensor, stored);
+        if let Some(scales) = &source.scales {
+            let ty = ValueType { encoding: scales.encoding, shape: dims(&scales.shape) };
+            let scales = self.g.weight(&scales.tensor, ty);
+            w = self.g.decode_scaled(w, scales);
+        } else if !matches!(source.encoding, Encoding::Plain(_)) {
             w = self.g.decode(w);
         }
-        if let (Some(heads), [rows, rest @ ..]) = (source.interleaved_heads, shape) {
-            let half = rows / heads / 2;
-            let rest: usize = rest.iter().product();
-            w = self.g.reshape(w, dims(&[heads, half, 2, rest]));
-            w = self.g.transpose(w, &[0, 2, 1, 3]);
-            w = self.g.reshape(w, dims(shape));
-        }
+        let w = self.laid_out(w, source.layout, shape);
         self.g.cast(w, self.dtype)
+    }
+
+    /// A stored value in Hugging Face's order, of this shape.
+    fn laid_out(&mut self, w: NodeId, layout: Layout, shape: &[usize]) -> NodeId {
+        let dims = |s: &[usize]| s.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
+        let (rows, rest) = (shape.first().copied().unwrap_or(1), shape.iter().skip(1).product::<usize>());
+        match layout {
+            Layout::Same => w,
+            Layout::Interleaved { heads } => {
+                let pairs = self.g.reshape(w, dims(&[heads, rows / heads.max(1) / 2, 2, rest]));
+                let halves = self.g.transpose(pairs, &[0, 2, 1, 3]);
+                self.g.reshape(halves, dims(shape))
+            }
+            Layout::Swapped => {
+                let rank = shape.len();
+                let perm: Vec<usize> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
+                self.g.transpose(w, &perm)
+            }
+            Layout::Parts { heads, kv_heads } => {
+                let d = rows / (heads + 2 * kv_heads).max(1);
+                let part = |m: &mut Self, at: usize, heads: usize| {
+                    let part = m.g.slice(w, 0, at * d, heads * d);
+                    m.g.reshape(part, dims(&[kv_heads, heads / kv_heads * d, rest]))
+                };
+                let (q, k) = (part(self, 0, heads), part(self, heads, kv_heads));
+                let v = part(self, heads + kv_heads, kv_heads);
+                let groups = self.g.concat(&[q, k, v], 1);
+                self.g.reshape(groups, dims(shape))
+            }
+            Layout::Row(row) => {
+                let row = self.g.slice(w, 0, row, 1);
+                self.g.reshape(row, dims(shape))
+            }
+        }
     }
 
     /// x + y in f32, rounded to the model's type: a residual connection, with the configured multiplier.

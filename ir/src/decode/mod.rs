@@ -1,16 +1,16 @@
 //! Decoding of stored tensor bytes to f32: the one definition of what the encodings mean.
 //!
-//! All numbers are little-endian. A GGML block holds 32 consecutive elements of the innermost axis;
-//! in the 4-bit kinds byte `j` of the 16 nibble bytes holds element `j` in its low nibble and element
-//! `j + 16` in its high nibble (`ggml/src/ggml-quants.c`, `dequantize_row_q4_0` and its neighbours):
-//!
-//! | encoding | bytes of a block | value |
-//! | --- | --- | --- |
-//! | `q4_0` | d: f16, q: 16 bytes | d · (q − 8) |
-//! | `q4_1` | d: f16, m: f16, q: 16 bytes | d · q + m |
-//! | `q8_0` | d: f16, q: 32 × i8 | d · q |
+//! All numbers are little-endian. A GGML block holds 32 or 256 consecutive elements of the innermost axis
+//! (`ggml/src/ggml-quants.c`, `dequantize_row_q4_0` and its neighbours): see [`blocks`] and [`super_blocks`]. Elements
+//! whose scales are another tensor: see [`scaled`].
 //!
 //! Products and sums are in f32, rounded once each (no fused multiply-add), as ggml's plain C does.
+
+mod blocks;
+mod scaled;
+mod super_blocks;
+
+pub use scaled::Scales;
 
 use crate::dtype::{DType, Encoding};
 use half::{bf16, f16};
@@ -20,9 +20,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// The encoding does not hold floating-point numbers.
-    #[error(
-        "cannot decode {0} to f32: supported are f32, f16, bf16, q4_0, q4_1 and q8_0 (integers keep their type)"
-    )]
+    #[error("cannot decode {0} to f32: it holds integers, which keep their type")]
     NotFloat(Encoding),
     /// The number of bytes is not what the number of elements takes.
     #[error("{elements} elements of {encoding} do not take {bytes} bytes: each block of {} elements takes {}",
@@ -35,6 +33,21 @@ pub enum DecodeError {
         /// Bytes given.
         bytes: usize,
     },
+    /// Elements need the scales that are another tensor.
+    #[error("{0} elements have no value without their scales")]
+    NeedsScales(Encoding),
+    /// Scales do not fit the elements.
+    #[error("{bytes} bytes of {encoding} are not the scales of {of} {shape:?}")]
+    Scales {
+        /// How the elements are encoded.
+        of: Encoding,
+        /// Shape of the elements.
+        shape: Vec<usize>,
+        /// How the scales are encoded.
+        encoding: Encoding,
+        /// Bytes of the scales.
+        bytes: usize,
+    },
 }
 
 /// Decodes `bytes` into `out`, element by element in storage order.
@@ -44,68 +57,61 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// [`DecodeError::NotFloat`] for integer and bool encodings, [`DecodeError::Length`] when the sizes
-/// do not fit together.
+/// do not fit together, [`DecodeError::NeedsScales`] for what [`Scales::decode`] decodes.
 pub fn decode_f32(encoding: Encoding, bytes: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
-    if encoding.bytes(out.len()) != Some(bytes.len()) {
-        return Err(DecodeError::Length { encoding, elements: out.len(), bytes: bytes.len() });
-    }
+    check(encoding, bytes.len(), out.len())?;
     match encoding {
-        Encoding::Plain(DType::F32) => plain(bytes, out, f32::from_le_bytes),
-        Encoding::Plain(DType::F16) => plain(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-        Encoding::Plain(DType::BF16) => plain(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        Encoding::Plain(DType::F32) => each(bytes, out, f32::from_le_bytes),
+        Encoding::Plain(DType::F16) => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        Encoding::Plain(DType::BF16) => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
         Encoding::Plain(DType::I64 | DType::I32 | DType::U32 | DType::Bool) => {
             return Err(DecodeError::NotFloat(encoding));
         }
-        Encoding::Q4_0 => blocks::<18>(bytes, out, |block, values| {
-            let (head, nibbles) = block.split_at(2);
-            let d = scale(head);
-            nibble_pairs(nibbles, values, |q| d * (f32::from(q) - 8.0));
-        }),
-        Encoding::Q4_1 => blocks::<20>(bytes, out, |block, values| {
-            let (head, nibbles) = block.split_at(4);
-            let (d, m) = (scale(&head[..2]), scale(&head[2..]));
-            nibble_pairs(nibbles, values, |q| d * f32::from(q) + m);
-        }),
-        Encoding::Q8_0 => blocks::<34>(bytes, out, |block, values| {
-            let (head, quants) = block.split_at(2);
-            let d = scale(head);
-            for (v, &q) in values.iter_mut().zip(quants) {
-                *v = d * f32::from(q as i8);
-            }
-        }),
+        Encoding::E8M0 => each(bytes, out, |[b]| scaled::e8m0(b)),
+        Encoding::Scaled { .. } => return Err(DecodeError::NeedsScales(encoding)),
+        Encoding::Q4_0 => run(bytes, out, blocks::q4_0),
+        Encoding::Q4_1 => run(bytes, out, blocks::q4_1),
+        Encoding::Q5_0 => run(bytes, out, blocks::q5_0),
+        Encoding::Q5_1 => run(bytes, out, blocks::q5_1),
+        Encoding::Q8_0 => run(bytes, out, blocks::q8_0),
+        Encoding::Iq4Nl => run(bytes, out, blocks::iq4_nl),
+        Encoding::Mxfp4 => run(bytes, out, blocks::mxfp4),
+        Encoding::Q2K => run(bytes, out, super_blocks::q2_k),
+        Encoding::Q3K => run(bytes, out, super_blocks::q3_k),
+        Encoding::Q4K => run(bytes, out, super_blocks::q4_k),
+        Encoding::Q5K => run(bytes, out, super_blocks::q5_k),
+        Encoding::Q6K => run(bytes, out, super_blocks::q6_k),
     }
     Ok(())
 }
 
+fn check(encoding: Encoding, bytes: usize, elements: usize) -> Result<(), DecodeError> {
+    match encoding.bytes(elements) == Some(bytes) {
+        true => Ok(()),
+        false => Err(DecodeError::Length { encoding, elements, bytes }),
+    }
+}
+
 /// Elements of `N` bytes each, one after the other.
-fn plain<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
     let (elements, _) = bytes.as_chunks::<N>();
     for (v, &b) in out.iter_mut().zip(elements) {
         *v = value(b);
     }
 }
 
-/// Blocks of `N` bytes for 32 elements each.
-fn blocks<const N: usize>(bytes: &[u8], out: &mut [f32], block: impl Fn(&[u8; N], &mut [f32; 32])) {
+/// Blocks of `N` bytes for `M` elements each.
+fn run<const N: usize, const M: usize>(bytes: &[u8], out: &mut [f32], block: fn(&[u8; N], &mut [f32; M])) {
     let (stored, _) = bytes.as_chunks::<N>();
-    let (values, _) = out.as_chunks_mut::<32>();
+    let (values, _) = out.as_chunks_mut::<M>();
     for (v, b) in values.iter_mut().zip(stored) {
         block(b, v);
     }
 }
 
 /// The f16 in the first two bytes.
-fn scale(bytes: &[u8]) -> f32 {
+fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
-}
-
-/// Low nibbles are the first half of the values, high nibbles the second.
-fn nibble_pairs(nibbles: &[u8], values: &mut [f32; 32], value: impl Fn(u8) -> f32) {
-    let (low, high) = values.split_at_mut(16);
-    for ((l, h), &byte) in low.iter_mut().zip(high).zip(nibbles) {
-        *l = value(byte & 15);
-        *h = value(byte >> 4);
-    }
 }
 
 #[cfg(test)]

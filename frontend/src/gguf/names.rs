@@ -1,0 +1,242 @@
+//! Names and layouts of the tensors in GGUF files, family by family, against Hugging Face's.
+//!
+//! Names: `gguf-py/gguf/constants.py` and `tensor_mapping.py` of llama.cpp; layouts: what its `convert_hf_to_gguf.py`
+//! changes as it writes.
+
+use crate::config::ModelConfig;
+
+/// How a stored tensor lies against the Hugging Face tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As it is.
+    Same,
+    /// Rows permuted for interleaved rotary embedding: within each of the heads, the stored rows are ordered (pair,
+    /// half), that is `stored = hf.reshape(heads, 2, head_dim / 2, in).swapaxes(1, 2)`.
+    Interleaved {
+        /// Heads.
+        heads: usize,
+    },
+    /// The last two axes swapped: GPT-2's matrices; experts of gpt-oss in MXFP4.
+    Swapped,
+    /// Rows of all queries, then of all keys, then of all values, which Hugging Face groups by key head.
+    Parts {
+        /// Query heads.
+        heads: usize,
+        /// Key heads.
+        kv_heads: usize,
+    },
+    /// One row of the stored matrix.
+    Row(usize),
+}
+
+/// The names of a family.
+struct Names {
+    /// What stands before a block's number.
+    block: &'static str,
+    /// Pairs of names of the tensors outside the blocks, in Hugging Face's and GGUF's spelling.
+    outer: &'static [(&'static str, &'static str)],
+    /// Pairs of names of the tensors of one block: the family's own, which come first.
+    own: &'static [(&'static str, &'static str)],
+    /// Pairs that families share.
+    parts: &'static [(&'static str, &'static str)],
+}
+
+const LLAMA: Names = Names {
+    block: "model.layers.",
+    outer: &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")],
+    own: &[],
+    parts: &[
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+    ],
+};
+
+const GEMMA: Names = Names {
+    own: &[
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("pre_feedforward_layernorm", "ffn_norm"),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
+    ],
+    ..LLAMA
+};
+
+const PHI3: Names =
+    Names { own: &[("self_attn.qkv_proj", "attn_qkv"), ("mlp.gate_up_proj", "ffn_up")], ..LLAMA };
+
+const PHI: Names = Names {
+    outer: &[
+        ("model.embed_tokens", "token_embd"),
+        ("model.final_layernorm", "output_norm"),
+        ("lm_head", "output"),
+    ],
+    own: &[("self_attn.dense", "attn_output"), ("mlp.fc1", "ffn_up"), ("mlp.fc2", "ffn_down")],
+    ..LLAMA
+};
+
+const STARCODER2: Names = Names { own: &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")], ..LLAMA };
+
+const GLM4: Names = Names {
+    own: &[
+        ("post_self_attn_layernorm", "post_attention_norm"),
+        ("post_mlp_layernorm", "post_ffw_norm"),
+        ("mlp.gate_up_proj", "ffn_up"),
+    ],
+    ..LLAMA
+};
+
+const GPT2: Names = Names {
+    block: "transformer.h.",
+    outer: &[
+        ("transformer.wte", "token_embd"),
+        ("transformer.wpe", "position_embd"),
+        ("transformer.ln_f", "output_norm"),
+        ("lm_head", "output"),
+    ],
+    own: &[],
+    parts: &[
+        ("ln_1", "attn_norm"),
+        ("ln_2", "ffn_norm"),
+        ("attn.c_attn", "attn_qkv"),
+        ("attn.c_proj", "attn_output"),
+        ("mlp.c_fc", "ffn_up"),
+        ("mlp.c_proj", "ffn_down"),
+    ],
+};
+
+const GPT_NEOX: Names = Names {
+    block: "gpt_neox.layers.",
+    outer: &[
+        ("gpt_neox.embed_in", "token_embd"),
+        ("gpt_neox.final_layer_norm", "output_norm"),
+        ("embed_out", "output"),
+    ],
+    own: &[("attention.query_key_value", "attn_qkv"), ("attention.dense", "attn_output")],
+    parts: &[
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("mlp.dense_h_to_4h", "ffn_up"),
+        ("mlp.dense_4h_to_h", "ffn_down"),
+    ],
+};
+
+const FALCON: Names = Names {
+    block: "transformer.h.",
+    outer: &[
+        ("transformer.word_embeddings", "token_embd"),
+        ("transformer.ln_f", "output_norm"),
+        ("lm_head", "output"),
+    ],
+    own: &[
+        ("self_attention.query_key_value", "attn_qkv"),
+        ("self_attention.dense", "attn_output"),
+        ("ln_attn", "attn_norm_2"),
+        ("ln_mlp", "attn_norm"),
+    ],
+    ..GPT_NEOX
+};
+
+const BLOOM: Names = Names {
+    outer: &[
+        ("transformer.word_embeddings", "token_embd"),
+        ("transformer.word_embeddings_layernorm", "token_embd_norm"),
+        ("transformer.ln_f", "output_norm"),
+        ("lm_head", "output"),
+    ],
+    own: &[("self_attention.query_key_value", "attn_qkv"), ("self_attention.dense", "attn_output")],
+    ..FALCON
+};
+
+/// Names of a family that GGUF files hold.
+fn names(model_type: &str) -> &'static Names {
+    match model_type {
+        // Exaone 4 and OLMo 2 have no norms before attention and MLP, so Gemma's names are theirs, too.
+        "gemma2" | "gemma3_text" | "olmo2" | "exaone4" => &GEMMA,
+        "phi3" => &PHI3,
+        "phi" => &PHI,
+        "starcoder2" => &STARCODER2,
+        "glm4" => &GLM4,
+        "gpt2" => &GPT2,
+        "gpt_neox" => &GPT_NEOX,
+        "falcon" => &FALCON,
+        "bloom" => &BLOOM,
+        _ => &LLAMA,
+    }
+}
+
+/// Norms of queries and keys that StableLM has for each head: `q_layernorm.norms.3` is a row of one tensor.
+const HEAD_NORMS: &[(&str, &str)] =
+    &[("self_attn.q_layernorm.norms.", "attn_q_norm"), ("self_attn.k_layernorm.norms.", "attn_k_norm")];
+
+/// The GGUF name of a Hugging Face name of a family.
+pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
+    let (stem, kind) = hf_name.rsplit_once('.')?;
+    if kind != "weight" && kind != "bias" {
+        return None;
+    }
+    let names = names(model_type);
+    if let Some((_, name)) = names.outer.iter().find(|(hf, _)| *hf == stem) {
+        return Some(format!("{name}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix(names.block)?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let pair = names.own.iter().chain(names.parts).find(|(hf, _)| *hf == part);
+    let name = match (pair, head_norm(model_type, part)) {
+        (Some((_, name)), _) => *name,
+        (None, Some((name, _))) => name,
+        (None, None) => return None,
+    };
+    Some(format!("blk.{layer}.{name}.{kind}"))
+}
+
+/// The Hugging Face name of a GGUF name of a family.
+pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
+    let (stem, kind) = gguf_name.rsplit_once('.')?;
+    if kind != "weight" && kind != "bias" {
+        return None;
+    }
+    let names = names(model_type);
+    if let Some((name, _)) = names.outer.iter().find(|(_, gguf)| *gguf == stem) {
+        return Some(format!("{name}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (name, _) = names.own.iter().chain(names.parts).find(|(_, gguf)| *gguf == part)?;
+    Some(format!("{}{layer}.{name}.{kind}", names.block))
+}
+
+/// The tensor and row of a norm of one head.
+fn head_norm(model_type: &str, part: &str) -> Option<(&'static str, usize)> {
+    let norms = if model_type == "stablelm" { HEAD_NORMS } else { &[] };
+    norms.iter().find_map(|(hf, gguf)| Some((*gguf, part.strip_prefix(hf)?.parse().ok()?)))
+}
+
+/// How the tensor of a Hugging Face name lies in a GGUF file.
+pub fn layout(config: &ModelConfig, hf_name: &str) -> Layout {
+    let (heads, kv_heads) = (config.heads, config.kv_heads);
+    let has = |part: &str| hf_name.contains(part);
+    match config.model_type.as_str() {
+        "llama" | "granite" | "smollm3" if has(".self_attn.q_proj.") => Layout::Interleaved { heads },
+        "llama" | "granite" | "smollm3" if has(".self_attn.k_proj.") => {
+            Layout::Interleaved { heads: kv_heads }
+        }
+        "gpt2" if has(".c_") && hf_name.ends_with(".weight") => Layout::Swapped,
+        "gpt_neox" | "bloom" | "falcon" if has(".query_key_value.") => Layout::Parts { heads, kv_heads },
+        "stablelm" => {
+            let part = hf_name.rsplit_once('.').and_then(|(stem, _)| {
+                let (_, part) = stem.strip_prefix(LLAMA.block)?.split_once('.')?;
+                head_norm("stablelm", part)
+            });
+            part.map_or(Layout::Same, |(_, row)| Layout::Row(row))
+        }
+        _ => Layout::Same,
+    }
+}

@@ -1,0 +1,120 @@
+//! Some of the fuzzing each time: every input that once failed, every seed, and some thousands of changed ones of each
+//! target. `cargo run --release -p weft-testsuite --example fuzz` runs more, within bounds of memory and time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use weft_testsuite::fixture::{compile, root};
+use weft_testsuite::fuzz::{self, TARGETS, Target};
+
+/// Changed seeds of each target.
+const INPUTS: u64 = 3000;
+/// A template may run for long: fewer of them.
+const TEMPLATES: u64 = 400;
+
+fn run(target: &Target, input: &[u8], what: &str) {
+    let result = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
+    assert!(
+        result.is_ok(),
+        "{}, {what}: {:?}",
+        target.name,
+        String::from_utf8_lossy(&input[..input.len().min(600)])
+    );
+}
+
+fn some(name: &str) {
+    let target = fuzz::find(name).expect("a target");
+    let seeds = fuzz::seeds(target);
+    for (i, seed) in seeds.iter().enumerate() {
+        run(target, seed, &format!("seed {i}"));
+    }
+    let inputs = if name == "template" { TEMPLATES } else { INPUTS };
+    for n in 0..inputs {
+        run(target, &fuzz::input(target, &seeds, 1, n), &format!("input {n}"));
+    }
+}
+
+#[test]
+fn what_once_failed() {
+    let files = fuzz::files(&fuzz::regressions());
+    for file in &files {
+        let name = file.file_name().and_then(|n| n.to_str()).expect("a name");
+        let target = TARGETS.iter().find(|t| name.starts_with(&format!("{}-", t.name)));
+        run(target.expect("TARGET-….bin"), &std::fs::read(file).expect("reads"), name);
+    }
+}
+
+#[test]
+fn safetensors() {
+    some("safetensors");
+}
+
+#[test]
+fn index() {
+    some("index");
+}
+
+#[test]
+fn config() {
+    some("config");
+}
+
+#[test]
+fn gguf() {
+    some("gguf");
+}
+
+#[test]
+fn tokenizer() {
+    some("tokenizer");
+}
+
+#[test]
+fn template() {
+    some("template");
+}
+
+#[test]
+fn graph() {
+    some("graph");
+}
+
+#[test]
+fn plan() {
+    some("plan");
+}
+
+#[test]
+fn encodings() {
+    some("encodings");
+}
+
+/// Inputs are functions of their number, so a failure can be made again.
+#[test]
+fn inputs_have_names() {
+    for target in TARGETS {
+        let seeds = fuzz::seeds(target);
+        let of = |n: u64| fuzz::input(target, &seeds, 3, n);
+        assert!((0..50).all(|n| of(n) == of(n)));
+        let different = (0..50).filter(|&n| of(n) != of(n + 1)).count();
+        assert!(different > 40, "{}: {different}", target.name);
+    }
+}
+
+/// Writes the seeds of plans: `cargo test -p weft-testsuite --test fuzz -- --ignored write_plan_seeds`.
+#[test]
+#[ignore = "writes files"]
+fn write_plan_seeds() {
+    let folder = root().join("fuzz/corpus/plan");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for (name, level) in [
+        ("linear_of_one", 0),
+        ("linear_of_one", 2),
+        ("softmax_beside_product", 2),
+        ("read_beside_epilogue", 1),
+    ] {
+        let text = std::fs::read_to_string(root().join(format!("regressions/{name}.graph"))).expect("reads");
+        let graph = weft_ir::graph::parse(&text).expect("a graph");
+        let plan = compile(&graph, "sm_90", weft_ir::dtype::DType::BF16, level, (16, 2));
+        std::fs::write(folder.join(format!("{name}_{level}.ron")), plan.to_ron().expect("RON"))
+            .expect("writes");
+    }
+}
