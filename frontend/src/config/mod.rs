@@ -5,6 +5,7 @@
 //! handled is a named error; keys that Weft does not know are listed in [`ModelConfig::unknown`].
 
 mod activation;
+mod experts;
 mod families;
 mod fields;
 pub mod gguf;
@@ -17,6 +18,7 @@ mod rope;
 mod spec;
 
 pub use activation::Activation;
+pub use experts::{Clamped, Experts, Groups, Latent, Scoring, Shared};
 pub use rope::{Rope, RopeScaling};
 
 use crate::error::{Error, Result};
@@ -47,6 +49,11 @@ pub const MODEL_TYPES: &[&str] = &[
     "phi",
     "cohere2",
     "glm4",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek_v3",
     "bert",
     "roberta",
     "xlm-roberta",
@@ -126,6 +133,12 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// The MLP's activation.
     pub hidden_act: Activation,
+    /// Mixture of experts in place of the MLP of some layers.
+    pub experts: Option<Experts>,
+    /// Latent attention in place of grouped-query attention.
+    pub latent: Option<Latent>,
+    /// Whether each head has a stored score that no key belongs to, in its softmax (Xiao et al. 2023).
+    pub sinks: bool,
     /// Type that the weights are meant for, where the file says it.
     pub dtype: Option<DType>,
     /// Token that begins a text.

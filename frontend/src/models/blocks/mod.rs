@@ -10,7 +10,9 @@ pub mod attention;
 pub mod decoder;
 pub mod embedding;
 pub mod encoder;
+pub mod experts;
 pub mod head;
+pub mod latent;
 mod linear;
 pub mod mlp;
 pub mod norm;
@@ -78,6 +80,11 @@ impl<'a> ModelBuilder<'a> {
     /// A weight of this shape as a value of the model's type: decoded, with the rows of interleaved rotary
     /// heads (GGUF's llama layout) put back in Hugging Face's order.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> NodeId {
+        self.weight_as(name, shape, self.dtype)
+    }
+
+    /// As [`ModelBuilder::weight`], of another type.
+    pub fn weight_as(&mut self, name: &str, shape: &[usize], dtype: DType) -> NodeId {
         let source = match self.checkpoint.source(name) {
             Ok(s) if s.shape == shape => s,
             Ok(s) => {
@@ -99,7 +106,7 @@ impl<'a> ModelBuilder<'a> {
             w = self.g.transpose(w, &[0, 2, 1, 3]);
             w = self.g.reshape(w, dims(shape));
         }
-        self.g.cast(w, self.dtype)
+        self.g.cast(w, dtype)
     }
 
     /// x + y in f32, rounded to the model's type: a residual connection, with the configured multiplier.

@@ -5,7 +5,7 @@ use crate::eqsat::analysis::Block;
 use crate::eqsat::build::{
     dtype, extents, find, linear, op, reshape, reshape_const, shape, slice, transpose,
 };
-use crate::eqsat::language::{Kind, Node};
+use crate::eqsat::language::Kind;
 use crate::numerics::Numerics;
 use egg::{Id, Subst};
 use std::collections::BTreeSet;
@@ -66,11 +66,22 @@ fn linears_of(g: &Block, x: Id) -> Vec<(Id, Id)> {
 
 /// Smallest leaf that a load-time value is made from.
 fn first_leaf(g: &Block, id: Id) -> u32 {
-    let of = |n: &Node| match &n.kind {
-        Kind::Leaf { index, .. } => *index,
-        Kind::Op(_) | Kind::Any => n.children.iter().map(|c| first_leaf(g, *c)).min().unwrap_or(u32::MAX),
-    };
-    g[id].nodes.iter().map(of).min().unwrap_or(u32::MAX)
+    // Equalities of movement make cycles.
+    let mut seen = BTreeSet::new();
+    let mut todo = vec![g.find(id)];
+    let mut first = u32::MAX;
+    while let Some(id) = todo.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        for node in &g[id].nodes {
+            match &node.kind {
+                Kind::Leaf { index, .. } => first = first.min(*index),
+                Kind::Op(_) | Kind::Any => todo.extend(node.children.iter().map(|c| g.find(*c))),
+            }
+        }
+    }
+    first
 }
 
 fn merge(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
