@@ -159,7 +159,9 @@ fn literals(graph: &Graph) -> BTreeSet<NodeId> {
             | Op::Concat { .. }
             | Op::Reduce(_)
             | Op::Softmax
+            | Op::TopK { .. }
             | Op::MatMul { .. }
+            | Op::RoutedMatMul { .. }
             | Op::Gather
             | Op::Scatter
             | Op::Sample => false,

@@ -41,7 +41,7 @@ fn unchanged_they_are_read() {
     {
         parse(name, &[]).unwrap();
     }
-    for name in ["bloom", "falcon"] {
+    for name in ["bloom", "falcon", "mixtral", "qwen3-moe", "gpt-oss", "deepseek-v3"] {
         parse(name, &[]).unwrap();
     }
 }
@@ -131,6 +131,34 @@ fn ropes() {
     let smol = |flags: Value| as_family("smollm3", "SmolLM3ForCausalLM", &[("no_rope_layers", flags)]);
     bad("llama", &smol(json!([1])), &["no_rope_layers", "1 entries for 2 layers"]);
     bad("llama", &smol(json!([1, 2])), &["no_rope_layers", "0 and 1"]);
+}
+
+#[test]
+fn experts() {
+    bad("mixtral", &[("num_experts_per_tok", json!(5))], &["num_experts_per_tok", "5 of 4 experts"]);
+    bad("mixtral", &[("num_experts", json!(8))], &["num_experts", "contradicts num_local_experts = 4"]);
+    bad("qwen3-moe", &[("decoder_sparse_step", json!(0))], &["decoder_sparse_step", "not an interval"]);
+    bad("qwen3-moe", &[("mlp_only_layers", json!("all"))], &["mlp_only_layers", "a list of layers"]);
+    let window = [("use_sliding_window", json!(true)), ("sliding_window", json!(8))];
+    bad("qwen3-moe", &window, &["sliding_window = 8"]);
+    bad("gpt-oss", &[("hidden_act", json!("gelu"))], &["hidden_act = gelu", "silu"]);
+    bad("gpt-oss", &[("swiglu_limit", json!(0))], &["swiglu_limit", "not a positive number"]);
+    bad(
+        "gpt-oss",
+        &[("n_shared_experts", json!(1)), ("num_local_experts", json!(0))],
+        &["experts", "0 is not"],
+    );
+    let v3 = |key, value| [(key, value)];
+    bad("deepseek-v3", &v3("scoring_func", json!("softmax")), &["scoring_func = softmax", "sigmoid"]);
+    bad("deepseek-v3", &v3("topk_method", json!("greedy")), &["topk_method = greedy", "noaux_tc"]);
+    bad("deepseek-v3", &v3("moe_layer_freq", json!(2)), &["moe_layer_freq = 2"]);
+    bad("deepseek-v3", &v3("n_group", json!(3)), &["n_group", "3 groups of 8 experts"]);
+    bad("deepseek-v3", &v3("topk_group", json!(3)), &["topk_group", "3 of 2 groups"]);
+    bad("deepseek-v3", &v3("qk_head_dim", json!(64)), &["qk_head_dim", "64 is not"]);
+    bad("deepseek-v3", &v3("num_key_value_heads", json!(2)), &["num_key_value_heads = 2"]);
+    bad("deepseek-v3", &v3("kv_lora_rank", json!(0)), &["kv_lora_rank", "0 is not between"]);
+    bad("deepseek-v3", &v3("routed_scaling_factor", json!(-1)), &["routed_scaling_factor", "-1"]);
+    bad("qwen3", &[("num_local_experts", json!(8))], &["num_local_experts = 8"]);
 }
 
 #[test]

@@ -169,6 +169,7 @@ fn attention_over_the_cache() {
         slot: op(Binary::Add, base, at(1)),
         length: op(Binary::Add, load_at(5, &[at(0)]), Scalar::Int(1)),
         score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
+        sink: None,
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
     });
     let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);

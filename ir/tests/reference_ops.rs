@@ -156,6 +156,33 @@ fn softmax() {
 }
 
 #[test]
+fn top_k() {
+    // The first of equal ones, −∞ where nothing else is left, NaN as −∞.
+    let rows = "%0 = constant [1.0, 3.0, 3.0, 2.0, -inf, 0x7fc00000, -inf, 5.0] -> f32[2, 4]";
+    let picks = x(&format!("{rows}\n%1 = top_k %0 k=3 -> i32[2, 3]"));
+    assert_eq!(picks.to_ints().unwrap(), [1, 2, 3, 3, 0, 1]);
+}
+
+#[test]
+fn routed_matmul() {
+    let text = |a: &str, shape: &str| {
+        format!(
+            "%0 = constant {a} -> f32[{shape}]
+%1 = constant [1.0, 0.0, 0.0, 1.0, 2.0, 2.0, -1.0, 1.0] -> f32[2, 2, 2]
+%2 = constant [1, 0, 1, 1] -> i32[2, 2]
+%3 = routed_matmul %0, %1, %2 -> f32[2, 2, 2]"
+        )
+    };
+    let one = reals(&text("[1.0, 2.0, 3.0, 4.0]", "2, 1, 2"));
+    assert_eq!(one, [6.0, 1.0, 1.0, 2.0, 14.0, 1.0, 14.0, 1.0]);
+    let each = reals(&text("[1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 0.0, 1.0]", "2, 2, 2"));
+    assert_eq!(each, [6.0, 1.0, 5.0, 6.0, 14.0, 1.0, 2.0, 1.0]);
+    let outside = text("[1.0, 2.0, 3.0, 4.0]", "2, 1, 2").replace("[1, 0, 1, 1]", "[1, 0, 2, 1]");
+    let why = run::<f64>(&format!("{outside}\noutput \"x\" = %3\n"), Precision::F64, &StepInputs::default());
+    assert!(why.unwrap_err().to_string().contains('2'));
+}
+
+#[test]
 fn gather_and_scatter() {
     let text = "\
 %0 = input slots -> i32[tokens]

@@ -48,6 +48,10 @@ fn every_op() -> Graph {
     let z = g.binary(Binary::Mul, y, odd);
     let z = g.unary(Unary::Silu, z);
     let w = g.softmax(z);
+    let best = g.top_k(w, 2);
+    let experts = g.constant(vec![0.5; 24], [3, 2, 4].map(Dim::Const).to_vec());
+    let wide = g.reshape(w, vec![Dim::Sym(Sym::Tokens), Dim::Const(1), Dim::Const(4)]);
+    let routed = g.routed_matmul(wide, experts, best, DType::BF16);
     let m = g.reduce(Reduce::Mean, w);
     let lt = g.compare(Compare::Lt, w, m);
     let picked = g.select(lt, w, z);
@@ -66,6 +70,7 @@ fn every_op() -> Graph {
     let tokens = g.add(Op::Sample, &operands);
     g.output("logits", logits);
     g.output("again", again);
+    g.output("routed", routed);
     g.output("tokens", tokens);
     g.state_out("k", next);
     g.finish().unwrap()

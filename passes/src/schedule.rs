@@ -5,6 +5,7 @@
 //! Tests: `passes/tests/schedule.rs`.
 
 mod gemv;
+mod routed;
 mod row;
 
 pub(crate) use row::{REDUCTIONS as ROW_REDUCTIONS, takes as takes_rows};
@@ -143,7 +144,12 @@ fn suffix(s: &Schedule) -> String {
     match s {
         // Never empty: a bare word may be a function of the CUDA headers (`norm`).
         Schedule::Elementwise { .. } => "_pointwise".into(),
-        Schedule::SampleRow { .. } => "_row".into(),
+        Schedule::SampleRow { .. } | Schedule::RowSteps { .. } => "_row".into(),
+        Schedule::RoutedGemv { .. } => "_routed_gemv".into(),
+        Schedule::RoutedGemm { tile_m, tile_n, split, .. } => {
+            format!("_routed_gemm_{tile_m}x{tile_n}_{split}")
+        }
+        Schedule::GroupPairs { .. } => "_pairs".into(),
         Schedule::WarpRow { .. } => "_warp_row".into(),
         Schedule::BlockRow { .. } => "_block_row".into(),
         Schedule::Gemv { rows, .. } => format!("_gemv_{rows}"),
@@ -159,6 +165,9 @@ pub fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Optio
         Compute::Loop(l) => (loop_schedule(l, bind), None),
         Compute::MatMul(m) => matmul_schedule(work, m, bind, target),
         Compute::Attention(a) => attention_schedule(work, a, bind, target),
+        Compute::Steps(s) => (routed::steps(s), None),
+        Compute::Routed(r) => routed::products(work, r, bind, target),
+        Compute::Grouping(_) => (Schedule::GroupPairs { threads: 128 }, None),
         Compute::Sample(_) => (Schedule::SampleRow { threads: 1024 }, None),
     }
 }
@@ -239,8 +248,9 @@ fn attention_schedule(
     // A block of many warps reads the keys of one token fast; while tokens are few, heads go to different
     // blocks. More tokens share the GPU: fewer warps, and a block reads keys once for several heads.
     let few = a.tokens.eval(bind) <= GEMV_ROWS;
-    // Accumulators of up to 8 heads fit in registers.
-    let heads = (1..=a.group.min(8)).rev().find(|h| a.group.is_multiple_of(*h)).unwrap_or(1) as u32;
+    // Queries and accumulators of up to 8 heads of 128 elements fit in registers.
+    let most = (8 * 256 / (a.head_dim + a.value_dim)).clamp(1, 8);
+    let heads = (1..=a.group.min(most)).rev().find(|h| a.group.is_multiple_of(*h)).unwrap_or(1) as u32;
     let row = match few {
         true => Schedule::AttentionRow { warps: 16, heads: 1, depth: 4 },
         false => Schedule::AttentionRow { warps: 4, heads, depth: 1 },
@@ -275,15 +285,22 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         Compute::Loop(l) => l.domain.clone(),
         Compute::MatMul(m) => vec![m.m, Dim::Const(m.columns())],
         Compute::Attention(a) => vec![a.tokens, Dim::Const(a.kv_heads * a.group)],
+        Compute::Steps(s) => vec![s.rows],
+        Compute::Routed(r) => vec![r.tokens, Dim::Const(r.picks)],
+        Compute::Grouping(g) => vec![Dim::Const(g.experts)],
         Compute::Sample(s) => vec![s.rows],
     };
     let one = Extent::one;
     match (schedule, &work.compute) {
         (Schedule::Elementwise { threads }, _) => ([over(domain, *threads), one(), one()], *threads),
         (Schedule::WarpRow { warps }, _) => ([over(domain, *warps), one(), one()], warps * 32),
-        (Schedule::BlockRow { threads }, _) | (Schedule::SampleRow { threads }, _) => {
-            ([over(domain, 1), one(), one()], *threads)
-        }
+        (
+            Schedule::BlockRow { threads }
+            | Schedule::SampleRow { threads }
+            | Schedule::RowSteps { threads }
+            | Schedule::GroupPairs { threads },
+            _,
+        ) => ([over(domain, 1), one(), one()], *threads),
         (Schedule::Gemv { rows, warps, blocks, .. }, Compute::MatMul(m)) => {
             ([over(c(*blocks as usize), 1), over(vec![m.m], *rows), one()], warps * 32)
         }
@@ -298,10 +315,19 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
             let heads = a.kv_heads * a.group;
             ([over(vec![a.tokens], *tile_q), over(c(heads), 1), one()], tile_q * 2)
         }
+        (Schedule::RoutedGemv { warps, columns }, Compute::Routed(r)) => {
+            ([over(c(r.n), warps * columns), over(domain, 1), one()], warps * 32)
+        }
+        (Schedule::RoutedGemm { tile_n, warps_m, warps_n, split, .. }, Compute::Routed(r)) => {
+            let blocks = [over(c(r.n), *tile_n), over(c(r.experts), 1), over(c(*split as usize), 1)];
+            (blocks, warps_m * warps_n * 32)
+        }
         // Families of another kind of work: `choose` does not make them.
         (
             Schedule::Gemv { .. }
             | Schedule::Gemm { .. }
+            | Schedule::RoutedGemv { .. }
+            | Schedule::RoutedGemm { .. }
             | Schedule::AttentionRow { .. }
             | Schedule::AttentionTile { .. },
             _,

@@ -31,6 +31,9 @@ fn listing(plan: &Plan) -> String {
             Compute::Loop(_) => "elements".into(),
             Compute::MatMul(m) => format!("matmul {}x{}", m.n, m.k),
             Compute::Attention(_) => "attention".into(),
+            Compute::Steps(s) => format!("{} steps a row", s.steps.len()),
+            Compute::Routed(r) => format!("{} of {} matrices {}x{}", r.weights.len(), r.experts, r.n, r.k),
+            Compute::Grouping(g) => format!("pairs by {} matrices", g.experts),
             Compute::Sample(_) => "sample".into(),
         };
         let names =

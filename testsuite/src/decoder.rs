@@ -212,6 +212,7 @@ pub fn decode_plan(
             slot: op(Binary::Add, load(5, &[load(4, &[at(0)])]), at(1)),
             length: op(Binary::Add, load(3, &[at(0)]), Scalar::Int(1)),
             score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float((s.head_dim as f32).powf(-0.5))),
+            sink: None,
             stores: vec![store(0, &[at(0), column], Scalar::Acc(0))],
         };
         let reads = [

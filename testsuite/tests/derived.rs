@@ -330,3 +330,70 @@ fn phi_is_a_neox_with_one_norm_for_both() {
     ]);
     apart(phi, &names).agrees(&neox, "gpt-neox");
 }
+
+/// Qwen 2 with experts, of which there is one, equal to the shared one, whose gate is σ(0): 1.5 times the MLP.
+#[test]
+fn qwen2_moe_of_one_expert_is_a_scaled_qwen2() {
+    let dense = |draft: Draft| draft.scale("layers.0.mlp.down_proj", 1.5);
+    let mut moe = Draft::of("qwen2").set(&family("qwen2_moe", "Qwen2MoeForCausalLM")).set(&[
+        ("num_experts", json!(1)),
+        ("num_experts_per_tok", json!(1)),
+        ("norm_topk_prob", json!(false)),
+        ("mlp_only_layers", json!([1])),
+    ]);
+    let width = moe.config["intermediate_size"].clone();
+    for key in ["moe_intermediate_size", "shared_expert_intermediate_size"] {
+        moe.config.insert(key.to_owned(), width.clone());
+    }
+    let hidden = moe.tensors["model.norm.weight"].0[0];
+    let mlp = "model.layers.0.mlp";
+    for part in ["gate_proj", "up_proj", "down_proj"] {
+        let tensor = moe.tensors.remove(&format!("{mlp}.{part}.weight")).expect("a tensor");
+        moe.tensors.insert(format!("{mlp}.experts.0.{part}.weight"), tensor.clone());
+        moe.tensors.insert(format!("{mlp}.shared_expert.{part}.weight"), tensor);
+    }
+    for part in ["gate", "shared_expert_gate"] {
+        moe.tensors.insert(format!("{mlp}.{part}.weight"), (vec![1, hidden], vec![0.0; hidden]));
+    }
+    moe.agrees(&dense(Draft::of("qwen2")), "qwen2");
+}
+
+/// Weights of a softmax over all experts that are not divided by their sum: of all experts they sum to 1 anyway.
+#[test]
+fn weights_of_all_experts_need_no_division() {
+    let all = |normalised: bool| {
+        Draft::of("qwen3-moe")
+            .set(&[("num_experts_per_tok", json!(8)), ("norm_topk_prob", json!(normalised))])
+    };
+    all(false).agrees(&all(true), "qwen3-moe");
+}
+
+/// gpt-oss without a rope in its file has its class's.
+#[test]
+fn gpt_oss_without_rope_settings() {
+    Draft::of("gpt-oss").set(&[("rope_parameters", Value::Null)]).gives("gpt-oss");
+}
+
+/// Rotary pairs of latent attention as halves rather than neighbours.
+#[test]
+fn deepseek_with_rotary_halves() {
+    let mut draft = Draft::of("deepseek-v3").set(&[("rope_interleave", json!(false))]);
+    // Row `at + i` of a head of `of` rows becomes row `at + 2i` or, of the second half, `at + 2(i − d/2) + 1`.
+    let split = |(shape, values): &Tensor, of: usize, at: usize, d: usize| -> Tensor {
+        let inner = values.len() / shape[0];
+        let from = |row: usize| match (row % of).checked_sub(at) {
+            Some(i) if i < d => row - i + if i < d / 2 { 2 * i } else { 2 * (i - d / 2) + 1 },
+            _ => row,
+        };
+        let rows = (0..shape[0]).flat_map(|row| values[from(row) * inner..][..inner].to_vec());
+        (shape.clone(), rows.collect())
+    };
+    for (name, tensor) in &mut draft.tensors {
+        if name.contains("q_b_proj") {
+            *tensor = split(tensor, 48, 32, 16);
+        } else if name.contains("kv_a_proj") {
+            *tensor = split(tensor, 80, 64, 16);
+        }
+    }
+    draft.gives("deepseek-v3");
+}

@@ -46,4 +46,13 @@ fused! {
     olmo2_fused: "olmo2",
     bloom_fused: "bloom",
     falcon_fused: "falcon",
+    mixtral_fused: "mixtral",
+    qwen3_moe_fused: "qwen3-moe",
+    gpt_oss_fused: "gpt-oss",
+    deepseek_v3_fused: "deepseek-v3",
+}
+
+#[test]
+fn mixtral_unfused() {
+    check("mixtral", 0);
 }

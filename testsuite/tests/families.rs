@@ -53,4 +53,8 @@ families! {
     olmo2: "olmo2",
     bloom: "bloom",
     falcon: "falcon",
+    mixtral: "mixtral",
+    qwen3_moe: "qwen3-moe",
+    gpt_oss: "gpt-oss",
+    deepseek_v3: "deepseek-v3",
 }

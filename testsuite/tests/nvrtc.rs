@@ -70,6 +70,10 @@ fn tiny_families() {
         "olmo2",
         "bloom",
         "falcon",
+        "mixtral",
+        "qwen3-moe",
+        "gpt-oss",
+        "deepseek-v3",
     ];
     for name in families {
         eprintln!("{name}");

@@ -2,7 +2,7 @@
 
 use crate::errors::Result;
 use std::io::Write;
-use weft_frontend::models::{ENCODERS, FAMILIES};
+use weft_frontend::models::{ENCODERS, FAMILIES, note};
 use weft_frontend::tensor::SUPPORTED_TYPES;
 
 /// Lists families and formats.
@@ -11,7 +11,10 @@ pub fn run() -> Result<()> {
     for (kind, families) in [("decoders", FAMILIES), ("encoders", ENCODERS)] {
         writeln!(out, "{kind} (model_type in config.json):")?;
         for family in families {
-            writeln!(out, "  {}", family.model_type)?;
+            match note(family.model_type) {
+                Some(note) => writeln!(out, "  {}: {note}", family.model_type)?,
+                None => writeln!(out, "  {}", family.model_type)?,
+            }
         }
     }
     writeln!(out, "checkpoints: Hugging Face folders (single or sharded safetensors), GGUF 2 and 3")?;

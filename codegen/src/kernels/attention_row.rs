@@ -178,7 +178,9 @@ impl Slices {
         let operand = &b.work.reads[self.operand.index()];
         let (dtype, shape, mem) = (operand.dtype, operand.shape.clone(), b.reads[self.operand.index()]);
         let slice = i64::from(self.slice);
-        let lanes = vector_lanes(dtype, self.slice as usize);
+        // Rows may be longer than what is read of them.
+        let row = shape.last().and_then(|d| d.as_const()).unwrap_or(1);
+        let lanes = vector_lanes(dtype, self.slice as usize).min(vector_lanes(dtype, row));
         let start = b.flat(&shape, &[slot, head, part.clone() * slice]);
         b.unrolled("v", self.slice / lanes, |b, v| {
             let dst_at = v.clone() * i64::from(lanes);
@@ -315,7 +317,15 @@ fn combine_warps(
             b.k.assign(best, Expr::Var(best).max(other));
             Ok(())
         })?;
-        let total = b.k.let_mut("total_of_all", DType::F32, Expr::float(0.0));
+        let mut total = Expr::float(0.0);
+        if let Some(sink) = &a.sink {
+            let coords = vec![token.clone(), first_head.clone() + h.clone()];
+            let sink = b.lower(sink, &Point::at(coords))?;
+            let sink = b.k.let_("sink", DType::F32, sink);
+            b.k.assign(best, Expr::Var(best).max(sink.clone()));
+            total = Expr::math(MathFn::Exp, sink - Expr::Var(best));
+        }
+        let total = b.k.let_mut("total_of_all", DType::F32, total);
         let acc = b.k.let_mut("acc", DType::F32, Expr::float(0.0));
         b.unrolled("w", l.warps as u32, |b, w| {
             let row = b.k.let_("row", DType::I32, w * heads + h.clone());

@@ -347,6 +347,25 @@ fn add_values(b: &mut Body<'_>, tile: &Tile, regs: &Registers, t: &Threads, s: V
     })
 }
 
+/// One more score in the softmax of the lane's two rows, which adds to no value.
+fn add_sink(b: &mut Body<'_>, tile: &Tile, regs: &Registers, sink: Expr) -> Result<(), String> {
+    b.unrolled("half", 2, |b, half| {
+        let best = Expr::elem(regs.max, half.clone());
+        let top = b.k.let_("top", DType::F32, best.clone().max(sink.clone()));
+        let scale = b.k.let_("scale", DType::F32, Expr::math(MathFn::Exp, best - top.clone()));
+        let beside = Expr::math(MathFn::Exp, sink - top);
+        let total = Expr::fma(Expr::elem(regs.sum, half.clone()), scale.clone(), beside);
+        b.k.assign_elem(regs.sum, half.clone(), total);
+        b.unrolled("d", tile.value_dim / 8, |b, d| {
+            b.unrolled("i", 2, |b, i| {
+                let at = d * 4 + half.clone() * 2 + i;
+                b.k.assign_elem(regs.out, at.clone(), Expr::elem(regs.out, at) * scale);
+                Ok(())
+            })
+        })
+    })
+}
+
 #[allow(clippy::too_many_arguments)]
 fn store(
     b: &mut Body<'_>,
@@ -359,6 +378,11 @@ fn store(
     head: Expr,
     tokens: Expr,
 ) -> Result<(), String> {
+    if let Some(sink) = &a.sink {
+        let sink = b.lower(sink, &Point::at(vec![first.clone(), head.clone()]))?;
+        let sink = b.k.let_("sink", DType::F32, sink);
+        add_sink(b, tile, regs, sink)?;
+    }
     b.unrolled("d", tile.value_dim / 8, |b, d| {
         b.unrolled("i", 4, |b, i| {
             let token = first + row + i.clone() / 2 * 8;

@@ -23,7 +23,7 @@ pub(super) struct Tile {
 }
 
 /// Elements of 16 bits in a 16-byte copy.
-const CHUNK: u32 = 8;
+pub(super) const CHUNK: u32 = 8;
 
 /// One operand's way to shared memory.
 struct Operand {
@@ -174,7 +174,7 @@ fn copy_tile(
 }
 
 /// Loads `mt` 16×16 fragments of A: the four matrices of an `ldmatrix.x4` are its quarters.
-fn load_a(
+pub(super) fn load_a(
     b: &mut Body<'_>,
     t: &Threads,
     shared: SharedId,
@@ -201,7 +201,7 @@ fn load_a(
 
 /// Loads `nt` 16×8 fragments of B, two an `ldmatrix.x4`: B is stored as [n, k], which is the column-major
 /// order that the instruction wants.
-fn load_b(
+pub(super) fn load_b(
     b: &mut Body<'_>,
     t: &Threads,
     shared: SharedId,
@@ -226,7 +226,7 @@ fn load_b(
     Ok(regs)
 }
 
-fn multiply(
+pub(super) fn multiply(
     b: &mut Body<'_>,
     dtype: DType,
     acc: VarId,

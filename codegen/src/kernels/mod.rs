@@ -10,10 +10,14 @@ mod gemm;
 mod gemm_row;
 mod gemv;
 mod gemv_left;
+mod group_pairs;
 mod header;
+mod routed_gemm;
+mod routed_gemv;
 mod rows;
 mod sample;
 mod scalar;
+mod steps;
 mod warp;
 
 use crate::error::Error;
@@ -70,6 +74,27 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
         }
         (Schedule::AttentionTile { tile_q, tile_k }, Compute::Attention(a)) => {
             attention_tile::build(&mut body, a, *tile_q, *tile_k)
+        }
+        (Schedule::RowSteps { threads }, Compute::Steps(s)) => steps::build(&mut body, s, *threads),
+        (Schedule::RoutedGemv { warps, columns }, Compute::Routed(r)) => {
+            routed_gemv::build(&mut body, r, *warps, *columns)
+        }
+        (
+            Schedule::RoutedGemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages, split },
+            Compute::Routed(r),
+        ) => {
+            let tile = gemm::Tile {
+                m: *tile_m,
+                n: *tile_n,
+                k: *tile_k,
+                warps_m: *warps_m,
+                warps_n: *warps_n,
+                stages: *stages,
+            };
+            routed_gemm::build(&mut body, r, &tile, *split)
+        }
+        (Schedule::GroupPairs { threads }, Compute::Grouping(g)) => {
+            group_pairs::build(&mut body, g, *threads)
         }
         (Schedule::SampleRow { threads }, Compute::Sample(s)) => sample::build(&mut body, s, *threads),
         (schedule, _) => Err(format!("{schedule:?} does not fit the work {}", work.name)),

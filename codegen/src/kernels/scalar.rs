@@ -1,7 +1,7 @@
 //! From scalar expressions of the plan to expressions of kernel IR.
 
 use weft_ir::dtype::DType;
-use weft_ir::ids::OperandId;
+use weft_ir::ids::{OperandId, SharedId};
 use weft_ir::kernel::build::KernelBuilder;
 use weft_ir::kernel::{Access, BinaryOp, CompareOp, Const, Expr, MathFn, Mem, Stmt, UnaryOp};
 use weft_ir::plan::{KernelSpec, Operand, Plan, Scalar, Store, Work};
@@ -16,6 +16,8 @@ pub(crate) struct Body<'a> {
     pub reads: Vec<Mem>,
     pub writes: Vec<Mem>,
     pub plan: &'a Plan,
+    /// Results of the steps so far: in shared memory, of this type and shape.
+    pub locals: Vec<(SharedId, DType, Vec<usize>)>,
     syms: Vec<(Sym, Expr)>,
 }
 
@@ -65,7 +67,7 @@ impl<'a> Body<'a> {
         let reads = work.reads.iter().map(|o| k.pointer(&o.name, o.dtype, access(o))).collect();
         let writes = work.writes.iter().map(|o| k.pointer(&o.name, o.dtype, Access::Write)).collect();
         let syms = work.syms().into_iter().map(|s| (s, k.scalar(s.name(), DType::I32))).collect();
-        Body { k, spec, work, reads, writes, plan, syms }
+        Body { k, spec, work, reads, writes, locals: Vec::new(), plan, syms }
     }
 
     /// Lets dependents start, then waits for what this kernel depends on, where the kernel does so itself.
@@ -195,6 +197,14 @@ impl<'a> Body<'a> {
             Scalar::Acc(i) => {
                 let e = p.acc.get(*i as usize).ok_or_else(|| format!("there is no accumulator {i} here"))?;
                 (e.clone(), Kind::Float)
+            }
+            Scalar::Local(i, index) => {
+                let at: Result<Vec<Expr>, String> =
+                    index.iter().map(|x| self.expr(x, p, hoist).map(|e| e.0)).collect();
+                let (shared, dtype, shape) =
+                    self.locals.get(usize::from(*i)).ok_or_else(|| format!("step {i} is not known here"))?;
+                let shape: Shape = shape.iter().map(|&n| Dim::Const(n)).collect();
+                (Expr::load(Mem::Shared(*shared), self.flat(&shape, &at?)), kind_of(*dtype))
             }
             Scalar::Unary(op, a) => self.unary(*op, a, p, hoist)?,
             Scalar::Binary(op, a, b) => {

@@ -314,6 +314,55 @@ pub(super) const SPECS: &[Spec] = &[
         tokens: (None, &[151_329, 151_336, 151_338]),
         ..LLAMA
     },
+    Spec {
+        model_type: "mixtral",
+        architecture: "MixtralForCausalLM",
+        eps: ("rms_norm_eps", 1e-5),
+        kv_heads: KvHeads::Key,
+        windows: Windows::All(None),
+        theta: 1e6,
+        biases: NO_BIAS,
+        max_position: 131_072,
+        ..LLAMA
+    },
+    Spec {
+        model_type: "qwen2_moe",
+        architecture: "Qwen2MoeForCausalLM",
+        windows: Windows::None,
+        biases: [Bias::Key("qkv_bias", true), Bias::Fixed(false), Bias::Fixed(false)],
+        ..QWEN2
+    },
+    Spec {
+        model_type: "qwen3_moe",
+        architecture: "Qwen3MoeForCausalLM",
+        qk_norm: QkNorm::Head,
+        windows: Windows::None,
+        biases: ATTENTION_BIAS,
+        ..QWEN2
+    },
+    Spec {
+        model_type: "gpt_oss",
+        architecture: "GptOssForCausalLM",
+        eps: ("rms_norm_eps", 1e-5),
+        head_dim: HeadDim::KeyOr(64),
+        kv_heads: KvHeads::Key,
+        windows: Windows::Alternate(128),
+        theta: 150_000.0,
+        biases: [Bias::Key("attention_bias", true), Bias::Key("attention_bias", true), Bias::Fixed(true)],
+        max_position: 131_072,
+        tokens: (None, &[]),
+        ..LLAMA
+    },
+    Spec {
+        model_type: "deepseek_v3",
+        architecture: "DeepseekV3ForCausalLM",
+        head_dim: HeadDim::Rotated(64),
+        interleaved: true,
+        biases: ATTENTION_BIAS,
+        max_position: 4096,
+        tokens: (Some(0), &[1]),
+        ..LLAMA
+    },
     BERT,
     ROBERTA,
     Spec {

@@ -9,8 +9,8 @@ use super::fields::Fields;
 use super::rope::{Around, Ropes};
 use super::spec::{self, Bias, HeadDim, KvHeads, MlpWidth, Spec};
 use super::{
-    Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, layers, particular,
-    quantization, rope,
+    Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, experts, layers,
+    particular, quantization, rope,
 };
 use crate::error::{Error, Result};
 use crate::read;
@@ -74,6 +74,7 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
         return Err(f.malformed("num_hidden_layers", problem));
     }
     let head_dim = head_dim(&mut f, spec, hidden_size, heads)?;
+    experts::default_rope(&mut f, &model_type);
     let max_position = f.size("max_position_embeddings")?.unwrap_or(spec.max_position);
     let attention = layers::read(&mut f, spec, layers)?;
     let none =
@@ -135,6 +136,9 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
         output_bias: biases[1],
         mlp_bias: biases[2],
         hidden_act: activation(&mut f, spec)?,
+        experts: None,
+        latent: None,
+        sinks: false,
         dtype: dtype(&mut f)?,
         quantization: quantization::read(&mut f)?,
         bos_token_id: f.tokens("bos_token_id")?.map_or(begin, |t| t.first().copied()),
@@ -143,6 +147,7 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
         unknown: Vec::new(),
     };
     particular::read(&mut f, &mut config)?;
+    experts::read(&mut f, &mut config)?;
     config.unknown = f.finish()?;
     config.check(path)?;
     Ok(config)
@@ -162,6 +167,11 @@ fn head_dim(f: &mut Fields, spec: &Spec, hidden_size: usize, heads: usize) -> Re
     let key = match spec.head_dim {
         HeadDim::KeyOrRatio => f.size("head_dim")?,
         HeadDim::KeyOr(default) => Some(f.size("head_dim")?.unwrap_or(default)),
+        // Rotary tables are of this part of a head.
+        HeadDim::Rotated(default) => {
+            f.rename("head_dim", "qk_rope_head_dim")?;
+            Some(f.size("qk_rope_head_dim")?.unwrap_or(default))
+        }
         HeadDim::Ratio => {
             f.take("head_dim");
             None

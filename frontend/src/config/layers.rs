@@ -79,6 +79,10 @@ fn windows(
             let from = f.size("max_window_layers")?.unwrap_or(28);
             (window, by_type(f, layers, window, |i| i >= from))
         }
+        Windows::Alternate(default) => {
+            let window = size(f, Some(default))?;
+            (window, by_type(f, layers, window, |i| i.is_multiple_of(2)))
+        }
         Windows::Pattern(every) => {
             let window = size(f, Some(4096))?;
             let typed = f.map.get("layer_types").is_some_and(|v| !v.is_null());

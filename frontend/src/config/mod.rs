@@ -5,6 +5,7 @@
 //! handled is a named error; keys that Weft does not know are listed in [`ModelConfig::unknown`].
 
 mod activation;
+mod experts;
 mod families;
 mod fields;
 pub mod gguf;
@@ -18,6 +19,7 @@ mod rope;
 mod spec;
 
 pub use activation::Activation;
+pub use experts::{Clamped, Experts, Groups, Latent, Scoring, Shared};
 pub use quantization::Quantization;
 pub use rope::{Rope, RopeScaling};
 
@@ -49,6 +51,11 @@ pub const MODEL_TYPES: &[&str] = &[
     "phi",
     "cohere2",
     "glm4",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek_v3",
     "bert",
     "roberta",
     "xlm-roberta",
@@ -128,6 +135,12 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// The MLP's activation.
     pub hidden_act: Activation,
+    /// Mixture of experts in place of the MLP of some layers.
+    pub experts: Option<Experts>,
+    /// Latent attention in place of grouped-query attention.
+    pub latent: Option<Latent>,
+    /// Whether each head has a stored score that no key belongs to, in its softmax (Xiao et al. 2023).
+    pub sinks: bool,
     /// Type that the weights are meant for, where the file says it.
     pub dtype: Option<DType>,
     /// How a safetensors checkpoint stores some of its weights in fewer bits. (In GGUF each tensor says it.)

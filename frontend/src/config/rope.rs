@@ -60,6 +60,9 @@ pub enum RopeScaling {
         truncate: bool,
         /// Cosines and sines are multiplied by this.
         attention_factor: f64,
+        /// `mscale_all_dim`'s factor, by whose square latent attention multiplies its scores; 1 where it is not
+        /// given.
+        score_factor: f64,
         /// Positions before the extension.
         original_max_position: usize,
     },
@@ -256,6 +259,7 @@ fn yarn(r: &mut Fields, around: Around) -> Result<RopeScaling> {
     };
     Ok(RopeScaling::Yarn {
         factor,
+        score_factor: all.filter(|&m| m != 0.0).map_or(1.0, scale),
         beta_fast: r.number("beta_fast")?.filter(|&x| x != 0.0).unwrap_or(32.0),
         beta_slow: r.number("beta_slow")?.filter(|&x| x != 0.0).unwrap_or(1.0),
         truncate: r.boolean("truncate")?.unwrap_or(true),

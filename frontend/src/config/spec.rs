@@ -72,6 +72,8 @@ pub(super) enum HeadDim {
     KeyOr(usize),
     /// Hidden size over heads, whatever else the file says.
     Ratio,
+    /// `qk_rope_head_dim`, else this: the rotated part of a head of latent attention.
+    Rotated(usize),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -108,6 +110,8 @@ pub(super) enum Windows {
     Pattern(usize),
     /// `layer_types`, else all layers but the first of every n.
     Cycle(usize),
+    /// `layer_types`, else every other layer from the first; with this window by default.
+    Alternate(usize),
     /// Where `use_sliding_window` is set: `layer_types`, else the layers without rope.
     NoRope,
 }

@@ -4,7 +4,8 @@
 
 use super::blocks::attention::{self, Names};
 use super::blocks::decoder::{self, Norms, PRE};
-use super::blocks::{ModelBuilder, embedding, head, mlp, norm, rotary};
+use super::blocks::rotary::{self, Rotaries};
+use super::blocks::{ModelBuilder, embedding, head, mlp, norm};
 use weft_ir::ids::NodeId;
 
 /// Adds the model to the builder. Hugging Face tensor names.
@@ -25,14 +26,29 @@ pub(super) fn with(
     norms: &Norms,
     mlp: fn(&mut ModelBuilder<'_>, NodeId, &str) -> NodeId,
 ) {
+    layers(
+        m,
+        norms,
+        |m, h, name, layer, rotaries| attention::grouped_query(m, h, name, names, layer, rotaries),
+        |m, h, prefix, _| mlp(m, h, &format!("{prefix}.mlp")),
+    );
+}
+
+/// A model of this form whose layers differ, with another attention: of x, a name, the layer and the rotary
+/// tables; and another MLP: of x, the layer's prefix, and the layer.
+pub(super) fn layers(
+    m: &mut ModelBuilder<'_>,
+    norms: &Norms,
+    attention: impl Fn(&mut ModelBuilder<'_>, NodeId, &str, usize, Rotaries) -> NodeId,
+    mlp: impl Fn(&mut ModelBuilder<'_>, NodeId, &str, usize) -> NodeId,
+) {
     let mut x = embedding::tokens(m, "model.embed_tokens.weight");
     let rotaries = rotary::tables(m);
     for layer in 0..m.config.layers {
         let prefix = format!("model.layers.{layer}");
-        let attention = |m: &mut ModelBuilder<'_>, h| {
-            attention::grouped_query(m, h, &format!("{prefix}.self_attn"), names, layer, rotaries)
-        };
-        let mlp = |m: &mut ModelBuilder<'_>, h| mlp(m, h, &format!("{prefix}.mlp"));
+        let attention =
+            |m: &mut ModelBuilder<'_>, h| attention(m, h, &format!("{prefix}.self_attn"), layer, rotaries);
+        let mlp = |m: &mut ModelBuilder<'_>, h| mlp(m, h, &prefix, layer);
         x = decoder::block(m, x, &prefix, norms, attention, mlp);
     }
     let x = head::output_rows(m, x);

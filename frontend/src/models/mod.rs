@@ -6,11 +6,14 @@
 mod bert;
 pub mod blocks;
 mod bloom;
+mod deepseek;
 mod gemma;
 mod glm4;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod llama;
+mod mixtral;
 mod modernbert;
 mod olmo2;
 mod phi;
@@ -71,7 +74,29 @@ pub const FAMILIES: &[Family] = &[
     Family { model_type: "phi", build: phi::build },
     Family { model_type: "cohere2", build: llama::build },
     Family { model_type: "glm4", build: glm4::build },
+    Family { model_type: "mixtral", build: mixtral::build },
+    Family { model_type: "qwen2_moe", build: mixtral::qwen },
+    Family { model_type: "qwen3_moe", build: mixtral::qwen },
+    Family { model_type: "gpt_oss", build: gpt_oss::build },
+    Family { model_type: "deepseek_v3", build: deepseek::build },
 ];
+
+/// What of a family's variations is supported, where that needs saying.
+pub fn note(model_type: &str) -> Option<&'static str> {
+    Some(match model_type {
+        "mixtral" => "softmax router, weights normalised over the chosen experts",
+        "qwen2_moe" | "qwen3_moe" => {
+            "softmax router, weights normalised or not; dense layers by decoder_sparse_step and mlp_only_layers; \
+             shared expert with gate (qwen2_moe); no sliding window"
+        }
+        "gpt_oss" => "attention sinks, YaRN, alternating windows, expert biases, limited SwiGLU",
+        "deepseek_v3" => {
+            "latent attention, absorbed, with latent cache; sigmoid router with correction bias and groups, shared experts, \
+             dense first layers; no multi-token prediction"
+        }
+        _ => return None,
+    })
+}
 
 /// The family of a checkpoint, and what its models do.
 ///

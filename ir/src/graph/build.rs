@@ -196,6 +196,16 @@ impl GraphBuilder {
         self.add(Op::MatMul { transpose_b: true, out }, &[a, b])
     }
 
+    /// Indices of the k largest elements along the last axis.
+    pub fn top_k(&mut self, x: NodeId, k: usize) -> NodeId {
+        self.add(Op::TopK { k }, &[x])
+    }
+
+    /// Rows a `[t, picks or 1, i]` times the matrices of b `[experts, n, i]` that the index `[t, picks]` names.
+    pub fn routed_matmul(&mut self, a: NodeId, b: NodeId, index: NodeId, out: DType) -> NodeId {
+        self.add(Op::RoutedMatMul { out }, &[a, b, index])
+    }
+
     /// Rows of a table.
     pub fn gather(&mut self, table: NodeId, index: NodeId) -> NodeId {
         self.add(Op::Gather, &[table, index])

@@ -104,6 +104,18 @@ pub fn infer(op: &Op, inputs: &[&ValueType]) -> Result<ValueType, String> {
             Ok(inputs[0].clone())
         }
         Op::MatMul { transpose_b, out } => matmul(inputs[0], inputs[1], *transpose_b, *out),
+        Op::TopK { k } => {
+            let n = const_axis(inputs[0], inputs[0].shape.len().wrapping_sub(1))?;
+            if !inputs[0].dtype().is_float() || *k == 0 || *k > n {
+                return Err(format!("top_k: {k} of {}", text(inputs[0])));
+            }
+            let mut shape = inputs[0].shape.clone();
+            if let Some(last) = shape.last_mut() {
+                *last = Dim::Const(*k);
+            }
+            Ok(ValueType::plain(DType::I32, shape))
+        }
+        Op::RoutedMatMul { out } => routed(inputs[0], inputs[1], inputs[2], *out),
         Op::Gather => {
             if inputs[1].dtype() != DType::I32 || inputs[0].shape.is_empty() {
                 return Err(format!("gather: {} does not index {}", text(inputs[1]), text(inputs[0])));
@@ -248,5 +260,22 @@ fn matmul(a: &ValueType, b: &ValueType, transpose_b: bool, out: DType) -> Result
         return misfit();
     }
     let shape = batch_a.iter().copied().chain([ends_a[0], n]).collect();
+    Ok(ValueType::plain(out, shape))
+}
+
+fn routed(a: &ValueType, b: &ValueType, index: &ValueType, out: DType) -> Result<ValueType, String> {
+    let fits = match (&a.shape[..], &b.shape[..], &index.shape[..]) {
+        ([t, rows, i], [_, n, k], [tokens, picks]) => {
+            let rows = rows == picks || *rows == Dim::Const(1);
+            let fits = rows && t == tokens && i == k && picks.as_const().is_some() && n.as_const().is_some();
+            fits && a.dtype() == b.dtype() && a.dtype().is_float() && index.dtype() == DType::I32
+        }
+        _ => false,
+    };
+    if !fits || !out.is_float() {
+        let (a, b, index) = (text(a), text(b), text(index));
+        return Err(format!("routed_matmul: {a}, {b} and {index} do not fit"));
+    }
+    let shape = vec![index.shape[0], index.shape[1], b.shape[1]];
     Ok(ValueType::plain(out, shape))
 }

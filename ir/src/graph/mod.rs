@@ -128,6 +128,8 @@ impl Graph {
                 | Op::Broadcast(_)
                 | Op::Reduce(_)
                 | Op::Softmax
+                | Op::TopK { .. }
+                | Op::RoutedMatMul { .. }
                 | Op::MatMul { .. }
                 | Op::Gather
                 | Op::Scatter

@@ -212,6 +212,19 @@ pub enum Op {
         /// Element type of the result.
         out: DType,
     },
+    /// (x) → i32 indices of the `k` largest elements along the last axis, which becomes `k`: the largest first, of
+    /// equal ones the one that comes first. NaN counts as −∞.
+    TopK {
+        /// Elements taken.
+        k: usize,
+    },
+    /// (a `[t, r, i]`, b `[experts, n, i]`, index `[t, picks]` i32) → `[t, picks, n]`: for each pick, the row of a
+    /// times the transposed matrix of b that the index names, products accumulated in f32, stored as `out`.
+    /// r is `picks`, or 1: one row for all picks. Index out of range is an error.
+    RoutedMatMul {
+        /// Element type of the result.
+        out: DType,
+    },
     /// (table `[n, rest…]`, index `[i…]` i32) → `[i…, rest…]`: rows of the table. Index out of range is an error.
     Gather,
     /// (state `[n, rest…]`, rows `[t, rest…]`, index `[t]` i32) → the state with those rows replaced; a negative
@@ -244,9 +257,10 @@ impl Op {
             | Op::Broadcast(_)
             | Op::Slice { .. }
             | Op::Reduce(_)
-            | Op::Softmax => Some(1),
+            | Op::Softmax
+            | Op::TopK { .. } => Some(1),
             Op::Binary(_) | Op::Compare(_) | Op::MatMul { .. } | Op::Gather => Some(2),
-            Op::Select | Op::Scatter => Some(3),
+            Op::Select | Op::Scatter | Op::RoutedMatMul { .. } => Some(3),
             Op::Sample => Some(7),
             Op::Decode | Op::Concat { .. } => None,
         }
@@ -274,6 +288,8 @@ impl Op {
             Op::Reduce(r) => r.name(),
             Op::Softmax => "softmax",
             Op::MatMul { .. } => "matmul",
+            Op::TopK { .. } => "top_k",
+            Op::RoutedMatMul { .. } => "routed_matmul",
             Op::Gather => "gather",
             Op::Scatter => "scatter",
             Op::Sample => "sample",
@@ -304,6 +320,8 @@ impl Op {
             | Op::Reduce(_)
             | Op::Softmax
             | Op::MatMul { .. }
+            | Op::TopK { .. }
+            | Op::RoutedMatMul { .. }
             | Op::Scatter
             | Op::Sample => false,
         }

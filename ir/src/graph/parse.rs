@@ -117,6 +117,8 @@ impl Line {
             "transpose" => Head::Transpose,
             "slice" => Head::Slice,
             "concat" => Head::Concat,
+            "top_k" => Head::TopK,
+            "routed_matmul" => Head::RoutedMatMul,
             "matmul" => Head::MatMul { transpose_b: false },
             "matmul.t" => Head::MatMul { transpose_b: true },
             name => {
@@ -134,6 +136,7 @@ impl Line {
         let names: &[&str] = match head {
             Head::Iota | Head::Concat => &["axis"],
             Head::Slice => &["axis", "start", "len"],
+            Head::TopK => &["k"],
             Head::Transpose => {
                 self.token("perm")?;
                 self.token("=")?;
@@ -147,6 +150,7 @@ impl Line {
             | Head::Cast
             | Head::Reshape
             | Head::Broadcast
+            | Head::RoutedMatMul
             | Head::MatMul { .. } => &[],
         };
         let mut values = Vec::new();
@@ -174,6 +178,8 @@ impl Line {
             Head::Transpose => Op::Transpose(tail),
             Head::Slice => Op::Slice { axis: attribute(0), start: attribute(1), len: attribute(2) },
             Head::Concat => Op::Concat { axis: attribute(0) },
+            Head::TopK => Op::TopK { k: attribute(0) },
+            Head::RoutedMatMul => Op::RoutedMatMul { out: ty.dtype() },
             Head::MatMul { transpose_b } => Op::MatMul { transpose_b, out: ty.dtype() },
         })
     }
@@ -253,6 +259,8 @@ enum Head {
     Transpose,
     Slice,
     Concat,
+    TopK,
+    RoutedMatMul,
     MatMul {
         transpose_b: bool,
     },

@@ -74,6 +74,8 @@ fn node(f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
         | Op::Concat { .. }
         | Op::Reduce(_)
         | Op::Softmax
+        | Op::TopK { .. }
+        | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
         | Op::Sample => {}
@@ -87,6 +89,7 @@ fn node(f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
             bracketed(f, perm.iter())?;
         }
         Op::Slice { axis, start, len } => write!(f, " axis={axis} start={start} len={len}")?,
+        Op::TopK { k } => write!(f, " k={k}")?,
         Op::Concat { axis } | Op::Iota { axis, .. } => write!(f, " axis={axis}")?,
         Op::Input(_)
         | Op::Weight { .. }
@@ -103,6 +106,7 @@ fn node(f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
         | Op::Reduce(_)
         | Op::Softmax
         | Op::MatMul { .. }
+        | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
         | Op::Sample => {}

@@ -5,6 +5,8 @@
 //! Where an index is itself loaded (rows of a table, slots of a cache), as many distinct rows are assumed as
 //! it has points. Sequences are as long as the bindings' context; every token has a slot.
 
+mod routed;
+
 use super::{Attention, Compute, Entry, Loop, MatMul, Plan, Sample, Scalar, Schedule, Stage, Store, Work};
 use crate::dtype::DType;
 use crate::ids::OperandId;
@@ -105,6 +107,9 @@ pub fn cost(work: &Work, bind: &Bindings) -> Cost {
         Compute::Loop(l) => c.loops(l),
         Compute::MatMul(m) => c.matmul(m),
         Compute::Attention(a) => c.attention(a),
+        Compute::Steps(s) => c.steps(s),
+        Compute::Routed(r) => c.routed(r),
+        Compute::Grouping(g) => c.grouping(g),
         Compute::Sample(s) => c.sample(s),
     }
     for (operand, loads) in work.reads.iter().zip(&c.loads) {
@@ -208,6 +213,9 @@ impl Counter<'_> {
         self.evaluate(&a.length, &vec![(0, tokens)]);
         self.evaluate(&a.slot, &vec![(0, tokens), (0, keys)]);
         self.evaluate(&a.score, &vec![(0, tokens), (0, heads), (0, keys)]);
+        if let Some(sink) = &a.sink {
+            self.evaluate(sink, &vec![(0, tokens), (0, heads)]);
+        }
         let pairs = tokens.saturating_mul(heads).saturating_mul(keys);
         self.cost.products += pairs.saturating_mul(2 * (head_dim + value_dim));
         // Online softmax: the largest, its difference, the exponential and the sum.
@@ -297,6 +305,7 @@ impl Counter<'_> {
             | Scalar::Coord(_)
             | Scalar::Dim(_)
             | Scalar::Load(..)
+            | Scalar::Local(..)
             | Scalar::Reduced(_)
             | Scalar::Acc(_) => 0,
             Scalar::Unary(_, a) => self.flops(a, seen) + u64::from(self.is_float(a)),
@@ -319,6 +328,7 @@ impl Counter<'_> {
             Scalar::Int(_) | Scalar::Bool(_) | Scalar::Coord(_) | Scalar::Dim(_) | Scalar::Compare(..) => {
                 false
             }
+            Scalar::Local(step, _) => self.is_float_step(*step),
             Scalar::Load(o, _) => self.work.reads.get(o.index()).is_some_and(|o| o.dtype.is_float()),
             Scalar::Cast(d, _) => d.is_float(),
             Scalar::Unary(_, a) | Scalar::Binary(_, a, _) | Scalar::Select(_, a, _) => self.is_float(a),

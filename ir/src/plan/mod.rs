@@ -5,12 +5,14 @@
 //! kernel of each work, and the arena. Buffers are shared by all entries.
 
 mod cost;
+mod routed;
 mod scalar;
 mod schedule;
 mod text;
 mod work;
 
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, step_cost};
+pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule};
 pub use work::{Attention, Compute, Loop, MatMul, Operand, RowEpilogue, Sample, Stage, Store, Work};

@@ -38,8 +38,11 @@ pub enum Scalar {
     /// Result of a reduction stage of the same row: an earlier one of a loop; in a matmul's epilogue, any of
     /// its stages along k and any earlier one along n.
     Reduced(u8),
-    /// Accumulator of the matmul (below its group) or attention (0) whose epilogue this is, f32.
+    /// Accumulator of the matmul (below its group), routed product (below its weights) or attention (0) whose
+    /// epilogue this is, f32.
     Acc(u8),
+    /// Element of the result of this earlier step, of the same row ([`super::Steps`]).
+    Local(u8, Vec<Scalar>),
 }
 
 impl Scalar {
@@ -63,7 +66,7 @@ impl Scalar {
             | Scalar::Dim(_)
             | Scalar::Reduced(_)
             | Scalar::Acc(_) => Vec::new(),
-            Scalar::Load(_, index) => index.iter().collect(),
+            Scalar::Load(_, index) | Scalar::Local(_, index) => index.iter().collect(),
             Scalar::Unary(_, a) | Scalar::Cast(_, a) => vec![a],
             Scalar::Binary(_, a, b) | Scalar::Compare(_, a, b) => vec![a, b],
             Scalar::Select(c, a, b) => vec![c, a, b],
@@ -81,6 +84,7 @@ impl Scalar {
             | Scalar::Reduced(_)
             | Scalar::Acc(_) => self.clone(),
             Scalar::Load(o, index) => Scalar::Load(*o, index.iter().map(f).collect()),
+            Scalar::Local(i, index) => Scalar::Local(*i, index.iter().map(f).collect()),
             Scalar::Unary(op, a) => Scalar::Unary(*op, Box::new(f(a))),
             Scalar::Cast(d, a) => Scalar::Cast(*d, Box::new(f(a))),
             Scalar::Binary(op, a, b) => Scalar::Binary(*op, Box::new(f(a)), Box::new(f(b))),

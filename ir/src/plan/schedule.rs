@@ -72,6 +72,41 @@ pub enum Schedule {
         /// Keys of a step.
         tile_k: u32,
     },
+    /// Steps on each row: one block a row, results of the steps in shared memory.
+    RowSteps {
+        /// Threads of a block.
+        threads: u32,
+    },
+    /// Products with chosen matrices, pair by pair: warps stream rows of the chosen matrix.
+    RoutedGemv {
+        /// Warps of a block.
+        warps: u32,
+        /// Rows of each weight that a warp takes at a time.
+        columns: u32,
+    },
+    /// Products with chosen matrices on tensor cores: a block takes tiles of one matrix's pairs, found by the
+    /// offsets that a grouping made on the device.
+    RoutedGemm {
+        /// Pairs of a block's tile.
+        tile_m: u32,
+        /// Columns of a block's tile, of each weight.
+        tile_n: u32,
+        /// Depth of a stage.
+        tile_k: u32,
+        /// Warps along m.
+        warps_m: u32,
+        /// Warps along n.
+        warps_n: u32,
+        /// Stages in flight.
+        stages: u32,
+        /// Blocks that share a matrix's pairs.
+        split: u32,
+    },
+    /// Pairs by their matrix: one block a matrix.
+    GroupPairs {
+        /// Threads of a block.
+        threads: u32,
+    },
     /// Sampling: one block a row.
     SampleRow {
         /// Threads of a block.
@@ -83,12 +118,15 @@ impl Schedule {
     /// Whether products run on tensor cores.
     pub fn on_tensor_cores(&self) -> bool {
         match self {
-            Schedule::Gemm { .. } | Schedule::AttentionTile { .. } => true,
+            Schedule::Gemm { .. } | Schedule::RoutedGemm { .. } | Schedule::AttentionTile { .. } => true,
             Schedule::Elementwise { .. }
             | Schedule::WarpRow { .. }
             | Schedule::BlockRow { .. }
             | Schedule::Gemv { .. }
             | Schedule::AttentionRow { .. }
+            | Schedule::RowSteps { .. }
+            | Schedule::RoutedGemv { .. }
+            | Schedule::GroupPairs { .. }
             | Schedule::SampleRow { .. } => false,
         }
     }

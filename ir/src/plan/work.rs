@@ -1,7 +1,7 @@
 //! What a dispatch computes. Structured enough that code generation recognises nothing, and free of how
 //! it is done (that is the [`super::Schedule`]).
 
-use super::Scalar;
+use super::{Grouping, Routed, Scalar, Steps};
 use crate::dtype::DType;
 use crate::ids::OperandId;
 use crate::scalar::{Binary, Reduce};
@@ -145,7 +145,7 @@ pub struct Attention {
     pub q: OperandId,
     /// Keys: an array [slots, kv_heads, head_dim].
     pub keys: OperandId,
-    /// Values: an array [slots, kv_heads, value_dim].
+    /// Values: an array [slots, kv_heads, value_dim or more]; a value is the first elements of its row.
     pub values: OperandId,
     /// Slot of key j of token t: Coord 0 = t, Coord 1 = j.
     pub slot: Scalar,
@@ -153,6 +153,8 @@ pub struct Attention {
     pub length: Scalar,
     /// Score modification: Acc = q·k; Coord 0 = t, 1 = head, 2 = j. Includes the scale.
     pub score: Scalar,
+    /// A score of each head that no key belongs to, in its softmax: Coord 1 = head.
+    pub sink: Option<Scalar>,
     /// Epilogue over Coord 0 = t, 1 = head, 2 = element, with Acc = attention output.
     pub stores: Vec<Store>,
 }
@@ -196,6 +198,12 @@ pub enum Compute {
     MatMul(MatMul),
     /// Attention over the cache.
     Attention(Attention),
+    /// Steps on each row.
+    Steps(Steps),
+    /// Products with chosen matrices.
+    Routed(Routed),
+    /// Pairs by their matrix.
+    Grouping(Grouping),
     /// Sampling.
     Sample(Sample),
 }
@@ -232,6 +240,9 @@ impl Work {
             Compute::Loop(l) => l.domain.iter().chain(&l.reduced).for_each(&mut dim),
             Compute::MatMul(m) => dim(&m.m),
             Compute::Attention(a) => dim(&a.tokens),
+            Compute::Steps(s) => dim(&s.rows),
+            Compute::Routed(r) => dim(&r.tokens),
+            Compute::Grouping(g) => dim(&g.tokens),
             Compute::Sample(s) => dim(&s.rows),
         }
         // Strides of an operand are products of all its extents but the outermost.
@@ -264,9 +275,11 @@ impl Work {
                 std::iter::once(&m.a).chain(stages).chain(of(&m.stores)).collect()
             }
             Compute::Attention(a) => {
-                [&a.slot, &a.length, &a.score].into_iter().chain(of(&a.stores)).collect()
+                [&a.slot, &a.length, &a.score].into_iter().chain(&a.sink).chain(of(&a.stores)).collect()
             }
-            Compute::Sample(_) => Vec::new(),
+            Compute::Steps(s) => s.steps.iter().map(|s| s.kind.value(s.shape.len()).0).collect(),
+            Compute::Routed(r) => of(&r.stores).collect(),
+            Compute::Grouping(_) | Compute::Sample(_) => Vec::new(),
         }
     }
 }

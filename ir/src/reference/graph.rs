@@ -5,7 +5,7 @@ use super::precision::{Precision, Real};
 use super::state::{Outputs, States, StepInputs};
 use super::tensor::{Data, Tensor};
 use super::weights::{WeightBytes, scaled_weight, weight};
-use super::{elementwise, index, matmul, movement, reduce, sample};
+use super::{elementwise, index, matmul, movement, reduce, routed, sample};
 use crate::graph::{Graph, Literal, Op};
 use crate::ids::NodeId;
 use crate::shape::{Bindings, Dim};
@@ -92,7 +92,9 @@ fn fixed(graph: &Graph) -> Vec<bool> {
             | Op::Concat { .. }
             | Op::Reduce(_)
             | Op::Softmax
+            | Op::TopK { .. }
             | Op::MatMul { .. }
+            | Op::RoutedMatMul { .. }
             | Op::Gather
             | Op::Scatter => true,
         };
@@ -340,6 +342,8 @@ fn eval<R: Real>(
         (Op::Reduce(op), [x]) => reduce::reduce(*op, x).map(rounded),
         (Op::Softmax, [x]) => reduce::softmax(x).map(rounded),
         (Op::MatMul { transpose_b, .. }, [a, b]) => matmul::matmul(a, b, *transpose_b).map(rounded),
+        (Op::TopK { k }, [x]) => routed::top_k(x, *k),
+        (Op::RoutedMatMul { .. }, [a, b, picks]) => routed::routed_matmul(a, b, picks).map(rounded),
         (Op::Gather, [table, picks]) => index::gather(table, picks),
         (Op::Sample, xs) => sample::sample(xs),
         (Op::Scatter, _) => {
@@ -365,7 +369,9 @@ fn eval<R: Real>(
             | Op::Slice { .. }
             | Op::Reduce(_)
             | Op::Softmax
+            | Op::TopK { .. }
             | Op::MatMul { .. }
+            | Op::RoutedMatMul { .. }
             | Op::Gather,
             xs,
         ) => Err(OpError::Shape(format!("{} does not take {} operands", node.op.name(), xs.len()))),

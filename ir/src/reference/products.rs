@@ -4,17 +4,21 @@ use super::error::OpError;
 use super::layout::GRAIN;
 use super::matmul::{Matrix, dot, product};
 use super::precision::Real;
-use super::reduce::softmax_row;
+use super::reduce::{max, softmax_row, sum};
+use super::routed;
 use super::scalar::Program;
 use super::tensor::Data;
 use super::vector::{Env, GROUP, Point, Scratch, View, int, pick};
 use super::work::{fill_row, reduce};
-use crate::plan::{Attention, MatMul};
+use crate::plan::{Attention, MatMul, Routed};
 use crate::scalar::Reduce;
 use rayon::prelude::*;
 
 /// Floats of an operand, from its first element on.
-fn floats<'a, R: Real>(env: &'a Env<R>, operand: usize) -> Result<(&'a [R], &'a View<'a, R>), OpError> {
+pub(super) fn floats<'a, R: Real>(
+    env: &'a Env<R>,
+    operand: usize,
+) -> Result<(&'a [R], &'a View<'a, R>), OpError> {
     let view = env.reads.get(operand).and_then(Option::as_ref);
     let view = view.ok_or_else(|| OpError::Unsupported(format!("operand {operand} cannot be read here")))?;
     match view.data {
@@ -101,6 +105,7 @@ pub(super) fn run_attention<R: Real>(
     a: &Attention,
     tokens: usize,
     [slot, length, score]: [&Program; 3],
+    sink: Option<&Program>,
     env: &Env<R>,
 ) -> Result<Vec<R>, OpError> {
     let heads = a.kv_heads * a.group;
@@ -109,7 +114,8 @@ pub(super) fn run_attention<R: Real>(
     let slots_of = kv.shape.first().copied().unwrap_or(0);
     if qv.shape != [tokens, heads, a.head_dim]
         || kv.shape != [slots_of, a.kv_heads, a.head_dim]
-        || vv.shape != [slots_of, a.kv_heads, a.value_dim]
+        || vv.shape[..2] != [slots_of, a.kv_heads]
+        || vv.shape[2..].iter().any(|n| *n < a.value_dim)
     {
         return Err(OpError::Shape(format!("attention of {:?}, {:?}, {:?}", qv.shape, kv.shape, vv.shape)));
     }
@@ -132,6 +138,11 @@ pub(super) fn run_attention<R: Real>(
         }
         lists.push(list);
     }
+    let row = vv.shape.last().copied().unwrap_or(a.value_dim);
+    let mut sinks = vec![R::ZERO; heads];
+    if let Some(sink) = sink {
+        fill_row(sink, &mut Scratch::new(sink), env, &[0, 0], &[], [&[]; GROUP], &mut sinks)?;
+    }
     let mut out = vec![R::ZERO; tokens * heads * a.value_dim];
     let each = |i: usize, o: &mut [R]| -> Result<(), OpError> {
         let (t, h) = (i / heads, i % heads);
@@ -141,9 +152,12 @@ pub(super) fn run_attention<R: Real>(
         let raw: Vec<R> = lists[t].iter().map(|s| dot(query, key(s))).collect();
         let mut weights = vec![R::ZERO; raw.len()];
         fill_row(score, &mut Scratch::new(score), env, &[t, h, 0], &[], [&raw, &[]], &mut weights)?;
-        softmax_row(&mut weights);
+        match sink {
+            None => softmax_row(&mut weights),
+            Some(_) => softmax_beside(&mut weights, sinks[h]),
+        }
         for (s, &w) in lists[t].iter().zip(&weights) {
-            let value = &values[(s * a.kv_heads + g) * a.value_dim..][..a.value_dim];
+            let value = &values[(s * a.kv_heads + g) * row..][..a.value_dim];
             o.iter_mut().zip(value).for_each(|(o, &v)| *o = *o + w * v);
         }
         Ok(())
@@ -157,6 +171,53 @@ pub(super) fn run_attention<R: Real>(
         }
     }
     Ok(out)
+}
+
+/// Softmax of a row and one more score, in place; the weight of that one is dropped.
+fn softmax_beside<R: Real>(row: &mut [R], sink: R) {
+    let m = max(row).larger(sink);
+    row.iter_mut().for_each(|x| *x = (*x - m).exp());
+    let scale = R::ONE / (sum(row) + (sink - m).exp());
+    row.iter_mut().for_each(|x| *x = *x * scale);
+}
+
+/// Accumulators [tokens, picks, n] of a routed product, for each of its weights.
+pub(super) fn run_routed<R: Real>(r: &Routed, env: &Env<R>) -> Result<Vec<Vec<R>>, OpError> {
+    let tokens = r.tokens.eval(&env.bind);
+    let (a, view) = floats(env, r.a.index())?;
+    let rows = view.shape.get(1).copied().unwrap_or(0);
+    let picks = integers(env, r.index.index())?;
+    if view.shape != [tokens, rows, r.k] || (rows != 1 && rows != r.picks) || picks.len() != tokens * r.picks
+    {
+        return Err(OpError::Shape(format!("routed products of {:?} by {} picks", view.shape, picks.len())));
+    }
+    let of = |b: &crate::ids::OperandId| {
+        let (b, view) = floats(env, b.index())?;
+        if view.shape != [r.experts, r.n, r.k] {
+            return Err(OpError::Shape(format!("matrices {:?}", view.shape)));
+        }
+        routed::products(a, b, picks, [rows, r.picks, r.experts, r.n, r.k])
+    };
+    r.weights.iter().map(of).collect()
+}
+
+/// Order and begins of a grouping.
+pub(super) fn run_grouping<R: Real>(experts: usize, env: &Env<R>) -> Result<[Vec<i32>; 2], OpError> {
+    let (order, begins) = routed::grouped(integers(env, 0)?, experts)?;
+    Ok([order, begins])
+}
+
+/// Integers of an operand in row-major order.
+fn integers<'a, R: Real>(env: &'a Env<R>, operand: usize) -> Result<&'a [i32], OpError> {
+    let view = env.reads.get(operand).and_then(Option::as_ref);
+    let view = view.ok_or_else(|| OpError::Unsupported(format!("operand {operand} cannot be read here")))?;
+    let len: usize = view.shape.iter().product();
+    match view.data {
+        Data::Int(v) => Ok(&v[view.offset..view.offset + len]),
+        Data::Real(_) | Data::U32(_) | Data::Bool(_) => {
+            Err(OpError::Type(format!("operand {operand} does not hold integers")))
+        }
+    }
 }
 
 /// Register of a program's one result.

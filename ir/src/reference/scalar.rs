@@ -185,6 +185,7 @@ impl Compiler<'_> {
             }
             Scalar::Reduced(stage) => Ok(self.push(Inst::Reduced((*stage).into()), Kind::Real, Level::Row)),
             Scalar::Acc(i) => Ok(self.push(Inst::Acc((*i).into()), Kind::Real, Level::Element)),
+            Scalar::Local(i, _) => Err(OpError::Unsupported(format!("step {i} is not known here"))),
         }
     }
 
@@ -272,6 +273,7 @@ fn slope(e: &Scalar, inner: Option<usize>) -> Option<i64> {
             | Scalar::Bool(_)
             | Scalar::Dim(_)
             | Scalar::Load(..)
+            | Scalar::Local(..)
             | Scalar::Unary(..)
             | Scalar::Binary(..)
             | Scalar::Compare(..)

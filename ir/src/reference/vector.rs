@@ -15,6 +15,7 @@ pub(super) const CHUNK: usize = 2048;
 pub(super) const GROUP: usize = 2;
 
 /// An operand: row-major data of a shape.
+#[derive(Clone)]
 pub(super) struct View<'a, R> {
     pub data: &'a Data<R>,
     pub offset: usize,

@@ -3,13 +3,14 @@
 use super::error::OpError;
 use super::layout::{GRAIN, Layout};
 use super::precision::{Precision, Real};
-use super::products::{run_attention, run_matmul, run_row};
+use super::products::{run_attention, run_grouping, run_matmul, run_routed, run_row};
 use super::reduce::{max, sum};
 use super::scalar::{Affine, Program, affine, compile};
+use super::steps;
 use super::tensor::Data;
 use super::vector::{CHUNK, Env, GROUP, Point, Scratch, Vector, boolean, int, pick, real};
 use crate::dtype::DType;
-use crate::plan::{Compute, Loop, Scalar, Store, Work};
+use crate::plan::{Compute, Loop, Scalar, StepKind, Store, Work};
 use crate::scalar::Reduce;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -44,8 +45,14 @@ enum Kernel {
         slot: Program,
         length: Program,
         score: Program,
+        sink: Option<Program>,
         stores: Vec<StoreCode>,
     },
+    Steps(Vec<Program>),
+    Routed {
+        stores: Vec<StoreCode>,
+    },
+    Grouping,
     Sample,
 }
 
@@ -134,8 +141,28 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
                 slot: compile(&[&a.slot], None, Some(1), reads)?,
                 length: compile(&[&a.length], None, None, reads)?,
                 score: compile(&[&a.score], None, Some(2), reads)?,
+                sink: a.sink.as_ref().map(|s| compile(&[s], None, Some(1), reads)).transpose()?,
                 stores: stores(&a.stores, 3, true)?,
             }
+        }
+        Compute::Steps(s) => {
+            for step in &s.steps {
+                if let StepKind::Product { b, .. } = &step.kind {
+                    look(b.index())?;
+                }
+            }
+            Kernel::Steps(steps::code(s, work)?)
+        }
+        Compute::Routed(r) => {
+            [r.a, r.index].iter().chain(&r.weights).try_for_each(|o| look(o.index()))?;
+            if !(1..=GROUP).contains(&r.weights.len()) {
+                return Err(OpError::Shape(format!("{} weights", r.weights.len())));
+            }
+            Kernel::Routed { stores: stores(&r.stores, 3, true)? }
+        }
+        Compute::Grouping(_) => {
+            looked_at.fill(true);
+            Kernel::Grouping
         }
         Compute::Sample(_) => {
             looked_at.fill(true);
@@ -189,12 +216,31 @@ pub(super) fn run<R: Real>(
             let domain = Domain { shape: &[rows, m.n], acc: [part(0), part(1)], reduced: &reduced };
             stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
         }
-        (Compute::Attention(a), Kernel::Attention { slot, length, score, stores }) => {
+        (Compute::Attention(a), Kernel::Attention { slot, length, score, sink, stores }) => {
             let tokens = a.tokens.eval(&env.bind);
-            let acc = run_attention(a, tokens, [slot, length, score], env)?;
+            let acc = run_attention(a, tokens, [slot, length, score], sink.as_ref(), env)?;
             let shape = [tokens, a.kv_heads * a.group, a.value_dim];
             let domain = Domain { shape: &shape, acc: [&acc, &[]], reduced: &[] };
             stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
+        }
+        (Compute::Steps(s), Kernel::Steps(codes)) => steps::run(s, codes, env, targets),
+        (Compute::Routed(r), Kernel::Routed { stores }) => {
+            let acc = run_routed(r, env)?;
+            let part = |i: usize| acc.get(i).map_or(&[][..], Vec::as_slice);
+            let shape = [r.tokens.eval(&env.bind), r.picks, r.n];
+            let domain = Domain { shape: &shape, acc: [part(0), part(1)], reduced: &[] };
+            stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
+        }
+        (Compute::Grouping(g), Kernel::Grouping) => {
+            for (made, target) in run_grouping(g.experts, env)?.into_iter().zip(targets) {
+                match target.data {
+                    Data::Int(v) if v.len() == made.len() => *v = Arc::new(made),
+                    _ => {
+                        return Err(OpError::Shape(format!("{} numbers for {:?}", made.len(), target.shape)));
+                    }
+                }
+            }
+            Ok(())
         }
         _ => Err(OpError::Unsupported("this work is not run by itself".into())),
     }

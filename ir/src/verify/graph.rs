@@ -248,6 +248,8 @@ fn is_movement(op: &Op) -> bool {
         | Op::Concat { .. }
         | Op::Reduce(_)
         | Op::Softmax
+        | Op::TopK { .. }
+        | Op::RoutedMatMul { .. }
         | Op::MatMul { .. }
         | Op::Gather
         | Op::Scatter

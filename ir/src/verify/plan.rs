@@ -6,6 +6,8 @@ use crate::shape::{Dim, shape_text};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+mod routed;
+
 /// Something wrong with a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -72,7 +74,10 @@ impl Verifier<'_> {
             Compute::Loop(l) => l.domain.len() + usize::from(l.reduced.is_some()),
             Compute::MatMul(_) => 2,
             Compute::Attention(_) => 3,
-            Compute::Sample(_) => 1,
+            // Those of its steps differ, and are checked with them.
+            Compute::Steps(s) => s.steps.iter().map(|s| s.kind.value(s.shape.len()).1).max().unwrap_or(1),
+            Compute::Routed(_) => 3,
+            Compute::Grouping(_) | Compute::Sample(_) => 1,
         };
         let rank = rank(&work.compute);
         let mut faults = Vec::new();
@@ -91,8 +96,12 @@ impl Verifier<'_> {
                 _ => {}
             });
         }
-        if let Compute::MatMul(m) = &work.compute {
-            matmul(m, work, &mut faults);
+        match &work.compute {
+            Compute::MatMul(m) => matmul(m, work, &mut faults),
+            Compute::Steps(s) => routed::steps(s, work, &mut faults),
+            Compute::Routed(r) => routed::products(r, work, &mut faults),
+            Compute::Grouping(g) => routed::grouping(g, work, &mut faults),
+            Compute::Loop(_) | Compute::Attention(_) | Compute::Sample(_) => {}
         }
         for what in faults {
             self.fault(&work.name, what);

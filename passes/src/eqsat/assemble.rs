@@ -1,6 +1,6 @@
 //! Putting the optimised blocks together: one graph again, in an order that states allow.
 
-use super::segment::Segment;
+use super::segment::{Segment, apart};
 use super::{History, Made, Source, Template};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ pub(super) fn assemble(
     // New nodes may need values of several segments; a topological sort of all of them follows.
     let mut pending: Vec<Pending> = Vec::new();
     let mut value: HashMap<NodeId, usize> = HashMap::new();
-    for id in graph.ids() {
+    let apart = apart(graph);
+    for id in graph.ids().filter(|id| apart[id.index()]) {
         let node = graph.node(id);
-        if matches!(node.op, Op::Input(_) | Op::Weight { .. } | Op::State { .. }) {
-            value.insert(id, pending.len());
-            pending.push(Pending { node: node.clone(), inputs: Vec::new(), origin: (Some(id), None) });
-        }
+        value.insert(id, pending.len());
+        let inputs = node.inputs.iter().map(|x| Operand::Old(*x)).collect();
+        pending.push(Pending { node: node.clone(), inputs, origin: (Some(id), None) });
     }
     for s in segments {
         let t = &templates[s.signature.as_str()];

@@ -168,7 +168,16 @@ fn own_cost(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, class: Id, nod
             let own = flops.max(traffic(bytes(b) + bytes(a) + bytes(class))) + m.profile.launch;
             own + left_operand(g, m, best, a)
         }
-        Op::Softmax | Op::Scatter | Op::Sample => m.profile.launch + traffic(bytes(class)),
+        Op::Softmax | Op::Scatter | Op::Sample | Op::TopK { .. } => m.profile.launch + traffic(bytes(class)),
+        // Each pick reads its matrix, unless others of the step chose it too.
+        Op::RoutedMatMul { .. } => {
+            let (a, b, index) = (node.children[0], node.children[1], node.children[2]);
+            let experts = g[b].data.ty.shape.first().map_or(1, |d| d.eval(&m.bind)) as f64;
+            let k = g[a].data.ty.shape.last().map_or(1, |d| d.eval(&m.bind)) as f64;
+            let read = bytes(b) / experts * elements(index).min(experts);
+            let flops = 2.0 * elements(class) * k / m.profile.tensor_flops;
+            flops.max(traffic(read + bytes(a) + bytes(class))) + m.profile.launch
+        }
         // In a streaming kernel the sum runs beside the products.
         Op::Reduce(_) if m.prologues => arithmetic,
         Op::Reduce(_) => m.profile.launch + traffic(bytes(node.children[0])),
@@ -221,10 +230,10 @@ fn left_operand(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, a: Id) -> 
         }
         let Some(choice) = best.get(&id) else { continue };
         match choice.node.as_op() {
-            Some(Op::Reduce(_) | Op::Softmax) => stored = true,
+            Some(Op::Reduce(_) | Op::Softmax | Op::TopK { .. }) => stored = true,
             // Every block would compute it again.
             Some(Op::Unary(u)) if u.is_costly() => stored = true,
-            Some(Op::MatMul { .. } | Op::Scatter | Op::Sample) | None => {}
+            Some(Op::MatMul { .. } | Op::RoutedMatMul { .. } | Op::Scatter | Op::Sample) | None => {}
             // Where a value is rounded it is stored, but for the operand itself.
             Some(Op::Cast(to)) if id != g.find(a) && to.size() < 4 => {}
             Some(op) => {

@@ -38,15 +38,28 @@ fn layer(scope: &str) -> &str {
     ""
 }
 
-fn is_leaf(op: &Op) -> bool {
-    matches!(op, Op::Input(_) | Op::Weight { .. } | Op::State { .. })
+/// For each node, whether it is in no segment: inputs, weights and states, and what is made at load for routed
+/// products alone, whose hundreds of matrices no rule looks into.
+pub fn apart(graph: &Graph) -> Vec<bool> {
+    let (users, load) = (graph.users(), graph.load_time());
+    let mut apart = vec![false; graph.nodes.len()];
+    for id in graph.ids().rev() {
+        let routed = |u: &NodeId| apart[u.index()] || matches!(graph.node(*u).op, Op::RoutedMatMul { .. });
+        let used = &users[id.index()];
+        apart[id.index()] = match graph.node(id).op {
+            Op::Input(_) | Op::Weight { .. } | Op::State { .. } => true,
+            _ => load[id.index()] && !used.is_empty() && used.iter().all(routed),
+        };
+    }
+    apart
 }
 
 /// Cuts a graph into segments, in the order of their first nodes.
 pub fn segments(graph: &Graph) -> Vec<Segment> {
     let mut order: Vec<&str> = Vec::new();
     let mut by_name: HashMap<&str, Vec<NodeId>> = HashMap::new();
-    for id in graph.ids().filter(|&id| !is_leaf(&graph.node(id).op)) {
+    let apart = apart(graph);
+    for id in graph.ids().filter(|id| !apart[id.index()]) {
         let name = layer(&graph.node(id).scope);
         by_name.entry(name).or_insert_with(|| {
             order.push(name);

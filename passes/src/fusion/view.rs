@@ -65,7 +65,13 @@ impl<'a> View<'a> {
             Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast(_) => {
                 !self.load[id.index()] && self.graph.ty(id).dtype().is_float() && !self.is_constant(id)
             }
-            Op::Reduce(_) | Op::Softmax | Op::MatMul { .. } | Op::Scatter | Op::Sample => true,
+            Op::Reduce(_)
+            | Op::Softmax
+            | Op::TopK { .. }
+            | Op::MatMul { .. }
+            | Op::RoutedMatMul { .. }
+            | Op::Scatter
+            | Op::Sample => true,
             Op::Input(_)
             | Op::Weight { .. }
             | Op::Constant { .. }
@@ -144,6 +150,8 @@ impl<'a> View<'a> {
             | Op::Broadcast(_)
             | Op::Reduce(_)
             | Op::Softmax
+            | Op::TopK { .. }
+            | Op::RoutedMatMul { .. }
             | Op::MatMul { .. }
             | Op::Gather
             | Op::Scatter

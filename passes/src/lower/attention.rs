@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
+use weft_ir::scalar::{Binary, Reduce, Unary};
 
 /// An attention in the graph.
 #[derive(Clone, Debug)]
@@ -14,7 +15,7 @@ pub struct AttentionSite {
     pub q: NodeId,
     /// Keys, [slots, kv, d]: the state after this step's write, or a value of the step ([t, kv, d]).
     pub keys: NodeId,
-    /// Values, alike.
+    /// Values, alike; a value is the first elements of its row.
     pub values: NodeId,
     /// Rows of the keys, [t, context].
     pub index: NodeId,
@@ -22,6 +23,8 @@ pub struct AttentionSite {
     pub scores: NodeId,
     /// Input of the softmax.
     pub masked: NodeId,
+    /// A score of each head that no key belongs to, [t, kv, group, 1].
+    pub sink: Option<NodeId>,
     /// Nodes that exist only inside, but for `out`.
     pub covered: HashSet<NodeId>,
 }
@@ -59,12 +62,13 @@ impl Matcher<'_> {
             covered.insert(weights);
             weights = self.input(weights, 0);
         }
-        if !matches!(self.op(weights), Op::Softmax) {
-            return None;
-        }
+        let (masked, sink) = match self.op(weights) {
+            Op::Softmax => (self.input(weights, 0), None),
+            _ => self.with_sink(weights, &mut covered).map(|(masked, sink)| (masked, Some(sink)))?,
+        };
         covered.insert(weights);
-        let masked = self.input(weights, 0);
-        let (values, index) = self.cache_read(self.input(out, 1), &mut covered)?;
+        let (values, index) =
+            self.cache_read(self.first_part(self.input(out, 1), &mut covered), &mut covered)?;
         let scores = self.scores_of(masked, &mut covered)?;
         let (keys, key_index) = self.cache_read(self.input(scores, 1), &mut covered)?;
         if key_index != index {
@@ -84,7 +88,47 @@ impl Matcher<'_> {
             let inside = |u: &NodeId| *u == out || covered.contains(u);
             !self.kept.contains(n) && self.users[n.index()].iter().all(inside)
         });
-        private.then_some(AttentionSite { out, q, keys, values, index, scores, masked, covered })
+        private.then_some(AttentionSite { out, q, keys, values, index, scores, masked, sink, covered })
+    }
+
+    /// exp(s − m) / (Σ exp(s − m) + exp(sink − m)) with m = max(max s, sink) → (s, sink).
+    fn with_sink(&self, weights: NodeId, covered: &mut HashSet<NodeId>) -> Option<(NodeId, NodeId)> {
+        let is = |id: NodeId, op: &Op| (self.op(id) == op).then_some(id);
+        let two = |id: NodeId| [self.input(id, 0), self.input(id, 1)];
+        let [keys, total] = two(is(weights, &Op::Binary(Binary::Div))?);
+        let shifted = self.input(is(keys, &Op::Unary(Unary::Exp))?, 0);
+        let [scores, top] = two(is(shifted, &Op::Binary(Binary::Sub))?);
+        let (Op::Broadcast(_), Op::Broadcast(_)) = (self.op(top), self.op(total)) else { return None };
+        let (wide, all) = ([top, total], [self.input(top, 0), self.input(total, 0)]);
+        let [top, total] = all;
+        let either = |id: NodeId, op: Op| {
+            let [a, b] = two(is(id, &op)?);
+            Some([(a, b), (b, a)])
+        };
+        let (sum, rest) = either(total, Op::Binary(Binary::Add))?
+            .into_iter()
+            .find(|(a, _)| *self.op(*a) == Op::Reduce(Reduce::Sum) && self.input(*a, 0) == keys)?;
+        let (largest, sink) = either(top, Op::Binary(Binary::Max))?
+            .into_iter()
+            .find(|(a, _)| *self.op(*a) == Op::Reduce(Reduce::Max) && self.input(*a, 0) == scores)?;
+        let beside = self.input(is(rest, &Op::Unary(Unary::Exp))?, 0);
+        if two(is(beside, &Op::Binary(Binary::Sub))?) != [sink, top] {
+            return None;
+        }
+        covered.extend([keys, shifted, top, total, sum, rest, largest, beside]);
+        covered.extend(wide);
+        Some((scores, sink))
+    }
+
+    /// Below a slice that takes the first elements of rows: values may be the first part of keys.
+    fn first_part(&self, id: NodeId, covered: &mut HashSet<NodeId>) -> NodeId {
+        match self.op(id) {
+            Op::Slice { axis: 3, start: 0, .. } => {
+                covered.insert(id);
+                self.input(id, 0)
+            }
+            _ => id,
+        }
     }
 
     /// `transpose(gather(rows, index), [0, 2, 1, 3])` → (rows, index).

@@ -3,10 +3,11 @@
 use super::Stop;
 use super::forms::{Form, Forms};
 use std::collections::HashMap;
+use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::{BufferId, NodeId};
 use weft_ir::plan::{Buffer, BufferKind, Pack};
-use weft_ir::shape::Dim;
+use weft_ir::shape::{Dim, Shape};
 
 /// The buffers so far.
 #[derive(Debug, Default)]
@@ -65,6 +66,12 @@ impl Buffers {
             return BufferId::new(i);
         }
         self.list.push(Buffer { name, dtype: ty.dtype(), shape: ty.shape.clone(), kind });
+        BufferId::new(self.list.len() - 1)
+    }
+
+    /// A temporary that no value of the graph is.
+    pub fn temp(&mut self, name: String, dtype: DType, shape: Shape) -> BufferId {
+        self.list.push(Buffer { name, dtype, shape, kind: BufferKind::Temp });
         BufferId::new(self.list.len() - 1)
     }
 

@@ -22,12 +22,23 @@ pub(super) fn emit(graph: &Graph, forms: &Forms, lowered: &mut Lowered) -> Resul
     let known = known.collect();
     let mut buffers = Buffers::default();
     buffers.list = out.buffers;
-    let mut e =
-        Emitter { graph, forms, buffers, works: out.works, dispatches: Vec::new(), ops: Vec::new(), known };
+    let mut e = Emitter {
+        graph,
+        forms,
+        buffers,
+        works: out.works,
+        dispatches: Vec::new(),
+        ops: Vec::new(),
+        known,
+        grouped: HashMap::new(),
+    };
     for id in graph.ids().filter(|id| forms.of[id.index()] == Form::Root) {
         // An epilogue with several results is emitted once, at the last of them.
         let region = forms.product_of.get(&id).and_then(|p| forms.regions.get(p));
-        if region.is_some_and(|r| r.outputs.last() != Some(&id)) {
+        let routing = forms.routing_of(id);
+        if region.is_some_and(|r| r.outputs.last() != Some(&id))
+            || routing.is_some_and(|r| r.outputs.last() != Some(&id))
+        {
             continue;
         }
         let made = e.root(id)?;
@@ -65,7 +76,9 @@ pub(super) struct Made {
 pub(super) struct Emitter<'a> {
     pub graph: &'a Graph,
     pub forms: &'a Forms,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
+    /// For the index of routed products, where its pairs are in order.
+    pub(super) grouped: HashMap<NodeId, [BufferId; 2]>,
     works: Vec<Work>,
     dispatches: Vec<Dispatch>,
     /// For each dispatch, the nodes it computes.
@@ -86,8 +99,16 @@ impl Emitter<'_> {
         if let Some(region) = self.forms.product_of.get(&id).and_then(|p| self.forms.regions.get(p)) {
             return self.linear(region);
         }
+        if let Some(site) = self.forms.experts.get(&id) {
+            return self.experts(site);
+        }
+        if let Some(site) = self.forms.routing_of(id) {
+            return self.routing(site);
+        }
         match &self.graph.node(id).op {
             Op::MatMul { .. } => self.matmul_loop(id),
+            Op::TopK { .. } => self.top_k(id),
+            Op::RoutedMatMul { .. } => self.routed_loop(id),
             Op::Scatter => self.scatter(id),
             Op::Sample => self.sample(id),
             Op::Input(_) | Op::Weight { .. } | Op::State { .. } | Op::Decode => {
@@ -267,6 +288,12 @@ impl Emitter<'_> {
         let at = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
         inl.known.insert(site.scores, (at.clone(), Scalar::Acc(0)));
         let masked = inl.value(site.masked, &at)?;
+        let sink = site.sink.map(|s| {
+            let mut at = at.clone();
+            at[3] = Scalar::Int(0);
+            inl.value(s, &at)
+        });
+        let sink = sink.transpose()?;
         let kinds: Vec<_> = inl.reads.iter().map(|b| inl.buffers.list[b.index()].kind.clone()).collect();
         let (length, score) = causal(masked, &kinds);
         inl.domain = vec![shape[0], context];
@@ -296,6 +323,7 @@ impl Emitter<'_> {
             slot,
             length,
             score,
+            sink,
             stores,
         });
         let scope = self.graph.node(site.out).scope.clone();
@@ -303,7 +331,7 @@ impl Emitter<'_> {
     }
 
     /// Adds a work (or finds its equal) and its dispatch.
-    fn add(&mut self, root: NodeId, mut made: Made) {
+    pub(super) fn add(&mut self, root: NodeId, mut made: Made) {
         made.ops.sort_unstable();
         made.ops.dedup();
         let ops: Vec<String> = made.ops.iter().map(|&n| self.graph.node(n).op.name().to_string()).collect();

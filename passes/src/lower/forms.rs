@@ -1,7 +1,9 @@
 //! Which values become buffers, which are computed where they are used, which belong to a larger work.
 
 use super::attention::{self, AttentionSite};
+use super::experts::{self, ExpertSite};
 use super::region::{self, Limits, Region};
+use super::routing::{self, RoutingSite};
 use super::rows;
 use crate::context::Options;
 use crate::schedule;
@@ -53,6 +55,10 @@ pub struct Forms {
     pub prologues: bool,
     /// Attention sites by their last node.
     pub attention: BTreeMap<NodeId, AttentionSite>,
+    /// Routers, in order.
+    pub routing: Vec<RoutingSite>,
+    /// Routed products with their epilogues, by what they store.
+    pub experts: BTreeMap<NodeId, ExpertSite>,
     /// Uses of each node.
     pub users: Vec<Vec<NodeId>>,
 }
@@ -73,6 +79,8 @@ impl Forms {
             product_of: BTreeMap::new(),
             prologues: prologues && opt_level >= 2,
             attention: BTreeMap::new(),
+            routing: Vec::new(),
+            experts: BTreeMap::new(),
             users,
         };
         let mut covered = HashSet::new();
@@ -81,6 +89,7 @@ impl Forms {
                 covered.extend(site.covered.iter().copied());
                 forms.attention.insert(site.out, site);
             }
+            forms.find_mixtures(graph, &load, &kept, &mut covered);
             forms.find_regions(graph, options.target, &load, (&kept, forced), &mut covered);
         }
         let mut cost = vec![0u32; graph.nodes.len()];
@@ -91,7 +100,10 @@ impl Forms {
                 if part { Form::LoadPart } else { Form::Weight }
             } else if covered.contains(&id) {
                 Form::Covered
-            } else if forms.product_of.contains_key(&id) {
+            } else if forms.product_of.contains_key(&id)
+                || forms.experts.contains_key(&id)
+                || forms.routing_of(id).is_some()
+            {
                 Form::Root
             } else {
                 forms.decide_node(graph, id, opt_level, &kept, &mut cost)
@@ -122,7 +134,9 @@ impl Forms {
                 return if one { Form::Inline } else { Form::Source };
             }
             Op::Weight { .. } | Op::Decode => return Form::Weight,
-            Op::MatMul { .. } | Op::Scatter | Op::Sample => return Form::Root,
+            Op::MatMul { .. } | Op::RoutedMatMul { .. } | Op::TopK { .. } | Op::Scatter | Op::Sample => {
+                return Form::Root;
+            }
             Op::Reduce(_) | Op::Softmax => (8, uses.len() == 1),
             Op::Unary(u) => (if u.is_costly() { 8 } else { 1 }, true),
             Op::Binary(_) => (u32::from(node.ty.dtype().is_float()), true),
@@ -159,11 +173,14 @@ impl Forms {
             return [site.q, site.keys, site.values].contains(&input);
         }
         match &graph.node(user).op {
+            Op::MatMul { .. } if self.routing.iter().any(|r| r.product == Some(user)) => {
+                graph.node(user).inputs[1] == input
+            }
             Op::MatMul { .. } => {
                 let left = self.regions.contains_key(&user) && graph.node(user).inputs[0] == input;
                 !(left && self.prologues)
             }
-            Op::Sample => true,
+            Op::Sample | Op::RoutedMatMul { .. } => true,
             Op::Scatter => graph.node(user).inputs[0] == input,
             Op::Input(_)
             | Op::Weight { .. }
@@ -183,7 +200,31 @@ impl Forms {
             | Op::Concat { .. }
             | Op::Reduce(_)
             | Op::Softmax
+            | Op::TopK { .. }
             | Op::Gather => false,
+        }
+    }
+
+    /// The router that this value is a result of.
+    pub fn routing_of(&self, id: NodeId) -> Option<&RoutingSite> {
+        self.routing.iter().find(|r| r.outputs.contains(&id))
+    }
+
+    /// Mixtures of experts: routers, and routed products with what follows them.
+    fn find_mixtures(
+        &mut self,
+        graph: &Graph,
+        load: &[bool],
+        kept: &HashSet<NodeId>,
+        covered: &mut HashSet<NodeId>,
+    ) {
+        for site in routing::find(graph, &self.users, load, kept, self.prologues) {
+            covered.extend(site.nodes.iter().copied().filter(|n| !site.outputs.contains(n)));
+            self.routing.push(site);
+        }
+        for site in experts::find(graph, &self.users, kept) {
+            covered.extend(site.covered.iter().copied());
+            self.experts.insert(site.out, site);
         }
     }
 
@@ -197,7 +238,10 @@ impl Forms {
         covered: &mut HashSet<NodeId>,
     ) {
         let mut taken = covered.clone();
-        for id in graph.ids().filter(|&id| is_linear(graph, load, id)) {
+        taken.extend(self.routing.iter().flat_map(|r| r.outputs.iter().copied()));
+        taken.extend(self.experts.keys().copied());
+        let own: HashSet<NodeId> = self.routing.iter().filter_map(|r| r.product).collect();
+        for id in graph.ids().filter(|&id| is_linear(graph, load, id) && !own.contains(&id)) {
             let rows = !self.prologues && takes_rows(graph, id, target);
             let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows };
             let region = region::find(graph, id, &limits);

@@ -31,6 +31,8 @@ pub(super) struct Inliner<'a> {
     pub known: HashMap<NodeId, (Vec<Scalar>, Scalar)>,
     /// Values that the work computes even where it also stores them.
     pub inside: BTreeSet<NodeId>,
+    /// Values that an earlier step of the same row holds.
+    pub locals: HashMap<NodeId, u8>,
     stage_of: HashMap<NodeId, u8>,
 }
 
@@ -50,6 +52,7 @@ impl<'a> Inliner<'a> {
             ops: Vec::new(),
             known: HashMap::new(),
             inside: BTreeSet::new(),
+            locals: HashMap::new(),
             stage_of: HashMap::new(),
         }
     }
@@ -84,6 +87,9 @@ impl<'a> Inliner<'a> {
         {
             return Ok(value.clone());
         }
+        if let Some(&step) = self.locals.get(&id) {
+            return self.local(id, step, at);
+        }
         match self.forms.of[id.index()] {
             _ if self.inside.contains(&id) => self.define(id, at),
             Form::Weight | Form::Source | Form::Alias | Form::Root => {
@@ -91,6 +97,14 @@ impl<'a> Inliner<'a> {
             }
             Form::Inline | Form::Covered => self.define(id, at),
             Form::LoadPart => Err(Stop::Fault(format!("{id} is made at load and has no step value"))),
+        }
+    }
+
+    /// Element of an earlier step's result: of the same row.
+    fn local(&self, id: NodeId, step: u8, at: &[Scalar]) -> Result<Scalar, Stop> {
+        match at.split_first() {
+            Some((Scalar::Coord(0), rest)) => Ok(Scalar::Local(step, rest.to_vec())),
+            _ => Err(Stop::Fault(format!("{id} ({}) is used in other rows", self.graph.node(id).scope))),
         }
     }
 
@@ -173,6 +187,8 @@ impl<'a> Inliner<'a> {
             | Op::State { .. }
             | Op::Decode
             | Op::MatMul { .. }
+            | Op::TopK { .. }
+            | Op::RoutedMatMul { .. }
             | Op::Scatter
             | Op::Sample => Err(Stop::Fault(format!(
                 "{id} = {} ({}) has no scalar expression",

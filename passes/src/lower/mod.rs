@@ -9,12 +9,14 @@
 mod attention;
 mod buffers;
 mod emit;
+mod experts;
 mod forms;
 mod index;
 mod inline;
 mod linear;
 mod order;
 mod region;
+mod routing;
 mod row_region;
 mod rows;
 mod states;

@@ -213,6 +213,8 @@ fn follow(
         | Op::Broadcast(_)
         | Op::Reduce(_)
         | Op::Softmax
+        | Op::TopK { .. }
+        | Op::RoutedMatMul { .. }
         | Op::MatMul { .. }
         | Op::Gather
         | Op::Sample => None,

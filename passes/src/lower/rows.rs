@@ -45,7 +45,8 @@ fn fits(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
 
 /// Whether a root is a loop of elementwise ops and reductions.
 fn is_loop(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
-    let other = forms.product_of.contains_key(&id) || forms.attention.contains_key(&id);
+    let mixture = forms.experts.contains_key(&id) || forms.routing_of(id).is_some();
+    let other = mixture || forms.product_of.contains_key(&id) || forms.attention.contains_key(&id);
     forms.of[id.index()] == Form::Root && !other && own(&graph.node(id).op).is_some()
 }
 
@@ -113,7 +114,9 @@ pub(super) fn is_aligned(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
         | Op::Transpose(_)
         | Op::Slice { .. }
         | Op::Concat { .. }
+        | Op::TopK { .. }
         | Op::MatMul { .. }
+        | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
         | Op::Sample => false,
@@ -174,7 +177,9 @@ fn own(op: &Op) -> Option<u32> {
         | Op::Weight { .. }
         | Op::State { .. }
         | Op::Decode
+        | Op::TopK { .. }
         | Op::MatMul { .. }
+        | Op::RoutedMatMul { .. }
         | Op::Scatter
         | Op::Sample => None,
     }

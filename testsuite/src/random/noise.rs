@@ -30,7 +30,11 @@ pub fn noisy(graph: &Graph, unit: &dyn Fn(DType) -> f64, phase: usize) -> Graph 
         let mut inputs: Vec<NodeId> = node.inputs.iter().map(|i| map[i.index()]).collect();
         let sums = matches!(
             node.op,
-            Op::MatMul { .. } | Op::Softmax | Op::Reduce(Reduce::Sum) | Op::Reduce(Reduce::Mean)
+            Op::MatMul { .. }
+                | Op::RoutedMatMul { .. }
+                | Op::Softmax
+                | Op::Reduce(Reduce::Sum)
+                | Op::Reduce(Reduce::Mean)
         );
         if let (true, Some(first)) = (sums, inputs.first_mut()) {
             // What is summed is rounded, too: in f32.
@@ -59,13 +63,14 @@ fn is_rounded(node: &Node) -> bool {
         Op::Unary(u) => !matches!(u, Unary::Neg | Unary::Abs),
         Op::Binary(b) => !matches!(b, Binary::Min | Binary::Max),
         Op::Reduce(r) => *r != Reduce::Max,
-        Op::Softmax | Op::MatMul { .. } | Op::Cast(_) => true,
+        Op::Softmax | Op::MatMul { .. } | Op::RoutedMatMul { .. } | Op::Cast(_) => true,
         Op::Input(_)
         | Op::Weight { .. }
         | Op::Constant { .. }
         | Op::Iota { .. }
         | Op::State { .. }
         | Op::Decode
+        | Op::TopK { .. }
         | Op::Compare(_)
         | Op::Select
         | Op::Reshape(_)

@@ -44,6 +44,8 @@ pub fn resized(graph: &Graph, map: &dyn Fn(usize) -> usize) -> Option<Graph> {
             | Op::Concat { .. }
             | Op::Reduce(_)
             | Op::Softmax
+            | Op::TopK { .. }
+            | Op::RoutedMatMul { .. }
             | Op::MatMul { .. }
             | Op::Gather
             | Op::Scatter

@@ -135,6 +135,9 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         output_bias: m.has("blk.0.attn_output.bias"),
         mlp_bias: m.has("blk.0.ffn_up.bias"),
         hidden_act: spec.act.1,
+        experts: None,
+        latent: None,
+        sinks: false,
         dtype: match embedding.encoding {
             Some(Encoding::Plain(d)) if d.is_float() => Some(d),
             _ => None,

@@ -86,7 +86,9 @@ pub(super) fn attention(m: &Metadata, spec: &Spec, layers: usize) -> Result<Vec<
     let (window, every) = match spec.windows {
         Windows::Pattern(every) => (m.size("attention.sliding_window")?.or(gemma.then_some(4096)), every),
         Windows::All(_) => (m.size("attention.sliding_window")?, usize::MAX),
-        Windows::None | Windows::Used | Windows::NoRope | Windows::Cycle(_) => (None, usize::MAX),
+        Windows::None | Windows::Used | Windows::NoRope | Windows::Cycle(_) | Windows::Alternate(_) => {
+            (None, usize::MAX)
+        }
     };
     let window = window.filter(|&w| w > 0);
     let configured = window.is_some();

@@ -71,6 +71,7 @@ fn yarn(m: &Metadata, factor: f64, context: usize) -> Result<RopeScaling> {
         beta_fast: m.number("rope.scaling.yarn_beta_fast")?.unwrap_or(YARN.0),
         beta_slow: m.number("rope.scaling.yarn_beta_slow")?.unwrap_or(YARN.1),
         attention_factor: by * (1.0 + 0.1 * factor.ln()),
+        score_factor: 1.0,
         truncate: true,
         original_max_position,
     })

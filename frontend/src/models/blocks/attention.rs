@@ -6,7 +6,7 @@ use crate::config::{LayerRope, PositionKind, QkNorm};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, ValueType};
 use weft_ir::ids::NodeId;
-use weft_ir::scalar::{Binary, Compare, Unary};
+use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
 use weft_ir::shape::{Dim, Sym};
 
 /// Names of the tensors of an attention, within its module.
@@ -157,25 +157,77 @@ fn attend(
         None => m.g.cast(x, dtype),
     };
     let (q, k) = (place(q), place(k));
+    over_cache(m, [q, k, v], name, layer)
+}
 
+/// Attention of queries `[t, heads, d]` over the layer's cache, with the step's keys `[t, kv, d]` and values
+/// `[t, kv, v]` written to it: `[t, heads · v]` of the model's type.
+fn over_cache(m: &mut ModelBuilder<'_>, [q, k, v]: [NodeId; 3], name: &str, layer: usize) -> NodeId {
+    let dtype = m.dtype;
     let slots = m.g.input(Input::Slots);
-    let cache = ValueType::plain(dtype, vec![Sym::Slots.into(), Dim::Const(kv), Dim::Const(d)]);
+    let cache = |m: &ModelBuilder<'_>, x| {
+        let mut shape = m.g.shape(x);
+        if let Some(first) = shape.first_mut() {
+            *first = Sym::Slots.into();
+        }
+        ValueType::plain(dtype, shape)
+    };
     let (k_name, v_name) = (format!("cache.{layer}.k"), format!("cache.{layer}.v"));
     let (keys, values) = m.scoped("cache", |m| {
-        let keys = m.g.state(&k_name, cache.clone());
-        let values = m.g.state(&v_name, cache);
+        let (k_type, v_type) = (cache(m, k), cache(m, v));
+        let keys = m.g.state(&k_name, k_type);
+        let values = m.g.state(&v_name, v_type);
         (m.g.scatter(keys, k, slots), m.g.scatter(values, v, slots))
     });
     m.g.state_out(&k_name, keys);
     m.g.state_out(&v_name, values);
-
-    let out = m.scoped("attention", |m| {
+    let (keys, values) = m.scoped("attention", |m| {
         let index = key_slots(m);
         let keys = m.g.gather(keys, index);
         let values = m.g.gather(values, index);
         // [t, context, kv, d] → [t, kv, context, d]
-        let keys = m.g.transpose(keys, &[0, 2, 1, 3]);
-        let values = m.g.transpose(values, &[0, 2, 1, 3]);
+        (m.g.transpose(keys, &[0, 2, 1, 3]), m.g.transpose(values, &[0, 2, 1, 3]))
+    });
+    attend_to(m, [q, keys, values], name, layer)
+}
+
+/// A cache of this name after the step's rows `[t, kv, d]` are written to it.
+pub(super) fn cached(m: &mut ModelBuilder<'_>, rows: NodeId, name: &str) -> NodeId {
+    let slots = m.g.input(Input::Slots);
+    let mut shape = m.g.shape(rows);
+    if let Some(first) = shape.first_mut() {
+        *first = Sym::Slots.into();
+    }
+    let written = m.scoped("cache", |m| {
+        let state = m.g.state(name, ValueType::plain(m.dtype, shape));
+        m.g.scatter(state, rows, slots)
+    });
+    m.g.state_out(name, written);
+    written
+}
+
+/// Rows of a cache `[slots, kv, d]` that each token may see: `[t, kv, context, d]`.
+pub(super) fn visible_rows(m: &mut ModelBuilder<'_>, cache: NodeId) -> NodeId {
+    let index = key_slots(m);
+    let rows = m.g.gather(cache, index);
+    m.g.transpose(rows, &[0, 2, 1, 3])
+}
+
+/// Attention of queries `[t, heads, d]` to keys `[t, kv, context, d]` and values `[t, kv, context, v]`:
+/// `[t, heads · v]` of the model's type.
+pub(super) fn attend_to(
+    m: &mut ModelBuilder<'_>,
+    [q, keys, values]: [NodeId; 3],
+    name: &str,
+    layer: usize,
+) -> NodeId {
+    let (c, dtype) = (m.config, m.dtype);
+    let tokens: Dim = Sym::Tokens.into();
+    let extent =
+        |m: &ModelBuilder<'_>, x, axis| m.g.shape(x).get(axis).and_then(|d: &Dim| d.as_const()).unwrap_or(1);
+    let (heads, kv, d, wide) =
+        (extent(m, q, 1), extent(m, keys, 1), extent(m, keys, 3), extent(m, values, 3));
+    let out = m.scoped("attention", |m| {
         let q = m.g.reshape(q, vec![tokens, Dim::Const(kv), Dim::Const(heads / kv), Dim::Const(d)]);
         let scores = m.g.matmul_t(q, keys, DType::F32);
         let scores =
@@ -184,11 +236,32 @@ fn attend(
         let scores = m.soft_cap(scores, c.attention_softcap);
         let scores = if c.positions == PositionKind::Alibi { alibi(m, scores) } else { scores };
         let masked = visible(m, scores, c.attention.get(layer).and_then(|a| a.window));
-        let weights = m.g.softmax(masked);
+        let weights = if c.sinks { with_sinks(m, masked, name) } else { m.g.softmax(masked) };
         let weights = m.g.cast(weights, dtype);
         m.g.matmul(weights, values, dtype)
     });
-    m.g.reshape(out, vec![tokens, Dim::Const(heads * d)])
+    m.g.reshape(out, vec![tokens, Dim::Const(heads * wide)])
+}
+
+/// Softmax of scores `[t, kv, group, context]` with one more for each head, `name.sinks`, whose weight goes to
+/// no key: exp(s − m) / (Σ exp(s − m) + exp(sink − m)), with m the largest of all.
+fn with_sinks(m: &mut ModelBuilder<'_>, scores: NodeId, name: &str) -> NodeId {
+    let heads = m.config.heads;
+    let shape = m.g.shape(scores);
+    let sinks = m.weight(&format!("{name}.sinks"), &[heads]);
+    let one = Dim::Const(1);
+    let sinks = m.g.reshape(sinks, vec![one, shape[1], shape[2], one]);
+    let sinks = m.g.cast(sinks, DType::F32);
+    let largest = m.g.reduce(Reduce::Max, scores);
+    let sinks = m.g.broadcast(sinks, m.g.shape(largest));
+    let top = m.g.binary(Binary::Max, largest, sinks);
+    let shifted = m.g.binary(Binary::Sub, scores, top);
+    let keys = m.g.unary(Unary::Exp, shifted);
+    let sum = m.g.reduce(Reduce::Sum, keys);
+    let sink = m.g.binary(Binary::Sub, sinks, top);
+    let sink = m.g.unary(Unary::Exp, sink);
+    let sum = m.g.binary(Binary::Add, sum, sink);
+    m.g.binary(Binary::Div, keys, sum)
 }
 
 /// The norm of x `[t, heads, d]` with a stored weight for each head.

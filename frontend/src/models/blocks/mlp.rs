@@ -54,8 +54,13 @@ pub fn activation(m: &mut ModelBuilder<'_>, x: NodeId) -> NodeId {
 
 /// down(act(gate(x)) · up(x)) (Shazeer 2020) of x `[t, h]`, in f32.
 pub fn gated(m: &mut ModelBuilder<'_>, x: NodeId, name: &str) -> NodeId {
-    m.scoped("mlp", |m| {
-        let (wide, bias) = (m.config.intermediate_size, m.config.mlp_bias);
+    gated_of(m, x, name, "mlp", m.config.intermediate_size)
+}
+
+/// As [`gated`], of another width, in the scope `part`.
+pub fn gated_of(m: &mut ModelBuilder<'_>, x: NodeId, name: &str, part: &str, wide: usize) -> NodeId {
+    m.scoped(part, |m| {
+        let bias = m.config.mlp_bias;
         let gate = m.linear_wide(x, &format!("{name}.gate_proj"), wide, bias);
         let up = m.linear_wide(x, &format!("{name}.up_proj"), wide, bias);
         gate_and_down(m, gate, up, &format!("{name}.down_proj"))

@@ -10,7 +10,9 @@ pub mod attention;
 pub mod decoder;
 pub mod embedding;
 pub mod encoder;
+pub mod experts;
 pub mod head;
+pub mod latent;
 mod linear;
 pub mod mlp;
 pub mod norm;
@@ -83,6 +85,11 @@ impl<'a> ModelBuilder<'a> {
     /// A weight of this shape as a value of the model's type: decoded, and put in Hugging Face's order where the file
     /// has another.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> NodeId {
+        self.weight_as(name, shape, self.dtype)
+    }
+
+    /// As [`ModelBuilder::weight`], of another type.
+    pub fn weight_as(&mut self, name: &str, shape: &[usize], dtype: DType) -> NodeId {
         let source = match self.checkpoint.source(name) {
             Ok(s) if s.shape == shape => s,
             Ok(s) => {
@@ -102,7 +109,7 @@ impl<'a> ModelBuilder<'a> {
             w = self.g.decode(w);
         }
         let w = self.laid_out(w, source.layout, shape);
-        self.g.cast(w, self.dtype)
+        self.g.cast(w, dtype)
     }
 
     /// A stored value in Hugging Face's order, of this shape.

@@ -21,7 +21,15 @@ pub fn configured(m: &mut ModelBuilder<'_>, x: NodeId, name: &str) -> NodeId {
 pub fn rms(m: &mut ModelBuilder<'_>, x: NodeId, weight: &str) -> NodeId {
     m.scoped(part(weight), |m| {
         let w = vector(m, x, weight);
-        rms_by(m, x, w)
+        rms_by(m, x, w, m.config.norm_eps)
+    })
+}
+
+/// RMSNorm of x `[…, h]` with an epsilon of its own.
+pub fn rms_with(m: &mut ModelBuilder<'_>, x: NodeId, weight: &str, eps: f64) -> NodeId {
+    m.scoped(part(weight), |m| {
+        let w = vector(m, x, weight);
+        rms_by(m, x, w, eps)
     })
 }
 
@@ -40,17 +48,17 @@ pub fn layer(m: &mut ModelBuilder<'_>, x: NodeId, name: &str, eps: f64, bias: bo
 /// The configured norm without bias, with a weight that broadcasts to x: of the type of x.
 pub fn by(m: &mut ModelBuilder<'_>, x: NodeId, w: NodeId) -> NodeId {
     match m.config.norm {
-        Norm::Rms | Norm::RmsPlusOne => rms_by(m, x, w),
+        Norm::Rms | Norm::RmsPlusOne => rms_by(m, x, w, m.config.norm_eps),
         Norm::Layer { .. } => layer_by(m, x, w, None, m.config.norm_eps),
     }
 }
 
-fn rms_by(m: &mut ModelBuilder<'_>, x: NodeId, w: NodeId) -> NodeId {
+fn rms_by(m: &mut ModelBuilder<'_>, x: NodeId, w: NodeId, eps: f64) -> NodeId {
     let dtype = m.g.dtype(x);
     let wide = m.g.cast(x, DType::F32);
     let square = m.g.binary(Binary::Mul, wide, wide);
     let mean = m.g.reduce(Reduce::Mean, square);
-    let eps = m.g.scalar_like(m.config.norm_eps as f32, mean);
+    let eps = m.g.scalar_like(eps as f32, mean);
     let mean = m.g.binary(Binary::Add, mean, eps);
     let scale = m.g.unary(Unary::Rsqrt, mean);
     let y = m.g.binary(Binary::Mul, wide, scale);

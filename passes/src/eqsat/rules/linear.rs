@@ -5,7 +5,7 @@ use crate::eqsat::analysis::Block;
 use crate::eqsat::build::{
     dtype, extents, find, linear, op, reshape, reshape_const, shape, slice, transpose,
 };
-use crate::eqsat::language::{Kind, Node};
+use crate::eqsat::language::Kind;
 use crate::numerics::Numerics;
 use egg::{Id, Subst};
 use std::collections::BTreeSet;

@@ -42,7 +42,13 @@ pub const ATTENTION: Fusion = Fusion {
     name: "attention",
     numerics: Numerics::Reassociates,
     summary: "softmax(q·kᵀ …)·v over cache rows, with running maxima and sums (Dao et al. 2022)",
-    patterns: &["(matmul (softmax ?m) ?v)", "(matmul (cast (softmax ?m)) ?v)"],
+    patterns: &[
+        "(matmul (softmax ?m) ?v)",
+        "(matmul (cast (softmax ?m)) ?v)",
+        // With a sink in the sum.
+        "(matmul (div (exp (sub ?m ?t)) ?z) ?v)",
+        "(matmul (cast (div (exp (sub ?m ?t)) ?z)) ?v)",
+    ],
     find: |v, at, vars| {
         let masked = vars.get("?m")?;
         let scores = scores(v, masked)?;

@@ -1,6 +1,7 @@
 //! The fusions, by family.
 
 mod attention;
+mod experts;
 mod linear;
 mod loops;
 mod norm;
@@ -23,6 +24,8 @@ pub fn all() -> Vec<Fusion> {
         attention::CACHE_WRITE,
         attention::ATTENTION,
         attention::SCORES,
+        experts::ROUTER,
+        experts::EXPERTS,
         linear::HEAD_SAMPLE,
         loops::ELEMENTWISE,
         loops::CAST,

@@ -1,0 +1,100 @@
+//! Multi-head latent attention (DeepSeek-AI 2024): keys and values are projections of one narrow value of each
+//! token, which is what the cache holds.
+
+use super::attention::{attend_to, cached, visible_rows};
+use super::rotary::{self, Rotaries};
+use super::{Linear, ModelBuilder, norm};
+use crate::config::Latent;
+use weft_ir::ids::NodeId;
+use weft_ir::shape::{Dim, Sym};
+
+/// Epsilon of the norms of the narrow values, whatever the model's (DeepSeek's code).
+const NORM_EPS: f64 = 1e-6;
+
+/// Latent attention of x `[t, h]`, in f32, in its absorbed form: a head's key is W·c with c the narrow value, so
+/// q·(W c) = (Wᵀq)·c, and the cache holds c and the rotated elements that all heads share, as one key head. The sum
+/// of values W'·c is W' times the sum of c. Products with a matrix for each head are routed by the head's number.
+pub fn attention(
+    m: &mut ModelBuilder<'_>,
+    x: NodeId,
+    name: &str,
+    l: Latent,
+    layer: usize,
+    rotaries: Rotaries,
+) -> NodeId {
+    m.scoped("self_attn", |m| {
+        let c = m.config;
+        let (tokens, heads) = (Dim::Sym(Sym::Tokens), c.heads);
+        let split = |m: &mut ModelBuilder<'_>, x, n: usize, d: usize| {
+            m.g.reshape(x, vec![tokens, Dim::Const(n), Dim::Const(d)])
+        };
+        let turn = |m: &mut ModelBuilder<'_>, x| match rotaries.global {
+            Some(rotary) => m.scoped("rotary", |m| rotary::rotate(m, x, rotary)),
+            None => m.g.cast(x, m.dtype),
+        };
+        let [q_pe, q_plain] = queries(m, x, name, l);
+        let (q_pe, q_plain) = (split(m, q_pe, heads, l.rotated), split(m, q_plain, heads, l.plain));
+        // The narrow value, and the rotated key of all heads.
+        let wide = l.kv_rank + l.rotated;
+        let both = m.stored_linear(x, &format!("{name}.kv_a_proj_with_mqa"), wide, c.attention_bias, false);
+        let (narrow, shared) = (both.rows(m, 0, l.kv_rank), both.rows(m, l.kv_rank, l.rotated));
+        let shared = as_halves(m, shared, 1, l.rotated);
+        let narrow = m.scoped("kv_a_proj", |m| m.apply(x, narrow));
+        let narrow = m.g.cast(narrow, m.dtype);
+        let narrow = norm::rms_with(m, narrow, &format!("{name}.kv_a_layernorm.weight"), NORM_EPS);
+        let k_pe = m.scoped("k_pe_proj", |m| m.apply(x, shared));
+        let (narrow, k_pe) = (split(m, narrow, 1, l.kv_rank), split(m, k_pe, 1, l.rotated));
+        let (q_pe, k_pe) = (turn(m, q_pe), turn(m, k_pe));
+        let [keys, values] = by_head(m, name, l);
+        let head = m.g.iota(1, vec![tokens, Dim::Const(heads)]);
+        let q_plain = m.g.cast(q_plain, m.dtype);
+        let q_narrow = m.scoped("k_b_proj", |m| m.g.routed_matmul(q_plain, keys, head, m.dtype));
+        let q = m.g.concat(&[q_narrow, q_pe], 2);
+        let row = m.g.concat(&[narrow, k_pe], 2);
+        let cache = cached(m, row, &format!("cache.{layer}.latent"));
+        let (rows, sums) = m.scoped("attention", |m| {
+            let rows = visible_rows(m, cache);
+            (rows, m.g.slice(rows, 3, 0, l.kv_rank))
+        });
+        let out = attend_to(m, [q, rows, sums], name, layer);
+        let out = split(m, out, heads, l.kv_rank);
+        let out = m.scoped("v_b_proj", |m| m.g.routed_matmul(out, values, head, m.dtype));
+        let out = m.g.reshape(out, vec![tokens, Dim::Const(heads * l.value)]);
+        m.linear_wide(out, &format!("{name}.o_proj"), c.hidden_size, c.output_bias)
+    })
+}
+
+/// The matrices that make keys and values of the narrow value, by head: those of keys turned, `[heads, rank, plain]`,
+/// and those of values, `[heads, value, rank]`.
+fn by_head(m: &mut ModelBuilder<'_>, name: &str, l: Latent) -> [NodeId; 2] {
+    let (heads, of) = (m.config.heads, l.plain + l.value);
+    let weight = m.weight(&format!("{name}.kv_b_proj.weight"), &[heads * of, l.kv_rank]);
+    let grouped = m.g.reshape(weight, [heads, of, l.kv_rank].map(Dim::Const).to_vec());
+    let keys = m.g.slice(grouped, 1, 0, l.plain);
+    [m.g.transpose(keys, &[0, 2, 1]), m.g.slice(grouped, 1, l.plain, l.value)]
+}
+
+/// Queries, f32: the rotated elements of all heads, and the others.
+fn queries(m: &mut ModelBuilder<'_>, x: NodeId, name: &str, l: Latent) -> [NodeId; 2] {
+    let (heads, of) = (m.config.heads, l.plain + l.rotated);
+    let (from, stored) = match l.q_rank {
+        None => (x, "q_proj"),
+        Some(rank) => {
+            let narrow = m.linear(x, &format!("{name}.q_a_proj"), rank, m.config.attention_bias);
+            (norm::rms_with(m, narrow, &format!("{name}.q_a_layernorm.weight"), NORM_EPS), "q_b_proj")
+        }
+    };
+    let all = m.stored_linear(from, &format!("{name}.{stored}"), heads * of, false, false);
+    let rotated = all.of_groups(m, heads, of, l.plain, l.rotated);
+    let rotated = as_halves(m, rotated, heads, l.rotated);
+    let plain = all.of_groups(m, heads, of, 0, l.plain);
+    [m.scoped("q_pe_proj", |m| m.apply(from, rotated)), m.scoped("q_nope_proj", |m| m.apply(from, plain))]
+}
+
+/// Rows of the rotated elements in the order that the rotation takes.
+fn as_halves(m: &mut ModelBuilder<'_>, layer: Linear, heads: usize, dim: usize) -> Linear {
+    if !m.config.interleaved() {
+        return layer;
+    }
+    layer.map(|w| rotary::halves(m, w, heads, dim))
+}
