@@ -1,0 +1,347 @@
+//! Fusions: what their patterns find, and near misses that they must not.
+
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Graph, GraphBuilder, Input, Op, ValueType};
+use weft_ir::ids::NodeId;
+use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
+use weft_ir::shape::{Dim, Sym};
+use weft_passes::Selection;
+use weft_passes::fusion::find;
+
+const T: Dim = Dim::Sym(Sym::Tokens);
+const WIDTH: usize = 16;
+
+struct Maker {
+    g: GraphBuilder,
+}
+
+impl Maker {
+    fn new() -> Maker {
+        Maker { g: GraphBuilder::new() }
+    }
+
+    fn weight(&mut self, name: &str, shape: &[usize]) -> NodeId {
+        let shape = shape.iter().map(|&n| Dim::Const(n)).collect();
+        self.g.weight(name, ValueType::plain(DType::F32, shape))
+    }
+
+    fn rows(&mut self, table: &str) -> NodeId {
+        let table = self.weight(table, &[11, WIDTH]);
+        let ids = self.g.input(Input::TokenIds);
+        self.g.gather(table, ids)
+    }
+
+    fn linear(&mut self, x: NodeId, name: &str, n: usize) -> NodeId {
+        let w = self.weight(name, &[n, WIDTH]);
+        self.g.matmul_t(x, w, DType::F32)
+    }
+
+    fn bin(&mut self, op: Binary, a: NodeId, b: NodeId) -> NodeId {
+        self.g.binary(op, a, b)
+    }
+
+    /// x · rsqrt(mean(of²) + ε).
+    fn scaled(&mut self, x: NodeId, of: NodeId) -> NodeId {
+        let square = self.bin(Binary::Mul, of, of);
+        let mean = self.g.reduce(Reduce::Mean, square);
+        let eps = self.g.scalar_like(1e-5, mean);
+        let mean = self.bin(Binary::Add, mean, eps);
+        let scale = self.g.unary(Unary::Rsqrt, mean);
+        self.bin(Binary::Mul, x, scale)
+    }
+
+    fn heads(&mut self, x: NodeId) -> NodeId {
+        self.g.reshape(x, vec![T, Dim::Const(2), Dim::Const(WIDTH / 2)])
+    }
+
+    /// Rotation with one of its parts replaced.
+    fn rotated(&mut self, x: NodeId, change: &str) -> NodeId {
+        let x = self.heads(x);
+        let half = WIDTH / 4;
+        let (a, b) = (self.g.slice(x, 2, 0, half), self.g.slice(x, 2, half, half));
+        let p = self.g.input(Input::Positions);
+        let p = self.g.cast(p, DType::F32);
+        let p = self.g.reshape(p, vec![T, Dim::Const(1), Dim::Const(1)]);
+        let (cos, sin) = (self.g.unary(Unary::Cos, p), self.g.unary(Unary::Sin, p));
+        let (b2, s2) = match change {
+            "halves" => (a, sin),
+            "angle" => (b, cos),
+            _ => (b, sin),
+        };
+        let (ac, bs) = (self.bin(Binary::Mul, a, cos), self.bin(Binary::Mul, b, sin));
+        let (bc, sa) = (self.bin(Binary::Mul, b2, cos), self.bin(Binary::Mul, a, s2));
+        let (low, high) = match change {
+            "signs" => (self.bin(Binary::Add, ac, bs), self.bin(Binary::Sub, bc, sa)),
+            _ => (self.bin(Binary::Sub, ac, bs), self.bin(Binary::Add, bc, sa)),
+        };
+        self.g.concat(&[low, high], 2)
+    }
+
+    /// Attention over cached rows; `change` is what differs from it.
+    fn attention(&mut self, change: &str) -> NodeId {
+        let slots = |n| vec![Sym::Slots.into(), Dim::Const(2), Dim::Const(n)];
+        let keys = self.g.state("k", ValueType::plain(DType::F32, slots(8)));
+        let values = self.g.state("v", ValueType::plain(DType::F32, slots(8)));
+        let base = self.g.input(Input::SlotBase);
+        let sequences = self.g.input(Input::Sequences);
+        let base = self.g.gather(base, sequences);
+        let base = self.g.reshape(base, vec![T, Dim::Const(1)]);
+        let j = self.g.iota(1, vec![T, Sym::Context.into()]);
+        let index = self.bin(Binary::Add, base, j);
+        let (k, v) = (self.g.gather(keys, index), self.g.gather(values, index));
+        let (k, v) = (self.g.transpose(k, &[0, 2, 1, 3]), self.g.transpose(v, &[0, 2, 1, 3]));
+        let x = self.rows("q");
+        let q = self.g.reshape(x, vec![T, Dim::Const(2), Dim::Const(1), Dim::Const(8)]);
+        let scores = self.g.matmul_t(q, k, DType::F32);
+        let scale = self.g.scalar_like(0.35, scores);
+        let scores = self.bin(Binary::Mul, scores, scale);
+        let scores = match change {
+            "soft-cap" => {
+                let y = self.g.unary(Unary::Tanh, scores);
+                self.bin(Binary::Mul, y, scale)
+            }
+            "sum" => self.g.reduce(Reduce::Sum, scores),
+            _ => scores,
+        };
+        let scores = match change {
+            "sum" => {
+                let shape = vec![T, Dim::Const(2), Dim::Const(1), Sym::Context.into()];
+                self.g.broadcast(scores, shape)
+            }
+            _ => scores,
+        };
+        let hidden = self.g.scalar_like(f32::NEG_INFINITY, scores);
+        let (one, context) = (Dim::Const(1), Sym::Context.into());
+        let j = self.g.iota(3, vec![one, one, one, context]);
+        let p = self.g.input(Input::Positions);
+        let p = self.g.reshape(p, vec![T, one, one, one]);
+        let past = self.g.compare(Compare::Le, j, p);
+        let past = self.g.broadcast(past, vec![T, Dim::Const(2), one, context]);
+        let masked = self.g.select(past, scores, hidden);
+        let weights = match change {
+            "exp" => self.g.unary(Unary::Exp, masked),
+            _ => self.g.softmax(masked),
+        };
+        self.g.matmul(weights, v, DType::F32)
+    }
+
+    /// Number of sites of a fusion in the graph of a value.
+    fn sites(mut self, value: NodeId, fusion: &str) -> usize {
+        self.g.output("y", value);
+        let graph: Graph = self.g.finish().unwrap_or_else(|e| panic!("{e}"));
+        let sites = find(&graph, &Selection::default()).unwrap_or_else(|e| panic!("{e}"));
+        sites.of.get(fusion).unwrap_or_else(|| panic!("no fusion {fusion}")).len()
+    }
+}
+
+#[test]
+fn an_rms_norm_is_scaled_by_its_own_rows() {
+    let mut m = Maker::new();
+    let x = m.rows("x");
+    let y = m.scaled(x, x);
+    assert_eq!(m.sites(y, "rms-norm"), 1);
+
+    // √ in place of 1/√.
+    let mut m = Maker::new();
+    let x = m.rows("x");
+    let square = m.bin(Binary::Mul, x, x);
+    let mean = m.g.reduce(Reduce::Mean, square);
+    let eps = m.g.scalar_like(1e-5, mean);
+    let mean = m.bin(Binary::Add, mean, eps);
+    let scale = m.g.unary(Unary::Sqrt, mean);
+    let y = m.bin(Binary::Mul, x, scale);
+    assert_eq!(m.sites(y, "rms-norm"), 0);
+
+    // The product of two values is no square.
+    let mut m = Maker::new();
+    let (x, z) = (m.rows("x"), m.rows("z"));
+    let product = m.bin(Binary::Mul, x, z);
+    let mean = m.g.reduce(Reduce::Mean, product);
+    let eps = m.g.scalar_like(1e-5, mean);
+    let mean = m.bin(Binary::Add, mean, eps);
+    let scale = m.g.unary(Unary::Rsqrt, mean);
+    let y = m.bin(Binary::Mul, x, scale);
+    assert_eq!(m.sites(y, "rms-norm"), 0);
+
+    // A largest element is no mean.
+    let mut m = Maker::new();
+    let x = m.rows("x");
+    let square = m.bin(Binary::Mul, x, x);
+    let most = m.g.reduce(Reduce::Max, square);
+    let eps = m.g.scalar_like(1e-5, most);
+    let most = m.bin(Binary::Add, most, eps);
+    let scale = m.g.unary(Unary::Rsqrt, most);
+    let y = m.bin(Binary::Mul, x, scale);
+    assert_eq!(m.sites(y, "rms-norm"), 0);
+}
+
+#[test]
+fn a_layer_norm_takes_its_own_mean_off() {
+    let centred = |other: bool| {
+        let mut m = Maker::new();
+        let (x, z) = (m.rows("x"), m.rows("z"));
+        let mean = m.g.reduce(Reduce::Mean, if other { z } else { x });
+        let c = m.bin(Binary::Sub, x, mean);
+        let y = m.scaled(c, c);
+        m.sites(y, "layer-norm")
+    };
+    assert_eq!((centred(false), centred(true)), (1, 0));
+}
+
+#[test]
+fn a_bias_is_a_weight() {
+    let biased = |weight: bool| {
+        let mut m = Maker::new();
+        let x = m.rows("x");
+        let y = m.linear(x, "w", 8);
+        let b = match weight {
+            true => m.weight("b", &[1, 8]),
+            false => {
+                let all = m.linear(x, "b", 8);
+                m.g.reduce(Reduce::Mean, all)
+            }
+        };
+        let y = m.bin(Binary::Add, y, b);
+        m.sites(y, "linear-bias")
+    };
+    assert_eq!((biased(true), biased(false)), (1, 0));
+}
+
+#[test]
+fn activations_are_told_from_what_looks_like_them() {
+    let of = |make: &dyn Fn(&mut Maker, NodeId) -> NodeId| {
+        let mut m = Maker::new();
+        let x = m.rows("x");
+        let y = m.linear(x, "w", 8);
+        let y = make(&mut m, y);
+        m.sites(y, "linear-activation")
+    };
+    let squared_relu = |m: &mut Maker, y: NodeId| {
+        let zero = m.g.scalar_like(0.0, y);
+        let r = m.bin(Binary::Max, y, zero);
+        m.bin(Binary::Mul, r, r)
+    };
+    assert_eq!(of(&|m, y| m.g.unary(Unary::Silu, y)), 1);
+    assert_eq!(of(&squared_relu), 1);
+    let gelu = |m: &mut Maker, y: NodeId, of: NodeId| {
+        let e = m.g.unary(Unary::Erf, of);
+        let one = m.g.scalar_like(1.0, e);
+        let e = m.bin(Binary::Add, e, one);
+        let half = m.g.scalar_like(0.5, y);
+        let y = m.bin(Binary::Mul, y, half);
+        m.bin(Binary::Mul, y, e)
+    };
+    assert_eq!(of(&|m, y| gelu(m, y, y)), 1);
+    // The gate of another value.
+    assert_eq!(
+        of(&|m, y| {
+            let z = m.rows("z");
+            let z = m.linear(z, "v", 8);
+            gelu(m, y, z)
+        }),
+        0
+    );
+    assert_eq!(of(&|m, y| m.g.unary(Unary::Tanh, y)), 0);
+    assert_eq!(of(&|m, y| m.bin(Binary::Mul, y, y)), 0);
+}
+
+#[test]
+fn gate_and_up_are_two_values() {
+    let gated = |same: bool| {
+        let mut m = Maker::new();
+        let x = m.rows("x");
+        let (gate, up) = (m.linear(x, "gate", 8), m.linear(x, "up", 8));
+        let f = m.g.unary(Unary::Silu, gate);
+        let y = m.bin(Binary::Mul, f, if same { gate } else { up });
+        m.sites(y, "gated-activation")
+    };
+    assert_eq!((gated(false), gated(true)), (1, 0));
+}
+
+#[test]
+fn a_residual_has_the_products_shape() {
+    let mut m = Maker::new();
+    let x = m.rows("x");
+    let y = m.linear(x, "w", WIDTH);
+    let y = m.bin(Binary::Add, x, y);
+    assert_eq!(m.sites(y, "residual"), 1);
+
+    let mut m = Maker::new();
+    let x = m.rows("x");
+    let y = m.linear(x, "w", WIDTH);
+    let mean = m.g.reduce(Reduce::Mean, x);
+    let y = m.bin(Binary::Add, y, mean);
+    assert_eq!(m.sites(y, "residual"), 0);
+}
+
+#[test]
+fn a_rotation_turns_both_halves_by_one_angle() {
+    let of = |change: &str| {
+        let mut m = Maker::new();
+        let x = m.rows("x");
+        let y = m.linear(x, "w", WIDTH);
+        let y = m.rotated(y, change);
+        m.sites(y, "rope")
+    };
+    assert_eq!(of(""), 1);
+    for change in ["halves", "angle", "signs"] {
+        assert_eq!(of(change), 0, "{change}");
+    }
+    // Not of a projection.
+    let mut m = Maker::new();
+    let x = m.rows("x");
+    let y = m.rotated(x, "");
+    assert_eq!(m.sites(y, "rope"), 0);
+}
+
+#[test]
+fn attention_normalises_elementwise_scores() {
+    let of = |change: &str, fusion: &str| {
+        let mut m = Maker::new();
+        let y = m.attention(change);
+        m.sites(y, fusion)
+    };
+    assert_eq!((of("", "attention"), of("", "attention-epilogue")), (1, 0));
+    assert_eq!((of("soft-cap", "attention"), of("soft-cap", "attention-epilogue")), (1, 1));
+    for change in ["exp", "sum"] {
+        assert_eq!(of(change, "attention"), 0, "{change}");
+    }
+}
+
+#[test]
+fn linears_of_one_input_are_one_site() {
+    let of = |other: bool| {
+        let mut m = Maker::new();
+        let (x, z) = (m.rows("x"), m.rows("z"));
+        let (a, b) = (m.linear(x, "a", 8), m.linear(if other { z } else { x }, "b", 8));
+        let y = m.g.concat(&[a, b], 1);
+        m.sites(y, "merge-linears")
+    };
+    assert_eq!((of(false), of(true)), (1, 0));
+}
+
+#[test]
+fn casts_of_integers_are_not_counted() {
+    let mut m = Maker::new();
+    let p = m.g.input(Input::Positions);
+    let p = m.g.cast(p, DType::F32);
+    let y = m.g.unary(Unary::Cos, p);
+    assert_eq!(m.sites(y, "fold-cast"), 0);
+
+    let mut m = Maker::new();
+    let x = m.rows("x");
+    let y = m.g.add(Op::Cast(DType::BF16), &[x]);
+    let y = m.g.add(Op::Cast(DType::F32), &[y]);
+    let y = m.g.unary(Unary::Cos, y);
+    assert_eq!(m.sites(y, "fold-cast"), 2);
+}
+
+/// The patterns name ops as the graph does.
+#[test]
+fn fusions_have_names_of_their_own() {
+    let mut names: Vec<&str> = weft_passes::fusion::all().iter().map(|f| f.name).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
