@@ -25,7 +25,7 @@ pub enum Layout {
         /// Key heads.
         kv_heads: usize,
     },
-    /// One row of the stored matrix.
+    /// One of the outermost axis of the stored tensor: a row of a matrix, an expert's matrix.
     Row(usize),
 }
 
