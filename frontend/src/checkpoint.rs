@@ -206,7 +206,9 @@ impl Checkpoint {
             }
             (Layout::Interleaved { .. } | Layout::Parts { .. }, _) => {}
             (Layout::Swapped, [.., a, b]) => std::mem::swap(a, b),
-            (Layout::Row(row), [_, columns]) if row < rows => return Ok(vec![*columns]),
+            (Layout::Row(row), [_, inner @ ..]) if row < rows && !inner.is_empty() => {
+                return Ok(inner.to_vec());
+            }
             (Layout::Swapped | Layout::Row(_), shape) => {
                 return misfit(format!("shape {shape:?} is not that of a matrix with the model's rows"));
             }

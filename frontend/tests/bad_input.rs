@@ -225,7 +225,7 @@ fn gguf_configurations() {
     bad_gguf(&tiny_gguf().without("token_embd.weight").bytes(), &["token_embd.weight"]);
     bad_gguf(&with("llama.rope.scaling.type", "spiral".into()), &["llama.rope.scaling.type", "yarn"]);
     bad_gguf(&with("llama.rope.scaling.type", "linear".into()), &["llama.rope.scaling.factor"]);
-    bad_gguf(&with("llama.expert_count", V::U32(8)), &["llama.expert_count = 8"]);
+    bad_gguf(&with("llama.expert_count", V::U32(8)), &["llama.expert_used_count is missing"]);
     bad_gguf(&with("llama.attention.sliding_window", V::U32(64)), &["sliding_window"]);
     bad_gguf(&with("llama.attention.causal", V::Bool(false)), &["attention.causal"]);
     bad_gguf(&with("llama.rope.dimension_count", V::U32(16)), &["rope.dimension_count = 16"]);

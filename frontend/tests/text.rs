@@ -73,6 +73,12 @@ fn pre_tokenizers_cut_numbers_in_their_own_way() {
     assert_eq!(spelled(&with("qwen2", &merges), "1111"), ["1", "1", "1", "1"]);
     assert_eq!(spelled(&with("llama-bpe", &merges), "1111"), ["111", "1"]);
     assert_eq!(spelled(&with("default", &merges), "1111"), ["111", "1"]);
+    assert_eq!(spelled(&with("falcon", &merges), "1111"), ["111", "1"]);
+    assert_eq!(spelled(&with("tekken", &merges), "1111"), ["1", "1", "1", "1"]);
+    assert_eq!(spelled(&with("gpt-4o", &merges), "1111"), ["111", "1"]);
+    assert_eq!(spelled(&with("bloom", &merges), "1111"), ["1111"]);
+    assert_eq!(spelled(&with("command-r", &merges), "1111"), ["1", "1", "1", "1"]);
+    assert_eq!(spelled(&with("glm4", &merges), "1111"), ["111", "1"]);
     // Llama 3 takes a piece that is a token whole, even where merges do not lead to it.
     assert_eq!(spelled(&with("llama-bpe", &[]), "111"), ["111"]);
     // Qwen 2 composes first: e and an accent become é (two bytes).

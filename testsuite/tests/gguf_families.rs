@@ -62,6 +62,7 @@ fn convert(
     let names = Names::of(&c.model_type);
     let gemma = arch.starts_with("gemma");
     let mut out: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut stacks: BTreeMap<String, Vec<(String, Tensor)>> = BTreeMap::new();
     for (name, mut t) in tensors(hf) {
         if gemma && name.ends_with("norm.weight") {
             t.1.iter_mut().for_each(|v| *v += 1.0);
@@ -82,9 +83,15 @@ fn convert(
             stacked.0 = vec![stacked.1.len() / d, d];
             continue;
         }
+        // Experts are stacked, one name for all (`Model.modify_tensors`).
+        if let Some((stem, rest)) = name.split_once(".experts.") {
+            let (_, part) = rest.split_once('.').expect("a part");
+            stacks.entry(names.get(&format!("{stem}.experts.{part}"))).or_default().push((name.clone(), t));
+            continue;
+        }
         let (q, k) = (name.contains("q_proj"), name.contains("k_proj"));
         let t = match arch {
-            "llama" | "granite" | "smollm3" if q => permuted(&t, c.heads),
+            "llama" | "mixtral" | "granite" | "smollm3" if q => permuted(&t, c.heads),
             "llama" | "granite" | "smollm3" if k => permuted(&t, c.kv_heads),
             "gpt2" if name.contains(".c_") && name.ends_with("weight") => transposed(&t),
             "gptneox" | "bloom" | "falcon" if name.contains("query_key_value") => {
@@ -93,6 +100,12 @@ fn convert(
             _ => t,
         };
         out.insert(names.get(&name), t);
+    }
+    for (name, all) in stacks {
+        // Fewer than ten, so their names are in the order of their numbers.
+        assert!(all.len() < 10);
+        let shape = [&[all.len()], all[0].1.0.as_slice()].concat();
+        out.insert(name, (shape, all.iter().flat_map(|(_, t)| t.1.clone()).collect()));
     }
     out.extend(factors.iter().map(|(n, v)| ((*n).to_owned(), (vec![v.len()], v.clone()))));
     write(to, &meta, &out.into_iter().collect::<Vec<_>>());
@@ -156,6 +169,10 @@ fn families_with_a_golden() {
     golden("bloom", "bloom", &[]);
     golden("falcon", "falcon", &[("tensor_data_layout", Meta::Text("jploski"))]);
     golden("olmo2", "olmo2", &[]);
+    let experts = |n: u32| [("expert_count", Meta::Size(n)), ("expert_used_count", Meta::Size(2))];
+    golden("mixtral", "llama", &experts(4));
+    let width = ("expert_feed_forward_length", Meta::Size(48));
+    golden("qwen3-moe", "qwen3moe", &[&experts(8)[..], &[width]].concat());
     let caps = [
         window(16),
         ("attn_logit_softcapping", Meta::Number(50.0)),

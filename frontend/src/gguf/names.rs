@@ -25,7 +25,7 @@ pub enum Layout {
         /// Key heads.
         kv_heads: usize,
     },
-    /// One row of the stored matrix.
+    /// One of the outermost axis of the stored tensor: a row of a matrix, an expert's matrix.
     Row(usize),
 }
 
@@ -83,6 +83,10 @@ const PHI: Names = Names {
 };
 
 const STARCODER2: Names = Names { own: &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")], ..LLAMA };
+
+const MIXTRAL: Names = Names { own: &[("block_sparse_moe.gate", "ffn_gate_inp")], ..LLAMA };
+
+const QWEN_MOE: Names = Names { own: &[("mlp.gate", "ffn_gate_inp")], ..LLAMA };
 
 const GLM4: Names = Names {
     own: &[
@@ -161,6 +165,8 @@ fn names(model_type: &str) -> &'static Names {
         // Exaone 4 and OLMo 2 have no norms before attention and MLP, so Gemma's names are theirs, too.
         "gemma2" | "gemma3_text" | "olmo2" | "exaone4" => &GEMMA,
         "phi3" => &PHI3,
+        "mixtral" => &MIXTRAL,
+        "qwen3_moe" => &QWEN_MOE,
         "phi" => &PHI,
         "starcoder2" => &STARCODER2,
         "glm4" => &GLM4,
@@ -172,9 +178,27 @@ fn names(model_type: &str) -> &'static Names {
     }
 }
 
-/// Norms of queries and keys that StableLM has for each head: `q_layernorm.norms.3` is a row of one tensor.
-const HEAD_NORMS: &[(&str, &str)] =
-    &[("self_attn.q_layernorm.norms.", "attn_q_norm"), ("self_attn.k_layernorm.norms.", "attn_k_norm")];
+/// Tensors that are one of several in a file's: what stands before and after their number, and the name of all. The
+/// norms of queries and keys that StableLM has for each head; experts.
+fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static str)] {
+    match model_type {
+        "stablelm" => &[
+            ("self_attn.q_layernorm.norms.", "", "attn_q_norm"),
+            ("self_attn.k_layernorm.norms.", "", "attn_k_norm"),
+        ],
+        "mixtral" => &[
+            ("block_sparse_moe.experts.", ".w1", "ffn_gate_exps"),
+            ("block_sparse_moe.experts.", ".w3", "ffn_up_exps"),
+            ("block_sparse_moe.experts.", ".w2", "ffn_down_exps"),
+        ],
+        "qwen3_moe" => &[
+            ("mlp.experts.", ".gate_proj", "ffn_gate_exps"),
+            ("mlp.experts.", ".up_proj", "ffn_up_exps"),
+            ("mlp.experts.", ".down_proj", "ffn_down_exps"),
+        ],
+        _ => &[],
+    }
+}
 
 /// The GGUF name of a Hugging Face name of a family.
 pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
@@ -189,7 +213,7 @@ pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
     let (layer, part) = stem.strip_prefix(names.block)?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
     let pair = names.own.iter().chain(names.parts).find(|(hf, _)| *hf == part);
-    let name = match (pair, head_norm(model_type, part)) {
+    let name = match (pair, one_of(model_type, part)) {
         (Some((_, name)), _) => *name,
         (None, Some((name, _))) => name,
         (None, None) => return None,
@@ -213,10 +237,11 @@ pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
     Some(format!("{}{layer}.{name}.{kind}", names.block))
 }
 
-/// The tensor and row of a norm of one head.
-fn head_norm(model_type: &str, part: &str) -> Option<(&'static str, usize)> {
-    let norms = if model_type == "stablelm" { HEAD_NORMS } else { &[] };
-    norms.iter().find_map(|(hf, gguf)| Some((*gguf, part.strip_prefix(hf)?.parse().ok()?)))
+/// The tensor of several, and which of them it is.
+fn one_of(model_type: &str, part: &str) -> Option<(&'static str, usize)> {
+    numbered(model_type).iter().find_map(|(before, after, gguf)| {
+        Some((*gguf, part.strip_prefix(before)?.strip_suffix(after)?.parse().ok()?))
+    })
 }
 
 /// How the tensor of a Hugging Face name lies in a GGUF file.
@@ -224,19 +249,20 @@ pub fn layout(config: &ModelConfig, hf_name: &str) -> Layout {
     let (heads, kv_heads) = (config.heads, config.kv_heads);
     let has = |part: &str| hf_name.contains(part);
     match config.model_type.as_str() {
-        "llama" | "granite" | "smollm3" if has(".self_attn.q_proj.") => Layout::Interleaved { heads },
-        "llama" | "granite" | "smollm3" if has(".self_attn.k_proj.") => {
+        "llama" | "mixtral" | "granite" | "smollm3" if has(".self_attn.q_proj.") => {
+            Layout::Interleaved { heads }
+        }
+        "llama" | "mixtral" | "granite" | "smollm3" if has(".self_attn.k_proj.") => {
             Layout::Interleaved { heads: kv_heads }
         }
         "gpt2" if has(".c_") && hf_name.ends_with(".weight") => Layout::Swapped,
         "gpt_neox" | "bloom" | "falcon" if has(".query_key_value.") => Layout::Parts { heads, kv_heads },
-        "stablelm" => {
+        family => {
             let part = hf_name.rsplit_once('.').and_then(|(stem, _)| {
                 let (_, part) = stem.strip_prefix(LLAMA.block)?.split_once('.')?;
-                head_norm("stablelm", part)
+                one_of(family, part)
             });
             part.map_or(Layout::Same, |(_, row)| Layout::Row(row))
         }
-        _ => Layout::Same,
     }
 }

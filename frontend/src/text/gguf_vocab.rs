@@ -15,13 +15,14 @@ use std::collections::HashMap;
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 2's: single digits.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The expressions that llama.cpp applies, one after the other, for `default`.
-const DEFAULT: [&str; 4] = [
-    r"[\p{P}\$\+<=>\^~\|]+",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-    r"\p{N}+",
-    r"[0-9][0-9][0-9]",
-];
+/// GPT-2's expression.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+/// BLOOM's: words and their space.
+const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
+/// Mistral's Tekken: words change with the case of their letters.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// GPT-4o's: as Tekken's, with the endings of English verbs and digits by three.
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// How one kind of vocabulary cuts text before merging.
 struct Pre {
@@ -40,20 +41,20 @@ struct Pre {
 const PRES: &[Pre] = &[
     Pre {
         names: &["default"],
-        split: || json!({"type": "Sequence", "pretokenizers": default_splits()}),
+        split: || split_then_bytes(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
         nfc: false,
         ignore_merges: false,
         add_bos: false,
     },
     Pre {
-        names: &["gpt-2", "phi-2"],
+        names: &["gpt-2", "phi-2", "olmo", "mpt", "exaone4", "roberta-bpe", "gigachat", "trillion"],
         split: || byte_level(true),
         nfc: false,
         ignore_merges: false,
         add_bos: false,
     },
     Pre {
-        names: &["smollm", "starcoder", "refact", "codeshell"],
+        names: &["smollm", "starcoder", "refact", "codeshell", "command-r", "exaone", "minerva-7b"],
         split: || {
             let digits = json!({"type": "Digits", "individual_digits": true});
             json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]})
@@ -64,15 +65,57 @@ const PRES: &[Pre] = &[
     },
     Pre {
         names: &["llama-bpe", "llama3", "llama-v3"],
-        split: || split_then_bytes(LLAMA3),
+        split: || split_then_bytes(&[LLAMA3]),
         nfc: false,
         ignore_merges: true,
         add_bos: true,
     },
     Pre {
         names: &["qwen2", "deepseek-r1-qwen"],
-        split: || split_then_bytes(QWEN2),
+        split: || split_then_bytes(&[QWEN2]),
         nfc: true,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["stablelm2", "hunyuan", "megrez"],
+        split: || split_then_bytes(&[QWEN2]),
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"],
+        split: || split_then_bytes(&[LLAMA3]),
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["falcon"],
+        split: || split_then_bytes(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"]),
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["bloom", "poro-chat", "gpt3-finnish"],
+        split: || split_then_bytes(&[BLOOM]),
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["tekken"],
+        split: || split_then_bytes(&[TEKKEN]),
+        nfc: false,
+        ignore_merges: true,
+        add_bos: true,
+    },
+    Pre {
+        names: &["gpt-4o", "llama4", "kanana2"],
+        split: || split_then_bytes(&[GPT4O]),
+        nfc: false,
         ignore_merges: false,
         add_bos: false,
     },
@@ -86,12 +129,10 @@ fn split(regex: &str) -> Value {
     json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
 }
 
-fn split_then_bytes(regex: &str) -> Value {
-    json!({"type": "Sequence", "pretokenizers": [split(regex), byte_level(false)]})
-}
-
-fn default_splits() -> Vec<Value> {
-    DEFAULT.iter().map(|r| split(r)).chain([byte_level(false)]).collect()
+/// Cut by these expressions, one after the other.
+fn split_then_bytes(expressions: &[&str]) -> Value {
+    let cuts: Vec<Value> = expressions.iter().map(|r| split(r)).chain([byte_level(false)]).collect();
+    json!({"type": "Sequence", "pretokenizers": cuts})
 }
 
 /// Remedy of all that cannot be read from the file.

@@ -38,6 +38,7 @@ const ARCHITECTURES: &[(&str, &str)] = &[
     ("cohere2", "cohere2"),
     ("glm4", "glm4"),
     ("smollm3", "smollm3"),
+    ("qwen3moe", "qwen3_moe"),
 ];
 
 /// Token ids of `tokenizer.ggml.*` at which a generation ends.
@@ -55,11 +56,16 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         let remedy = format!("supported architectures: {supported}");
         return Err(Error::missing(path, "general.architecture", remedy));
     };
-    let family = ARCHITECTURES.iter().find(|(a, _)| *a == arch);
-    let Some(spec) = family.and_then(|(_, model_type)| spec::find(model_type)) else {
+    let family = ARCHITECTURES.iter().find(|(a, _)| *a == arch).map(|(_, model_type)| *model_type);
+    let m = Metadata::new(file, arch);
+    // Mixtral's files are llama's, with experts.
+    let family = match (family, m.size("expert_count")?) {
+        (Some("llama"), Some(n)) if n > 0 => Some("mixtral"),
+        (family, _) => family,
+    };
+    let Some(spec) = family.and_then(spec::find) else {
         return Err(Error::unsupported(path, "general.architecture", arch, supported));
     };
-    let m = Metadata::new(file, arch);
     let hidden_size = m.required("embedding_length")?;
     let heads = m.required("attention.head_count")?;
     let head_dim = head_dim(&m, hidden_size, heads)?;
@@ -135,7 +141,7 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         output_bias: m.has("blk.0.attn_output.bias"),
         mlp_bias: m.has("blk.0.ffn_up.bias"),
         hidden_act: spec.act.1,
-        experts: None,
+        experts: particular::experts(&m, spec, layers)?,
         latent: None,
         sinks: false,
         dtype: match embedding.encoding {

@@ -2,7 +2,9 @@
 
 use super::metadata::Metadata;
 use crate::config::spec::{RopeLayers, Spec, Windows};
-use crate::config::{LayerAttention, LayerRope, ModelConfig, Placement, QkNorm, Rope, RopeScaling};
+use crate::config::{
+    Experts, LayerAttention, LayerRope, MAX_COUNT, ModelConfig, Placement, QkNorm, Rope, RopeScaling, Scoring,
+};
 use crate::error::{Error, Result};
 use crate::gguf::Value;
 
@@ -56,6 +58,37 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
         _ => {}
     }
     Ok(())
+}
+
+/// The mixture of experts, where the family has one. That weights are divided by their sum is llama.cpp's code.
+pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option<Experts>> {
+    let width = match spec.model_type {
+        "mixtral" => m.required("feed_forward_length")?,
+        "qwen3_moe" => m.required("expert_feed_forward_length")?,
+        _ => {
+            return match m.size("expert_count")?.filter(|&n| n > 0) {
+                None => Ok(None),
+                Some(n) => Err(m.unsupported("expert_count", n, "absent or 0 for this architecture")),
+            };
+        }
+    };
+    let (count, picks) = (m.required("expert_count")?, m.required("expert_used_count")?);
+    if count == 0 || count > MAX_COUNT || picks == 0 || picks > count {
+        let problem = format!("{picks} of {count} experts, at most {MAX_COUNT} allowed");
+        return Err(Error::damaged(m.file.path(), m.key("expert_used_count"), problem));
+    }
+    Ok(Some(Experts {
+        count,
+        picks,
+        width,
+        scoring: Scoring::Softmax,
+        normalised: true,
+        scale: 1.0,
+        groups: None,
+        shared: None,
+        clamped: None,
+        sparse: vec![true; layers],
+    }))
 }
 
 fn gemma(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()> {
