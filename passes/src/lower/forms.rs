@@ -4,6 +4,7 @@ use super::attention::{self, AttentionSite};
 use super::region::{self, Limits, Region};
 use super::rows;
 use crate::context::Options;
+use crate::numerics::Numerics;
 use crate::schedule;
 use std::collections::{BTreeMap, HashSet};
 use weft_ir::graph::{Graph, Op};
@@ -81,7 +82,7 @@ impl Forms {
                 covered.extend(site.covered.iter().copied());
                 forms.attention.insert(site.out, site);
             }
-            forms.find_regions(graph, options.target, &load, (&kept, forced), &mut covered);
+            forms.find_regions(graph, options, &load, (&kept, forced), &mut covered);
         }
         let mut cost = vec![0u32; graph.nodes.len()];
         for id in graph.ids() {
@@ -191,14 +192,16 @@ impl Forms {
     fn find_regions(
         &mut self,
         graph: &Graph,
-        target: &Target,
+        options: &Options,
         load: &[bool],
         (kept, forced): (&HashSet<NodeId>, &HashSet<NodeId>),
         covered: &mut HashSet<NodeId>,
     ) {
         let mut taken = covered.clone();
+        // A tile sums a row in another order than a row loop.
+        let reorders = options.selection.numerics >= Numerics::Reassociates;
         for id in graph.ids().filter(|&id| is_linear(graph, load, id)) {
-            let rows = !self.prologues && takes_rows(graph, id, target);
+            let rows = !self.prologues && reorders && takes_rows(graph, id, options.target);
             let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows };
             let region = region::find(graph, id, &limits);
             taken.extend(region.nodes());
