@@ -5,19 +5,16 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, parse};
 use weft_ir::plan::{Compute, Plan};
 use weft_ir::target::Target;
-use weft_passes::{Options, compile};
+use weft_passes::{Numerics, Options, Selection, compile};
 
 fn plan(graph: &Graph, opt_level: u8) -> Plan {
+    plan_with(graph, opt_level, Selection::default())
+}
+
+fn plan_with(graph: &Graph, opt_level: u8, selection: Selection) -> Plan {
     let target = Target::parse("sm_90").expect("sm_90");
-    let options = Options {
-        target,
-        dtype: DType::BF16,
-        opt_level,
-        max_seq: 128,
-        max_batch: 4,
-        selection: Default::default(),
-        dump: false,
-    };
+    let options =
+        Options { target, dtype: DType::BF16, opt_level, max_seq: 128, max_batch: 4, selection, dump: false };
     compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }
 
@@ -58,6 +55,20 @@ fn graphs() {
         }
         insta::assert_snapshot!(out);
     });
+}
+
+/// A row of a tile is summed in another order, and a fusion that is off leaves the sum in memory.
+#[test]
+fn a_row_epilogue_follows_the_selection() {
+    let graph = parse(include_str!("graphs/linear_layernorm.graph")).unwrap_or_else(|e| panic!("{e}"));
+    let rows = |selection| {
+        let plan = plan_with(&graph, 2, selection);
+        let is = |c: &Compute| matches!(c, Compute::MatMul(m) if m.row.is_some());
+        plan.works.iter().filter(|w| is(&w.compute)).count()
+    };
+    assert_eq!(rows(Selection::default()), 1);
+    assert_eq!(rows(Selection::without(&["residual-norm"])), 0);
+    assert_eq!(rows(Selection { numerics: Numerics::Exact, ..Selection::default() }), 0);
 }
 
 #[test]

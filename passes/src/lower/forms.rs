@@ -6,6 +6,7 @@ use super::region::{self, Limits, Region};
 use super::routing::{self, RoutingSite};
 use super::rows;
 use crate::context::Options;
+use crate::numerics::Numerics;
 use crate::schedule;
 use std::collections::{BTreeMap, HashSet};
 use weft_ir::graph::{Graph, Op};
@@ -90,7 +91,7 @@ impl Forms {
                 forms.attention.insert(site.out, site);
             }
             forms.find_mixtures(graph, &load, &kept, &mut covered);
-            forms.find_regions(graph, options.target, &load, (&kept, forced), &mut covered);
+            forms.find_regions(graph, options, &load, (&kept, forced), &mut covered);
         }
         let mut cost = vec![0u32; graph.nodes.len()];
         for id in graph.ids() {
@@ -232,7 +233,7 @@ impl Forms {
     fn find_regions(
         &mut self,
         graph: &Graph,
-        target: &Target,
+        options: &Options,
         load: &[bool],
         (kept, forced): (&HashSet<NodeId>, &HashSet<NodeId>),
         covered: &mut HashSet<NodeId>,
@@ -241,8 +242,10 @@ impl Forms {
         taken.extend(self.routing.iter().flat_map(|r| r.outputs.iter().copied()));
         taken.extend(self.experts.keys().copied());
         let own: HashSet<NodeId> = self.routing.iter().filter_map(|r| r.product).collect();
+        // A tile sums a row in another order than a row loop.
+        let reorders = options.selection.numerics >= Numerics::Reassociates;
         for id in graph.ids().filter(|&id| is_linear(graph, load, id) && !own.contains(&id)) {
-            let rows = !self.prologues && takes_rows(graph, id, target);
+            let rows = !self.prologues && reorders && takes_rows(graph, id, options.target);
             let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows };
             let region = region::find(graph, id, &limits);
             taken.extend(region.nodes());

@@ -47,6 +47,7 @@ pub(super) fn extend(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
         }
     }
     keep_reduced(graph, limits, &mut inside);
+    end_at_stored(graph, limits, source, &mut inside);
     let reductions = inside.iter().map(|id| match graph.node(*id).op {
         Op::Reduce(_) => 1,
         Op::Softmax => 2,
@@ -55,10 +56,7 @@ pub(super) fn extend(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
     if reductions.sum::<usize>() > schedule::ROW_REDUCTIONS {
         return;
     }
-    let stored = |id: &NodeId| {
-        let users = &limits.users[id.index()];
-        limits.kept.contains(id) || users.is_empty() || users.iter().any(|u| !inside.contains(u))
-    };
+    let stored = |id: &NodeId| is_stored(limits, &inside, *id);
     let outputs: Vec<NodeId> =
         std::iter::once(&source).chain(&inside).copied().filter(|n| stored(n)).collect();
     // A row's one result has no store here, and a block stores elements of its rows' shape alone.
@@ -74,6 +72,36 @@ fn is_whole(region: &Region, id: NodeId, row: &[Dim]) -> bool {
     let [Known { at, from: 0, to, .. }] = &region.known[&id][..] else { return false };
     let own = at[..] == [Scalar::Coord(0), Scalar::Coord(1)];
     own && row.get(1).and_then(|d| d.as_const()) == Some(*to as usize)
+}
+
+/// Whether something outside needs a value.
+fn is_stored(limits: &Limits<'_>, inside: &BTreeSet<NodeId>, id: NodeId) -> bool {
+    let users = &limits.users[id.index()];
+    limits.kept.contains(&id) || users.is_empty() || users.iter().any(|u| !inside.contains(u))
+}
+
+/// Drops what follows a stored value elementwise: who needs it computes it from what is in memory.
+fn end_at_stored(graph: &Graph, limits: &Limits<'_>, source: NodeId, inside: &mut BTreeSet<NodeId>) {
+    for id in inside.clone() {
+        if !is_stored(limits, inside, id) {
+            continue;
+        }
+        let mut after = BTreeSet::from([id]);
+        for &x in inside.range(id..).filter(|&&x| x != id) {
+            if graph.node(x).inputs.iter().any(|i| after.contains(i)) {
+                after.insert(x);
+            }
+        }
+        let elsewhere = |i: &NodeId| *i != source && !inside.contains(i);
+        let from_memory = |x: &NodeId| {
+            *x == id
+                || !matches!(graph.node(*x).op, Op::Reduce(_) | Op::Softmax)
+                    && graph.node(*x).inputs.iter().all(|i| after.contains(i) || elsewhere(i))
+        };
+        if after.iter().all(from_memory) {
+            inside.retain(|x| *x == id || !after.contains(x));
+        }
+    }
 }
 
 /// Leaves what a reduction needs, or what needs one.

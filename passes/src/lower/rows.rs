@@ -27,11 +27,13 @@ pub(super) fn merge(graph: &Graph, forms: &mut Forms, kept: &HashSet<NodeId>) {
 
 /// Whether a root can be computed in the one loop that uses it.
 fn fits(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
-    let uses = &forms.users[id.index()];
-    if !is_loop(graph, forms, id) || uses.iter().any(|&u| forms.reads_buffer(graph, u, id)) {
+    if !is_loop(graph, forms, id) {
         return false;
     }
     let Some(sink) = sink(forms, id).filter(|&s| is_loop(graph, forms, s)) else { return false };
+    if forms.users[id.index()].iter().any(|&u| forms.reads_buffer(graph, u, id)) {
+        return false;
+    }
     let inside = inside(graph, forms, sink, id);
     // The rows: all reductions are of one shape.
     let reductions = inside.iter().filter(|n| matches!(graph.node(**n).op, Op::Reduce(_) | Op::Softmax));
