@@ -209,7 +209,10 @@ impl Counter<'_> {
         let cached = keys.saturating_mul(sequences).min(slots).saturating_mul(a.kv_heads as u64);
         self.array(a.q, tokens * heads * head_dim);
         self.array(a.keys, cached.saturating_mul(head_dim));
-        self.array(a.values, cached.saturating_mul(value_dim));
+        // Values may be the first elements of the keys' rows (latent attention).
+        if a.values != a.keys {
+            self.array(a.values, cached.saturating_mul(value_dim));
+        }
         self.evaluate(&a.length, &vec![(0, tokens)]);
         self.evaluate(&a.slot, &vec![(0, tokens), (0, keys)]);
         self.evaluate(&a.score, &vec![(0, tokens), (0, heads), (0, keys)]);
