@@ -171,11 +171,20 @@ fn concat_of_slices(g: &mut Block, class: Id, _subst: &Subst) -> Option<Vec<(Id,
 /// The value of a class that is one number everywhere.
 pub(super) fn number(g: &Block, id: Id) -> Option<f32> {
     use weft_ir::graph::Literal;
-    find(g, id, |op, c| match op {
-        Op::Constant { literal: Literal::F32(v), .. } if v.len() == 1 => Some(v[0]),
-        Op::Broadcast(_) | Op::Reshape(_) => number(g, c[0]),
-        _ => None,
-    })
+    let literal = |id: Id| {
+        find(g, id, |op, _| match op {
+            Op::Constant { literal: Literal::F32(v), .. } if v.len() == 1 => Some(v[0]),
+            _ => None,
+        })
+    };
+    // One level: a class may be a broadcast of itself.
+    let below = || {
+        find(g, id, |op, c| match op {
+            Op::Broadcast(_) => literal(c[0]),
+            _ => None,
+        })
+    };
+    literal(id).or_else(below)
 }
 
 /// A number, everywhere.
