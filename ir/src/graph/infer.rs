@@ -94,8 +94,10 @@ pub fn infer(op: &Op, inputs: &[&ValueType]) -> Result<ValueType, String> {
             let mut shape = inputs[0].shape.clone();
             let last = shape.last_mut().ok_or("reduce: a scalar has no axis")?;
             *last = Dim::Const(1);
-            let d = inputs[0].dtype();
-            Ok(ValueType::plain(if d.is_float() { DType::F32 } else { d }, shape))
+            if !inputs[0].dtype().is_float() {
+                return Err(format!("{} does not take {}", op.name(), text(inputs[0])));
+            }
+            Ok(ValueType::plain(DType::F32, shape))
         }
         Op::Softmax => {
             if !inputs[0].dtype().is_float() || inputs[0].shape.is_empty() {

@@ -200,7 +200,7 @@ pub enum Op {
         /// Axis.
         axis: usize,
     },
-    /// (x) → reduced along the last axis, which becomes 1. The result is f32 for floats.
+    /// (x) → floats reduced along the last axis, which becomes 1, to f32.
     Reduce(Reduce),
     /// (x) → softmax along the last axis; −∞ entries give 0.
     Softmax,

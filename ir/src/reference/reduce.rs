@@ -42,40 +42,23 @@ pub fn max<R: Real>(v: &[R]) -> R {
     v.iter().fold(R::NEG_INFINITY, |m, &x| m.larger(x))
 }
 
-/// Reduction along the last axis, which becomes 1. Integer sums wrap, integer means truncate; the
-/// maximum of no integers is the smallest integer.
+/// Reduction along the last axis, which becomes 1.
 ///
 /// # Errors
-/// For scalars and truth values.
+/// For scalars and elements that are not floats.
 pub fn reduce<R: Real>(op: Reduce, x: &Tensor<R>) -> Result<Tensor<R>, OpError> {
     let (n, shape) = last_axis(x)?;
     let x = x.packed();
     let (from, len) = (x.layout().offset, x.len());
     let count = shape.iter().product::<usize>();
-    let data = match x.data() {
-        Data::Real(v) => Data::Real(Arc::new(rows(&v[from..from + len], n, count, |row| match op {
-            Reduce::Sum => sum(row),
-            Reduce::Max => max(row),
-            Reduce::Mean => sum(row) / R::from_f64(n as f64),
-        }))),
-        Data::Int(v) => Data::Int(Arc::new(rows(&v[from..from + len], n, count, |row| {
-            let sum = || row.iter().fold(0i32, |s, &x| s.wrapping_add(x));
-            match op {
-                Reduce::Sum => sum(),
-                Reduce::Max => row.iter().copied().max().unwrap_or(i32::MIN),
-                Reduce::Mean => sum().checked_div(n as i32).unwrap_or(0),
-            }
-        }))),
-        Data::U32(v) => Data::U32(Arc::new(rows(&v[from..from + len], n, count, |row| {
-            let sum = || row.iter().fold(0u32, |s, &x| s.wrapping_add(x));
-            match op {
-                Reduce::Sum => sum(),
-                Reduce::Max => row.iter().copied().max().unwrap_or(0),
-                Reduce::Mean => sum().checked_div(n as u32).unwrap_or(0),
-            }
-        }))),
-        Data::Bool(_) => return Err(OpError::Type(format!("{} does not take truth values", op.name()))),
+    let Data::Real(v) = x.data() else {
+        return Err(OpError::Type(format!("{} takes floats", op.name())));
     };
+    let data = Data::Real(Arc::new(rows(&v[from..from + len], n, count, |row| match op {
+        Reduce::Sum => sum(row),
+        Reduce::Max => max(row),
+        Reduce::Mean => sum(row) / R::from_f64(n as f64),
+    })));
     Tensor::new(data, shape)
 }
 

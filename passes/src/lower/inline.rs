@@ -158,13 +158,14 @@ impl<'a> Inliner<'a> {
                 }
                 self.value(input(0), &inner)
             }
-            Op::Broadcast(_) => {
+            Op::Broadcast(to) => {
                 let from = &self.graph.ty(input(0)).shape;
-                let one = |d: &Dim| *d == Dim::Const(1);
+                let repeated = |(d, to): (&Dim, &Dim)| *d == Dim::Const(1) && d != to;
                 let inner: Vec<Scalar> = from
                     .iter()
+                    .zip(to)
                     .zip(at)
-                    .map(|(d, x)| if one(d) { Scalar::Int(0) } else { x.clone() })
+                    .map(|(dims, x)| if repeated(dims) { Scalar::Int(0) } else { x.clone() })
                     .collect();
                 self.value(input(0), &inner)
             }
@@ -238,16 +239,13 @@ impl<'a> Inliner<'a> {
         if !fits {
             return Err(Stop::Materialise(id));
         }
-        let mut row: Vec<Scalar> = at[..rows.len()].to_vec();
+        // The loop's own coordinates: 0 is the coordinate of an extent of 1.
+        let mut row: Vec<Scalar> = (0..rows.len()).map(|i| Scalar::Coord(i as u8)).collect();
         row.push(Scalar::Coord(self.rows as u8));
         Ok(row)
     }
 
     fn reduction(&mut self, id: NodeId, op: Reduce, at: &[Scalar]) -> Result<Scalar, Stop> {
-        if !self.graph.ty(id).dtype().is_float() {
-            let scope = &self.graph.node(id).scope;
-            return Err(Stop::Fault(format!("{id} ({scope}): no kernel reduces integers")));
-        }
         let row = self.reduction_row(id, at)?;
         let input = self.graph.node(id).inputs[0];
         let stage = match self.stage_of.get(&id) {

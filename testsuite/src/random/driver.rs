@@ -1,6 +1,6 @@
 //! Runs many random graphs, and writes what fails.
 
-use super::check::{Check, Failure, Stage, without};
+use super::check::{Check, Failure, without};
 use super::make::graph;
 use super::rng::Rng;
 use super::shrink::{same_failure, shrink};
@@ -26,15 +26,6 @@ const EMULATED: u64 = 4;
 
 /// Graphs of more nodes do not run on the emulator.
 const CHEAP: usize = 160;
-
-/// Faults that are known and not yet corrected, by the words of their messages: they are counted, not
-/// failed. Each has its graph in `regressions/open`.
-const KNOWN: [(Stage, &str); 1] = [(Stage::Compile, "no kernel reduces integers")];
-
-/// Whether a failure is one of the known faults.
-pub fn is_known(failure: &Failure) -> bool {
-    KNOWN.iter().any(|(stage, words)| failure.stage == *stage && failure.what.contains(words))
-}
 
 /// Stages of rewriting in a random order.
 fn order(rng: &mut Rng) -> Vec<usize> {
@@ -68,19 +59,12 @@ pub fn check_seed(check: &Check, seed: u64) -> Result<(), Failure> {
     check_of(check, seed, &graph).run(&graph)
 }
 
-/// Checks the graphs of the seeds `first..first + count`, with a line of progress every so often. The second
-/// result counts those that fail in known ways.
-pub fn run_many(check: &Check, first: u64, count: u64) -> (Vec<Failed>, usize) {
+/// Checks the graphs of the seeds `first..first + count`, with a line of progress every so often.
+pub fn run_many(check: &Check, first: u64, count: u64) -> Vec<Failed> {
     let start = Instant::now();
-    let (done, bad, known) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (done, bad) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let one = |seed: u64| {
         let failed = check_seed(check, seed).err().map(|failure| Failed { seed, failure });
-        let is_new = |f: &Failed| {
-            let known_fault = is_known(&f.failure);
-            known.fetch_add(usize::from(known_fault), Ordering::Relaxed);
-            !known_fault
-        };
-        let failed = failed.filter(is_new);
         bad.fetch_add(usize::from(failed.is_some()), Ordering::Relaxed);
         let n = done.fetch_add(1, Ordering::Relaxed) + 1;
         if n.is_multiple_of(100) && count > 300 {
@@ -92,7 +76,7 @@ pub fn run_many(check: &Check, first: u64, count: u64) -> (Vec<Failed>, usize) {
     };
     let mut failed: Vec<Failed> = (first..first + count).into_par_iter().filter_map(one).collect();
     failed.sort_by_key(|f| f.seed);
-    (failed, known.into_inner())
+    failed
 }
 
 /// Shrinks a failing graph, writes it to a folder, and says where it is and how to run it again.

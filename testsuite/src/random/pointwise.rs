@@ -231,6 +231,7 @@ pub fn integers(m: &mut Maker) {
         }
         _ => {
             let op = m.rng.pick(&[Reduce::Sum, Reduce::Max, Reduce::Mean]);
+            let x = m.g.cast(x, DType::F32);
             let y = m.g.reduce(op, x);
             m.others.push(y);
         }

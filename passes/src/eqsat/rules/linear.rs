@@ -44,6 +44,7 @@ pub const PAIR_GATED: Rule = Rule {
 /// Linear layers of an input that no rule has replaced yet: (class, weight), by class.
 fn linears_of(g: &Block, x: Id) -> Vec<(Id, Id)> {
     let x = g.find(x);
+    let routers = router_logits(g);
     let mut found: Vec<(Id, Id)> = Vec::new();
     for class in g.classes() {
         let own = class.nodes.iter().find_map(|n| match n.as_op()? {
@@ -55,12 +56,49 @@ fn linears_of(g: &Block, x: Id) -> Vec<(Id, Id)> {
         if let (Some(w), false) = (own, replaced)
             && g[w].data.load
             && class.data.ty.shape.len() == 2
+            && !routers.contains(&class.id)
         {
             found.push((class.id, w));
         }
     }
     // In the order of the checkpoint's weights: q, k, v; gate, up.
     found.sort_by_key(|(class, w)| (first_leaf(g, *w), *class));
+    found
+}
+
+/// Products that a choice of the largest is made from: a router's kernel computes them itself.
+fn router_logits(g: &Block) -> BTreeSet<Id> {
+    let mut todo: Vec<Id> = Vec::new();
+    for n in g.classes().flat_map(|c| &c.nodes) {
+        if let Some(Op::TopK { .. }) = n.as_op() {
+            todo.extend(n.children.iter().map(|c| g.find(*c)));
+        }
+    }
+    let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(id) = todo.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        for n in &g[id].nodes {
+            match n.as_op() {
+                Some(Op::MatMul { .. }) => {
+                    found.insert(id);
+                }
+                // A choice of groups comes before that of experts.
+                Some(
+                    Op::Unary(_)
+                    | Op::Binary(_)
+                    | Op::Softmax
+                    | Op::Cast(_)
+                    | Op::Reshape(_)
+                    | Op::Select
+                    | Op::Broadcast(_)
+                    | Op::Slice { .. },
+                ) => todo.extend(n.children.iter().map(|c| g.find(*c))),
+                _ => {}
+            }
+        }
+    }
     found
 }
 

@@ -128,9 +128,10 @@ fn residual(v: &View<'_>, at: NodeId, vars: &Vars<'_>) -> Option<Site> {
     if broadcast(a) || broadcast(b) {
         return None;
     }
-    // The stream is what comes from farther away; of a parallel residual's two products either will do.
+    // The stream is used again, and comes from farther away; of a parallel residual's two products either will do.
+    let once = |y: &&NodeId| v.users[y.index()].len() == 1;
     let ways: Vec<(NodeId, Vec<NodeId>)> =
-        [b, a].iter().filter_map(|y| Some((*y, v.linear_below(*y)?.1))).collect();
+        [b, a].iter().filter(once).filter_map(|y| Some((*y, v.linear_below(*y)?.1))).collect();
     let shortest = ways.iter().map(|(_, w)| w.len()).min()?;
     let near = ways.into_iter().filter(|(_, w)| w.len() <= shortest + 2);
     let (cut, any): (Vec<NodeId>, Vec<Vec<NodeId>>) =

@@ -134,7 +134,7 @@ fn residual_norm(v: &View<'_>, at: NodeId, vars: &Vars<'_>) -> Option<Site> {
         own.or_else(|| linears_above(v, *s, 4).first().copied())
     };
     let product = scaled(v, at).iter().find_map(behind);
-    let hint = Some("the kernel that makes the sum has no whole rows");
+    let hint = Some("the kernel that makes the sum has no whole rows: they would cost more than they save");
     Some(Site { instead: product.map(|p| (NORM_LINEAR.name, vec![mean, p])), hint, ..site })
 }
 
