@@ -150,9 +150,8 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     let (lowered, placed) = c
         .timed("lower", |c| {
             let of = variants.iter().zip(&sites);
-            let all: Vec<lower::Variant<'_>> = of
-                .map(|(v, s)| lower::Variant { graph: &v.graph, prologues: v.decode, cuts: &s.cuts })
-                .collect();
+            let all: Vec<lower::Variant<'_>> =
+                of.map(|(v, s)| lower::Variant { graph: &v.graph, prologues: v.decode, sites: s }).collect();
             lower::run(c, &all)
         })
         .map_err(Error::Lower)?;

@@ -91,6 +91,13 @@ pub struct Sites {
     pub cuts: HashSet<NodeId>,
 }
 
+impl Sites {
+    /// Ops at which a fusion has sites.
+    pub fn at(&self, fusion: &str) -> impl Iterator<Item = NodeId> {
+        self.of.get(fusion).into_iter().flatten().map(|s| s.at)
+    }
+}
+
 /// Finds all sites of a graph.
 ///
 /// # Errors

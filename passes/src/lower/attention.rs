@@ -1,5 +1,6 @@
-//! Recognises attention: matmul – score modification – softmax – matmul on rows gathered by one index from two
-//! states (the slot-mapped cache) or, in an encoder, from two values of the step.
+//! The parts of an attention whose place the fusion rule names: matmul – score modification – softmax – matmul on
+//! rows gathered by one index from two states (the slot-mapped cache) or, in an encoder, from two values of the
+//! step. A site that is otherwise stays unfused, and the contract says so.
 
 use std::collections::HashSet;
 use weft_ir::graph::{Graph, Op};
@@ -29,10 +30,15 @@ pub struct AttentionSite {
     pub covered: HashSet<NodeId>,
 }
 
-/// All sites, in order.
-pub fn find(graph: &Graph, users: &[Vec<NodeId>], kept: &HashSet<NodeId>) -> Vec<AttentionSite> {
+/// The parts of attention at each of the fusion's sites, where one kernel can be all of them.
+pub fn find(
+    graph: &Graph,
+    at: impl Iterator<Item = NodeId>,
+    users: &[Vec<NodeId>],
+    kept: &HashSet<NodeId>,
+) -> Vec<AttentionSite> {
     let matcher = Matcher { graph, users, kept };
-    graph.ids().filter_map(|id| matcher.site(id)).collect()
+    at.filter_map(|id| matcher.site(id)).collect()
 }
 
 struct Matcher<'a> {

@@ -4,7 +4,7 @@ use super::attention::{self, AttentionSite};
 use super::experts::{self, ExpertSite};
 use super::region::{self, Limits, Region};
 use super::routing::{self, RoutingSite};
-use super::rows;
+use super::{Variant, rows};
 use crate::context::Options;
 use crate::numerics::Numerics;
 use crate::schedule;
@@ -69,7 +69,13 @@ const RECOMPUTE_LIMIT: u32 = 1;
 
 impl Forms {
     /// Decides, with these values forced into buffers.
-    pub fn decide(graph: &Graph, options: &Options, prologues: bool, forced: &HashSet<NodeId>) -> Forms {
+    pub fn decide(
+        graph: &Graph,
+        options: &Options,
+        variant: &Variant<'_>,
+        forced: &HashSet<NodeId>,
+    ) -> Forms {
+        let prologues = variant.prologues;
         let opt_level = options.opt_level;
         let users = graph.users();
         let kept: HashSet<NodeId> = graph.roots().into_iter().chain(forced.iter().copied()).collect();
@@ -86,7 +92,7 @@ impl Forms {
         };
         let mut covered = HashSet::new();
         if opt_level >= 2 {
-            for site in attention::find(graph, &forms.users, &kept) {
+            for site in attention::find(graph, variant.sites.at("attention"), &forms.users, &kept) {
                 covered.extend(site.covered.iter().copied());
                 forms.attention.insert(site.out, site);
             }

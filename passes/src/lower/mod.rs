@@ -25,7 +25,7 @@ pub use attention::AttentionSite;
 pub use forms::{Form, Forms, is_linear};
 
 use crate::context::{Context, Options};
-use std::collections::HashSet;
+use crate::fusion::Sites;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
 use weft_ir::plan::{Buffer, Dispatch, Work};
@@ -48,8 +48,8 @@ pub struct Variant<'a> {
     pub graph: &'a Graph,
     /// Whether its products may compute their left operand.
     pub prologues: bool,
-    /// Values that must be in memory, because a fusion is off.
-    pub cuts: &'a HashSet<NodeId>,
+    /// Sites of the fusions; those that are off are cut.
+    pub sites: &'a Sites,
 }
 
 /// What became of a graph's nodes.
@@ -89,9 +89,9 @@ pub fn run(context: &mut Context, variants: &[Variant<'_>]) -> Result<(Lowered, 
 fn one(options: &Options, variant: Variant<'_>, lowered: &mut Lowered) -> Result<Placed, String> {
     let graph = &states::distinct_outputs(variant.graph);
     let mut forced = states::early_reads(graph);
-    forced.extend(variant.cuts);
+    forced.extend(&variant.sites.cuts);
     loop {
-        let forms = Forms::decide(graph, options, variant.prologues, &forced);
+        let forms = Forms::decide(graph, options, &variant, &forced);
         let mut attempt = lowered.clone();
         match emit::emit(graph, &forms, &mut attempt) {
             Ok(dispatches) => {
