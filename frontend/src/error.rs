@@ -102,8 +102,9 @@ fn clipped(mut text: String) -> String {
     if text.len() <= LONGEST {
         return text;
     }
-    let (head, tail) =
-        (text.floor_char_boundary(LONGEST / 2), text.ceil_char_boundary(text.len() - LONGEST / 4));
+    // The end of the text is a boundary, and so is its beginning.
+    let boundary = |from: usize| (from..=text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(from);
+    let (head, tail) = (boundary(LONGEST / 2), boundary(text.len() - LONGEST / 4));
     text.replace_range(head..tail, " … ");
     text
 }

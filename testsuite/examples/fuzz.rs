@@ -191,7 +191,9 @@ fn start() -> Result<bool> {
     }
     let hook = |info: &std::panic::PanicHookInfo<'_>| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let text = info.payload_as_str().unwrap_or("");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("");
         if let Ok(mut last) = PANIC.lock() {
             *last = format!("{place} {}", text.chars().take(200).collect::<String>());
         }

@@ -132,7 +132,7 @@ fn mxfp4_experts() {
     let value = |e: usize, r: usize, c: usize| {
         let group = (e * rows + r) * groups + c / 32;
         let byte = blocks[group * 16 + c % 32 / 2];
-        let nibble = if c % 2 == 0 { byte & 15 } else { byte >> 4 };
+        let nibble = if c.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
         let sign = if nibble & 8 == 0 { 1.0 } else { -1.0 };
         sign * levels[usize::from(nibble & 7)] * (f32::from(scales[group]) - 127.0).exp2()
     };

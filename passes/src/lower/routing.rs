@@ -312,10 +312,10 @@ impl Maker<'_> {
     /// Coordinates of the reduced values of a step of this shape, whose last extent is 1.
     fn along(&mut self, shape: &[usize], extent: usize) -> Vec<Scalar> {
         let mut at = self.coords(shape, &[extent]);
-        if let Some(position) = at.pop() {
-            if let Some(last) = at.last_mut() {
-                *last = position;
-            }
+        if let Some(position) = at.pop()
+            && let Some(last) = at.last_mut()
+        {
+            *last = position;
         }
         at
     }
