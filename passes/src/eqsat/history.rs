@@ -49,6 +49,9 @@ pub struct History {
     pub lost: Vec<Lost>,
 }
 
+/// Forms that lost, of one value: the nearest.
+const NEAREST: usize = 2;
+
 /// Depth of printed terms.
 const DEPTH: usize = 4;
 
@@ -74,7 +77,9 @@ pub(super) fn histories(
         if canonical(taken) != canonical(&record.node) {
             continue;
         }
-        let before = was.get(&class).map_or_else(|| "new".into(), |n| terms.original(*n, DEPTH));
+        let before = was
+            .get(&class)
+            .map_or_else(|| "a form that another rule made".into(), |n| terms.original(*n, DEPTH));
         let after = terms.term(class, DEPTH);
         let applied = Applied { step, rule: record.rule, numerics: record.numerics, before, after };
         let history = out.entry(class).or_default();
@@ -92,6 +97,8 @@ pub(super) fn histories(
             let Some(cost_s) = extracted.price(g, model, *class, node) else { continue };
             history.lost.push(Lost { what: terms.node(node, DEPTH), cost_s, chosen_cost_s });
         }
+        history.lost.sort_by(|a, b| a.cost_s.total_cmp(&b.cost_s));
+        history.lost.truncate(NEAREST);
     }
     out
 }

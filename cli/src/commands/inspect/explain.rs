@@ -108,20 +108,16 @@ fn list(names: impl Iterator<Item = String>) -> String {
 
 fn rewrites(out: &mut String, source: &WorkSource) {
     for r in &source.rewrites {
-        let _ = writeln!(
-            out,
-            "rewrite       {} ({}) at {}: {} → {}",
-            r.rule, r.numerics, r.site, r.before, r.after
-        );
+        let _ = writeln!(out, "rewrite       {} ({}) at {}", r.rule, r.numerics, r.site);
+        let _ = writeln!(out, "              from {}\n              to   {}", r.before, r.after);
     }
     for a in &source.alternatives {
         let (cost, chosen) = (a.cost_s * 1e6, a.chosen_cost_s * 1e6);
-        let _ = writeln!(
-            out,
-            "not chosen    {}: {cost:.2} µs, {:.2} more than the {chosen:.2} of what was",
-            a.what,
-            cost - chosen
-        );
+        let instead = match chosen > 0.0 {
+            true => format!("what was chosen takes {chosen:.2}"),
+            false => "what was chosen takes nothing more: others paid for its product".into(),
+        };
+        let _ = writeln!(out, "not chosen    {}\n              {cost:.2} µs; {instead}", a.what);
     }
 }
 
@@ -183,8 +179,11 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "rewrite       merge-linears (exact) at model.layers.0.self_attn: 3 products → 1 product",
-                "not chosen    3 products: 5.00 µs, 1.50 more than the 3.50 of what was",
+                "rewrite       merge-linears (exact) at model.layers.0.self_attn",
+                "              from 3 products",
+                "              to   1 product",
+                "not chosen    3 products",
+                "              5.00 µs; what was chosen takes 3.50",
             ]
         );
     }
