@@ -233,20 +233,33 @@ impl Emitter<'_> {
     /// A state write: computed rows stored at the slots of their tokens.
     fn scatter(&mut self, id: NodeId) -> Result<Made, Stop> {
         let node = self.graph.node(id);
-        let domain = self.graph.ty(node.inputs[1]).shape.clone();
+        let shape = self.graph.ty(node.inputs[1]).shape.clone();
+        let inline = self.forms.of[node.inputs[1].index()] == Form::Inline;
+        let extent = if inline { self.reduction_below(node.inputs[1]) } else { None };
         let write = self.write(id)?;
-        let mut at = coords(domain.len());
-        let mut inl = self.inliner(domain.clone());
+        let (domain, reduced) = match (extent, shape.split_last()) {
+            (Some((extent, _)), Some((last, rows))) if *last == extent => (rows.to_vec(), Some(extent)),
+            (Some((_, node)), _) => return Err(Stop::Materialise(node)),
+            (None, _) => (shape.clone(), None),
+        };
+        let mut at = coords(shape.len());
+        let rows = domain.len();
+        let mut inl = self.inliner(domain.iter().copied().chain(reduced).collect());
+        inl.rows = rows;
+        inl.reduced = reduced;
         inl.ops.push(id);
         let value = inl.value(node.inputs[1], &at)?;
         let slot = inl.value(node.inputs[2], &at[..1])?;
         let guard = Scalar::Compare(Compare::Le, Box::new(Scalar::Int(0)), Box::new(slot.clone()));
         at[0] = slot;
         let element_stores = vec![Store { output: 0, index: at, value, guard: Some(guard) }];
+        let stages = std::mem::take(&mut inl.stages);
         let (reads, ops) = finish(inl);
-        let rules = if self.is_group(&ops) { vec!["pointwise-group"] } else { vec![] };
-        let compute =
-            Compute::Loop(Loop { domain, reduced: None, stages: vec![], element_stores, row_stores: vec![] });
+        let mut rules = if self.is_group(&ops) { vec!["pointwise-group"] } else { vec![] };
+        if !stages.is_empty() {
+            rules.push("row-reduction");
+        }
+        let compute = Compute::Loop(Loop { domain, reduced, stages, element_stores, row_stores: vec![] });
         Ok(Made { compute, reads, writes: vec![write], ops, rules, scope: node.scope.clone() })
     }
 

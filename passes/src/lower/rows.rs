@@ -30,7 +30,8 @@ fn fits(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
     if !is_loop(graph, forms, id) {
         return false;
     }
-    let Some(sink) = sink(forms, id).filter(|&s| is_loop(graph, forms, s)) else { return false };
+    let ends = |s: &NodeId| is_loop(graph, forms, *s) || is_write(graph, forms, *s);
+    let Some(sink) = sink(forms, id).filter(ends) else { return false };
     if forms.users[id.index()].iter().any(|&u| forms.reads_buffer(graph, u, id)) {
         return false;
     }
@@ -40,7 +41,9 @@ fn fits(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
     let rows: BTreeSet<&[Dim]> = reductions.map(|n| &graph.ty(graph.node(*n).inputs[0]).shape[..]).collect();
     let mut rows = rows.into_iter();
     let (Some(row), None) = (rows.next(), rows.next()) else { return false };
-    let aligned = inside.iter().filter(|n| reduces(graph, &inside, **n)).all(|n| is_aligned(graph, row, *n));
+    let above = inside.iter().filter(|n| **n != sink || !is_write(graph, forms, sink));
+    let fits = |n: &NodeId| is_aligned(graph, row, *n) || stays_in_row(graph, row, *n);
+    let aligned = above.filter(|n| reduces(graph, &inside, **n)).all(fits);
     let again = evaluations(graph, forms, &inside, sink, id) - 1;
     aligned && again.saturating_mul(operations(graph, &inside, id)) <= AGAIN_LIMIT
 }
@@ -50,6 +53,13 @@ fn is_loop(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
     let mixture = forms.experts.contains_key(&id) || forms.routing_of(id).is_some();
     let other = mixture || forms.product_of.contains_key(&id) || forms.attention.contains_key(&id);
     forms.of[id.index()] == Form::Root && !other && own(&graph.node(id).op).is_some()
+}
+
+/// Whether a root is a loop that writes rows of a state.
+fn is_write(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
+    matches!(graph.node(id).op, Op::Scatter)
+        && forms.of[id.index()] == Form::Root
+        && !forms.product_of.contains_key(&id)
 }
 
 /// The one root that all uses of a value end in.
@@ -124,6 +134,35 @@ pub(super) fn is_aligned(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
         | Op::Sample => false,
     };
     keeps_coordinates && (shape[..] == *row || *shape == one)
+}
+
+/// Whether a value's elements are made from those of the same row, but not only from the same place in it: a
+/// rotation of what a norm has scaled. No reduction is over such a value.
+fn stays_in_row(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
+    let node = graph.node(id);
+    let last = row.len().saturating_sub(1);
+    let same_rows = node.ty.shape.len() == row.len() && node.ty.shape[..last] == row[..last];
+    let within = match &node.op {
+        Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast(_) | Op::Broadcast(_) => true,
+        Op::Slice { axis, .. } | Op::Concat { axis } => *axis == last,
+        Op::Input(_)
+        | Op::Weight { .. }
+        | Op::Constant { .. }
+        | Op::Iota { .. }
+        | Op::State { .. }
+        | Op::Decode
+        | Op::Reduce(_)
+        | Op::Softmax
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::MatMul { .. }
+        | Op::TopK { .. }
+        | Op::RoutedMatMul { .. }
+        | Op::Gather
+        | Op::Scatter
+        | Op::Sample => false,
+    };
+    same_rows && within
 }
 
 /// How often a value is evaluated for an element: once in each stage, and wherever an expression has it.
