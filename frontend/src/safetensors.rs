@@ -14,6 +14,7 @@ use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use weft_ir::dtype::{DType, Encoding};
@@ -200,8 +201,10 @@ pub fn parse_index(path: &Path, text: &[u8]) -> Result<BTreeMap<String, Rc<str>>
         return Err(Error::damaged(path, "weight_map", "lists no tensors"));
     }
     for name in names {
+        // A name with a slash behind it is one component, too, but not the whole name.
+        let plain = |part: Component<'_>| part == Component::Normal(OsStr::new(&**name));
         let mut parts = Path::new(&**name).components();
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+        if !(parts.next().is_some_and(plain) && parts.next().is_none()) || name.ends_with('/') {
             let problem = format!("shard {name:?} is not a plain file name");
             let remedy = "shards must lie in the index's folder";
             return Err(Error::malformed(path, "weight_map", problem, remedy));

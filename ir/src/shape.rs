@@ -131,8 +131,8 @@ impl Bindings {
         shape.iter().map(|d| d.eval(self)).collect()
     }
 
-    /// Number of elements of a shape.
+    /// Number of elements of a shape; the largest number where it overflows, so that nothing has room for it.
     pub fn elements(&self, shape: &[Dim]) -> usize {
-        shape.iter().map(|d| d.eval(self)).product()
+        shape.iter().fold(1, |n: usize, d| n.saturating_mul(d.eval(self)))
     }
 }

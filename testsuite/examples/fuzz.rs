@@ -90,10 +90,10 @@ fn alone(target: &Target, file: &Path) -> Result<Option<String>> {
     })
 }
 
-/// The kind of a failure: what it says, without numbers of its own.
+/// The kind of a failure: for a panic its place, else the word that it begins with.
 fn kind(why: &str) -> String {
-    let word = why.split_whitespace().next().unwrap_or("");
-    if word == "panic" { why.to_owned() } else { word.to_owned() }
+    let words = if why.starts_with("panic") { 2 } else { 1 };
+    why.split_whitespace().take(words).collect::<Vec<_>>().join(" ")
 }
 
 /// Makes an input smaller and saves it; `None` when it does not fail again by itself.

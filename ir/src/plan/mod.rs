@@ -112,7 +112,7 @@ pub struct Buffer {
 impl Buffer {
     /// Bytes under bindings.
     pub fn bytes(&self, bind: &Bindings) -> usize {
-        bind.elements(&self.shape) * self.dtype.size()
+        bind.elements(&self.shape).saturating_mul(self.dtype.size())
     }
 }
 

@@ -113,7 +113,7 @@ pub struct MatMul {
 impl MatMul {
     /// Rows of the right operand.
     pub fn columns(&self) -> usize {
-        self.n * self.group
+        self.n.saturating_mul(self.group)
     }
 
     /// The operand whose elements (m, k) are the left operand, where it is not computed.

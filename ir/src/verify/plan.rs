@@ -215,7 +215,8 @@ impl Verifier<'_> {
             }
             match places.get(b) {
                 Some(p)
-                    if p.bytes >= buffer.bytes(&entry.bind) && p.offset + p.bytes <= entry.arena_bytes =>
+                    if p.bytes >= buffer.bytes(&entry.bind)
+                        && p.offset.checked_add(p.bytes).is_some_and(|end| end <= entry.arena_bytes) =>
                 {
                     temps.push((*p, *life));
                 }
