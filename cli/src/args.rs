@@ -31,6 +31,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Turn a GGUF file into a Hugging Face folder.
     Convert(ConvertArgs),
+    /// Write random weights for a config.json: a checkpoint of any public shape, to measure.
+    Synth(SynthArgs),
     /// Say what of driver, GPU, NVRTC and cache is there, and what to do about the rest.
     Doctor(DoctorArgs),
     /// List the model families that can be compiled.
@@ -303,6 +305,31 @@ pub struct ConvertArgs {
     pub dtype: FloatArg,
 }
 
+/// `weft synth`.
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// A config.json, or a folder with one.
+    pub config: PathBuf,
+    /// Folder to write; it must not exist or be empty.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Seed of the values.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Type of the weights [default: the config's, else bf16].
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatArg>,
+    /// Most bytes of a file (500MB, 4GB; of 1000s), but for a tensor that is larger.
+    #[arg(long, value_name = "SIZE", default_value = "4GB", value_parser = bytes)]
+    pub shard_size: u64,
+    /// Replace the model in DIR.
+    #[arg(long)]
+    pub force: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `weft doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -324,6 +351,16 @@ fn positive(text: &str) -> Result<usize, String> {
         Ok(n) if n > 0 && n <= i32::MAX as usize => Ok(n),
         _ => Err("give a whole number from 1".into()),
     }
+}
+
+/// A number of bytes: 800, 100KB, 500MB, 4GB.
+fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let split = |&(name, by)| text.strip_suffix(name).map(|number| (number, by));
+    let (number, by) = units.iter().find_map(split).unwrap_or((text, 1));
+    let number = number.parse::<u64>().ok().and_then(|n| n.checked_mul(by));
+    number.filter(|&n| n > 0).ok_or_else(|| "give a number of bytes from 1, as 500MB or 4GB".into())
 }
 
 fn batch(text: &str) -> Result<usize, String> {

@@ -57,6 +57,7 @@ impl Error {
             Error::Frontend(Frontend::Io { action, .. }) => {
                 if matches!(*action, "open" | "read" | "list" | "map") { 2 } else { 1 }
             }
+            Error::Frontend(Frontend::NoSpace { .. }) => 1,
             Error::Frontend(_) => 2,
             Error::Failed(_) | Error::Passes(_) | Error::Codegen(_) | Error::Runtime(_) => 1,
         }

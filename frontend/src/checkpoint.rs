@@ -16,7 +16,7 @@ use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
 use crate::tensor::TensorInfo;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use weft_ir::dtype::Encoding;
+use weft_ir::dtype::{DType, Encoding};
 
 /// What [`Checkpoint::open`] accepts, as errors list it.
 const ACCEPTED: &str = "a folder with config.json and model.safetensors (or model.safetensors.index.json) or \
@@ -35,6 +35,8 @@ pub struct Checkpoint {
 enum Storage {
     Safetensors(SafetensorsSet),
     Gguf(Gguf),
+    /// None: a configuration alone, whose tensors would be of this type.
+    Config(DType),
 }
 
 /// Where a tensor of the model comes from.
@@ -127,6 +129,20 @@ impl Checkpoint {
         Ok(Checkpoint { root, storage: Storage::Gguf(file), config })
     }
 
+    /// The model of a configuration (the text of a `config.json`; `path` is for errors) without weights: a graph can
+    /// be built of it, with weights of type `dtype`, but not run.
+    ///
+    /// It has every `.weight` that is asked for, of the shape asked for: so tensors have the prefix and names of newer
+    /// files, and the head is tied where the configuration says so. Of tensors that a file may have or not, it has
+    /// Phi's `lm_head.bias`, which all Phi models have.
+    ///
+    /// # Errors
+    /// What the configuration reports.
+    pub fn of_config(path: &Path, text: &[u8], dtype: DType) -> Result<Checkpoint> {
+        let config = config::hf::parse(path, text)?;
+        Ok(Checkpoint { root: path.to_owned(), storage: Storage::Config(dtype), config })
+    }
+
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -142,13 +158,14 @@ impl Checkpoint {
         match &self.storage {
             Storage::Safetensors(set) => set.files(),
             Storage::Gguf(file) => file.files(),
+            Storage::Config(_) => &[],
         }
     }
 
     /// The GGUF file behind the checkpoint, where it is one.
     pub fn gguf(&self) -> Option<&Gguf> {
         match &self.storage {
-            Storage::Safetensors(_) => None,
+            Storage::Safetensors(_) | Storage::Config(_) => None,
             Storage::Gguf(file) => Some(file),
         }
     }
@@ -158,13 +175,40 @@ impl Checkpoint {
         let (set, file) = match &self.storage {
             Storage::Safetensors(set) => (Some(set), None),
             Storage::Gguf(file) => (None, Some(file)),
+            Storage::Config(_) => (None, None),
         };
         set.into_iter().flat_map(SafetensorsSet::tensors).chain(file.into_iter().flat_map(Gguf::tensors))
     }
 
     /// Whether there is a tensor of this Hugging Face name.
     pub fn has(&self, hf_name: &str) -> bool {
+        if let Storage::Config(_) = self.storage {
+            let biased = self.config.model_type == "phi" && hf_name == "lm_head.bias";
+            return biased || hf_name.ends_with(".weight");
+        }
         self.stored_name(hf_name).is_some_and(|name| self.tensor(&name).is_some())
+    }
+
+    /// Where the tensor of this Hugging Face name comes from, of which a model asks for this shape.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::source`]; [`Error::Malformed`] when its shape is another.
+    pub fn source_of(&self, hf_name: &str, shape: &[usize]) -> Result<Source> {
+        if let Storage::Config(dtype) = self.storage {
+            return Ok(Source {
+                tensor: hf_name.to_owned(),
+                shape: shape.to_vec(),
+                encoding: Encoding::Plain(dtype),
+                stored_shape: shape.to_vec(),
+                layout: Layout::Same,
+                scales: None,
+            });
+        }
+        let source = self.source(hf_name)?;
+        if source.shape != shape {
+            return Err(Error::tensor_shape(&self.root, hf_name, &source.shape, shape));
+        }
+        Ok(source)
     }
 
     /// Where the tensor of this Hugging Face name comes from.
@@ -180,7 +224,7 @@ impl Checkpoint {
         let swapped = info.name != hf_name && matches!(encoding, Encoding::Scaled { .. });
         let layout = match &self.storage {
             Storage::Safetensors(_) if swapped => Layout::Swapped,
-            Storage::Safetensors(_) => Layout::Same,
+            Storage::Safetensors(_) | Storage::Config(_) => Layout::Same,
             Storage::Gguf(_) => names::layout(&self.config, hf_name),
         };
         let shape = self.shape(info, layout)?;
@@ -236,6 +280,7 @@ impl Checkpoint {
         match &self.storage {
             Storage::Safetensors(set) => set.data(info),
             Storage::Gguf(file) => file.data(info),
+            Storage::Config(_) => Err(self.no_tensor(tensor, None)),
         }
     }
 
@@ -244,6 +289,7 @@ impl Checkpoint {
         match &self.storage {
             Storage::Safetensors(set) => set.tensor(tensor),
             Storage::Gguf(file) => file.tensor(tensor),
+            Storage::Config(_) => None,
         }
     }
 
@@ -281,6 +327,7 @@ impl Checkpoint {
                 let packed = set.tensor(hf_name).is_none() && set.tensor(&blocks).is_some();
                 Some(if packed { blocks } else { hf_name.to_owned() })
             }
+            Storage::Config(_) => Some(hf_name.to_owned()),
             Storage::Gguf(_) => names::gguf_name(&self.config.model_type, hf_name),
         }
     }

@@ -190,7 +190,7 @@ impl Tensor<'_> {
 }
 
 /// Rounds values to a type; gives the first finite value that becomes infinite.
-fn encode(values: &[f32], dtype: DType, out: &mut [u8]) -> Option<f32> {
+pub(crate) fn encode(values: &[f32], dtype: DType, out: &mut [u8]) -> Option<f32> {
     let mut lost = None;
     for (&v, out) in values.iter().zip(out.chunks_exact_mut(dtype.size())) {
         match dtype {
@@ -289,7 +289,7 @@ fn write_weights(
     Ok(summary)
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::damaged(path, "JSON", e))?;
     text.push('\n');
     std::fs::write(path, text).map_err(|e| Error::io(path, "write", e))

@@ -86,6 +86,19 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
+    /// The disk has no room for what is to be written.
+    #[error(
+        "{}: needs {:.1} GB, and {:.1} GB are free; make room, choose another disk, or a smaller type or model",
+        .path.display(), *.needed as f64 / 1e9, *.free as f64 / 1e9
+    )]
+    NoSpace {
+        /// Folder that would have been written.
+        path: PathBuf,
+        /// Bytes to be written.
+        needed: u64,
+        /// Bytes there are.
+        free: u64,
+    },
     /// The place to write to is taken.
     #[error("{}: already exists; choose another output path or remove it", .path.display())]
     Exists {
@@ -201,6 +214,7 @@ impl Error {
             | Error::MissingField { path, .. }
             | Error::MissingTensor { path, .. }
             | Error::Text { path, .. }
+            | Error::NoSpace { path, .. }
             | Error::Exists { path } => path,
         }
     }

@@ -16,5 +16,6 @@ pub mod models;
 mod quantized;
 mod read;
 pub mod safetensors;
+pub mod synth;
 pub mod tensor;
 pub mod text;

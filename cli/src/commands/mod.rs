@@ -13,6 +13,7 @@ mod inspect;
 mod models;
 mod run;
 mod summary;
+mod synth;
 
 use crate::args::Command;
 use crate::errors::{Error, Result};
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Synth(args) => synth::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Models => models::run(),
         Command::Completions(args) => completions::run(&args),

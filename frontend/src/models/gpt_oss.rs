@@ -32,7 +32,7 @@ pub fn build(m: &mut ModelBuilder<'_>) {
 /// The experts' matrices, turned and parted at load.
 fn stored(m: &mut ModelBuilder<'_>, name: &str, e: &Experts) -> Stored {
     let (n, h, w) = (e.count, m.config.hidden_size, e.width);
-    let both = m.weight(&format!("{name}.experts.gate_up_proj"), &[n, h, 2 * w]);
+    let both = m.turned_weight(&format!("{name}.experts.gate_up_proj"), &[n, h, 2 * w]);
     let biases = m.weight(&format!("{name}.experts.gate_up_proj_bias"), &[n, 2 * w]);
     let dims = |s: &[usize]| s.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
     let both = m.g.reshape(both, dims(&[n, h, w, 2]));
@@ -45,7 +45,7 @@ fn stored(m: &mut ModelBuilder<'_>, name: &str, e: &Experts) -> Stored {
         Linear { weight: turned(m, weight), bias: Some(m.g.reshape(bias, dims(&[n, w]))) }
     };
     let (gate, up) = (part(m, 0), part(m, 1));
-    let down = m.weight(&format!("{name}.experts.down_proj"), &[n, w, h]);
+    let down = m.turned_weight(&format!("{name}.experts.down_proj"), &[n, w, h]);
     let bias = m.weight(&format!("{name}.experts.down_proj_bias"), &[n, h]);
     Stored { gate, up, down: Linear { weight: turned(m, down), bias: Some(bias) } }
 }

@@ -22,6 +22,7 @@ mod starcoder2;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+pub use blocks::Asked;
 use blocks::ModelBuilder;
 use weft_ir::dtype::DType;
 use weft_ir::graph::Graph;
@@ -121,4 +122,19 @@ pub fn build(checkpoint: &Checkpoint, dtype: DType) -> Result<Graph, Error> {
     let mut builder = ModelBuilder::new(checkpoint, dtype);
     (family.build)(&mut builder);
     builder.finish()
+}
+
+/// The tensors that a checkpoint's model asks for, each once, in the model's order.
+///
+/// # Errors
+/// As [`build`].
+pub fn asked(checkpoint: &Checkpoint, dtype: DType) -> Result<Vec<Asked>, Error> {
+    let (_, family) = family(checkpoint)?;
+    let mut builder = ModelBuilder::new(checkpoint, dtype);
+    (family.build)(&mut builder);
+    let mut asked = builder.asked();
+    builder.finish()?;
+    let mut seen = std::collections::BTreeSet::new();
+    asked.retain(|a| seen.insert(a.name.clone()));
+    Ok(asked)
 }

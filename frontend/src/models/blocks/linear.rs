@@ -62,7 +62,7 @@ impl ModelBuilder<'_> {
     ) -> Linear {
         let inner = self.g.shape(x).last().and_then(|d| d.as_const()).unwrap_or(0);
         let weight = if transposed {
-            let w = self.weight(&format!("{name}.weight"), &[inner, out]);
+            let w = self.turned_weight(&format!("{name}.weight"), &[inner, out]);
             self.g.transpose(w, &[1, 0])
         } else {
             self.weight(&format!("{name}.weight"), &[out, inner])

@@ -39,13 +39,26 @@ pub struct ModelBuilder<'a> {
     /// Type of activations and weights.
     pub dtype: DType,
     checkpoint: &'a Checkpoint,
+    asked: Vec<Asked>,
     fault: Option<Error>,
+}
+
+/// A tensor that a model asks its checkpoint for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Hugging Face name.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Whether it is a matrix (or several) stored as `[…, in, out]`.
+    pub turned: bool,
 }
 
 impl<'a> ModelBuilder<'a> {
     /// An empty model.
     pub fn new(checkpoint: &'a Checkpoint, dtype: DType) -> Self {
-        ModelBuilder { g: GraphBuilder::new(), config: checkpoint.config(), dtype, checkpoint, fault: None }
+        let (g, config) = (GraphBuilder::new(), checkpoint.config());
+        ModelBuilder { g, config, dtype, checkpoint, asked: Vec::new(), fault: None }
     }
 
     /// Runs a closure with a part added to the scope of the nodes it makes.
@@ -88,14 +101,28 @@ impl<'a> ModelBuilder<'a> {
         self.weight_as(name, shape, self.dtype)
     }
 
+    /// As [`ModelBuilder::weight`], of a matrix (or several) that Hugging Face stores as `[…, in, out]`.
+    pub fn turned_weight(&mut self, name: &str, shape: &[usize]) -> NodeId {
+        self.take(Asked { name: name.to_owned(), shape: shape.to_vec(), turned: true }, self.dtype)
+    }
+
     /// As [`ModelBuilder::weight`], of another type.
     pub fn weight_as(&mut self, name: &str, shape: &[usize], dtype: DType) -> NodeId {
-        let source = match self.checkpoint.source(name) {
-            Ok(s) if s.shape == shape => s,
-            Ok(s) => {
-                let e = Error::tensor_shape(self.checkpoint.root(), name, &s.shape, shape);
-                return self.missing(e, shape);
-            }
+        self.take(Asked { name: name.to_owned(), shape: shape.to_vec(), turned: false }, dtype)
+    }
+
+    /// What the model asked for until now, in its order; a tensor may be asked for twice.
+    pub fn asked(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked)
+    }
+
+    fn take(&mut self, asked: Asked, dtype: DType) -> NodeId {
+        let found = self.checkpoint.source_of(&asked.name, &asked.shape);
+        let shape = asked.shape.clone();
+        let shape = shape.as_slice();
+        self.asked.push(asked);
+        let source = match found {
+            Ok(source) => source,
             Err(e) => return self.missing(e, shape),
         };
         let dims = |s: &[usize]| s.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
