@@ -121,7 +121,7 @@ mod tests {
             let asked = Asked { name: name.into(), shape: shape.to_vec(), turned };
             let (got, spread) = moments(&Values::new(&asked, &config(family), 7));
             // Five standard errors.
-            let error = 5.0 / (shape.iter().product::<usize>() as f64).sqrt();
+            let error = 5.0 / (CHUNK as f64).sqrt();
             assert!((got - mean).abs() < error * deviation, "{name}: mean {got}");
             assert!((spread / deviation - 1.0).abs() < error, "{name}: deviation {spread}, not {deviation}");
         }
