@@ -215,6 +215,7 @@ fn latent(f: &mut Fields, c: &mut ModelConfig) -> Result<Latent> {
         ("q_lora_rank", q_rank.unwrap_or(1)),
         ("kv_lora_rank", latent.kv_rank),
         ("qk_nope_head_dim", latent.plain),
+        ("qk_rope_head_dim", latent.rotated),
         ("v_head_dim", latent.value),
     ];
     for (key, size) in sizes {
