@@ -223,7 +223,7 @@ fn latent(f: &mut Fields, c: &mut ModelConfig) -> Result<Latent> {
             return Err(f.malformed(key, format!("{size} is not between 1 and {MAX_COUNT}")));
         }
     }
-    let head = latent.plain + latent.rotated;
+    let head = latent.plain.saturating_add(latent.rotated);
     if let Some(given) = f.size("qk_head_dim")?.filter(|d| *d != head) {
         return Err(f.malformed("qk_head_dim", format!("{given} is not qk_nope_head_dim + qk_rope_head_dim")));
     }

@@ -161,7 +161,13 @@ impl ChatTemplate {
             return Err(Error::text(path, field(name), problem, "give another template"));
         }
         let template = ChatTemplate { path: path.to_owned(), templates, special, now: None };
-        template.environment()?;
+        // The engine computes constant expressions as it parses, so that is within bounds, too.
+        let this = template.clone();
+        let parsed = guard::run(move || this.environment().map(drop));
+        parsed.unwrap_or_else(|stopped| {
+            let remedy = "give another template";
+            Err(Error::text(path, "chat_template", stopped.problem(), remedy))
+        })?;
         Ok(template)
     }
 

@@ -455,6 +455,12 @@ fn templates(all: &mut Cases) {
     );
     with_template(
         all,
+        "constants that are computed without end",
+        &["chat_template.jinja", T, "takes"],
+        format!("{{{{ 'a' * 99999999{} }}}}", " * 1".repeat(100)),
+    );
+    with_template(
+        all,
         "replacing that squares",
         &["chat_template.jinja", T, "memory"],
         "{% set x = 'a' * 100000 %}{{ x | replace('a', x) }}",
