@@ -69,7 +69,7 @@ pub enum StepKind {
 impl Step {
     /// Elements of a row's result.
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().copied().fold(1, usize::saturating_mul)
     }
 }
 

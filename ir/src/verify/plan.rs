@@ -282,6 +282,6 @@ fn matmul(m: &MatMul, work: &Work, faults: &mut Vec<String>) {
 
 /// Product of the constant extents, and the symbolic ones in order.
 fn factors(shape: &[Dim]) -> (usize, Vec<Dim>) {
-    let constant = shape.iter().filter_map(|d| d.as_const()).product();
+    let constant = shape.iter().filter_map(|d| d.as_const()).fold(1usize, usize::saturating_mul);
     (constant, shape.iter().copied().filter(|d| d.as_const().is_none()).collect())
 }
