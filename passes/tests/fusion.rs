@@ -42,11 +42,16 @@ impl Maker {
 
     /// x · rsqrt(mean(of²) + ε).
     fn scaled(&mut self, x: NodeId, of: NodeId) -> NodeId {
-        let square = self.bin(Binary::Mul, of, of);
-        let mean = self.g.reduce(Reduce::Mean, square);
-        let eps = self.g.scalar_like(1e-5, mean);
-        let mean = self.bin(Binary::Add, mean, eps);
-        let scale = self.g.unary(Unary::Rsqrt, mean);
+        self.scaled_by(x, [of, of], Reduce::Mean, Unary::Rsqrt)
+    }
+
+    /// x · f(reduced(a · b) + ε).
+    fn scaled_by(&mut self, x: NodeId, [a, b]: [NodeId; 2], op: Reduce, f: Unary) -> NodeId {
+        let product = self.bin(Binary::Mul, a, b);
+        let reduced = self.g.reduce(op, product);
+        let eps = self.g.scalar_like(1e-5, reduced);
+        let reduced = self.bin(Binary::Add, reduced, eps);
+        let scale = self.g.unary(f, reduced);
         self.bin(Binary::Mul, x, scale)
     }
 
@@ -136,43 +141,16 @@ impl Maker {
 
 #[test]
 fn an_rms_norm_is_scaled_by_its_own_rows() {
-    let mut m = Maker::new();
-    let x = m.rows("x");
-    let y = m.scaled(x, x);
-    assert_eq!(m.sites(y, "rms-norm"), 1);
-
-    // √ in place of 1/√.
-    let mut m = Maker::new();
-    let x = m.rows("x");
-    let square = m.bin(Binary::Mul, x, x);
-    let mean = m.g.reduce(Reduce::Mean, square);
-    let eps = m.g.scalar_like(1e-5, mean);
-    let mean = m.bin(Binary::Add, mean, eps);
-    let scale = m.g.unary(Unary::Sqrt, mean);
-    let y = m.bin(Binary::Mul, x, scale);
-    assert_eq!(m.sites(y, "rms-norm"), 0);
-
-    // The product of two values is no square.
-    let mut m = Maker::new();
-    let (x, z) = (m.rows("x"), m.rows("z"));
-    let product = m.bin(Binary::Mul, x, z);
-    let mean = m.g.reduce(Reduce::Mean, product);
-    let eps = m.g.scalar_like(1e-5, mean);
-    let mean = m.bin(Binary::Add, mean, eps);
-    let scale = m.g.unary(Unary::Rsqrt, mean);
-    let y = m.bin(Binary::Mul, x, scale);
-    assert_eq!(m.sites(y, "rms-norm"), 0);
-
-    // A largest element is no mean.
-    let mut m = Maker::new();
-    let x = m.rows("x");
-    let square = m.bin(Binary::Mul, x, x);
-    let most = m.g.reduce(Reduce::Max, square);
-    let eps = m.g.scalar_like(1e-5, most);
-    let most = m.bin(Binary::Add, most, eps);
-    let scale = m.g.unary(Unary::Rsqrt, most);
-    let y = m.bin(Binary::Mul, x, scale);
-    assert_eq!(m.sites(y, "rms-norm"), 0);
+    let of = |other: bool, op: Reduce, f: Unary| {
+        let mut m = Maker::new();
+        let (x, z) = (m.rows("x"), m.rows("z"));
+        let y = m.scaled_by(x, [x, if other { z } else { x }], op, f);
+        m.sites(y, "rms-norm")
+    };
+    assert_eq!(of(false, Reduce::Mean, Unary::Rsqrt), 1);
+    assert_eq!(of(false, Reduce::Mean, Unary::Sqrt), 0, "√ in place of 1/√");
+    assert_eq!(of(true, Reduce::Mean, Unary::Rsqrt), 0, "the product of two values is no square");
+    assert_eq!(of(false, Reduce::Max, Unary::Rsqrt), 0, "a largest element is no mean");
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub use print::line;
 
 use crate::ids::NodeId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One operation and its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,20 @@ impl Graph {
             }
         }
         users
+    }
+
+    /// Whether a value is another one or computed from it.
+    pub fn depends(&self, id: NodeId, on: NodeId) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            if id == on {
+                return true;
+            }
+            // Nodes are in topological order: what is earlier does not depend on it.
+            todo.extend(self.node(id).inputs.iter().copied().filter(|x| *x >= on && seen.insert(*x)));
+        }
+        false
     }
 
     /// Whether this is an encoder: every sequence lies in one step, and none continues in the next.

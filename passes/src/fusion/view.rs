@@ -1,6 +1,6 @@
 //! A graph as fusion rules see it: ways from a value down to what it is made from.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Unary};
@@ -133,7 +133,7 @@ impl<'a> View<'a> {
                     inputs.iter().copied().filter(|x| !matches!(self.op(*x), Op::Broadcast(_))).collect();
                 let found = nearest(&whole)?;
                 // A norm of the layer's own result needs whole rows: what follows it is no epilogue.
-                if inputs.iter().any(|x| !whole.contains(x) && self.depends(*x, found.0[0])) {
+                if inputs.iter().any(|x| !whole.contains(x) && self.graph.depends(*x, found.0[0])) {
                     return None;
                 }
                 found
@@ -159,20 +159,6 @@ impl<'a> View<'a> {
         };
         path.push(id);
         Some((path, n + 1))
-    }
-
-    /// Whether a value is computed from another one.
-    pub fn depends(&self, id: NodeId, on: NodeId) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut todo = vec![id];
-        while let Some(id) = todo.pop() {
-            if id == on {
-                return true;
-            }
-            // Nodes are in topological order.
-            todo.extend(self.graph.node(id).inputs.iter().copied().filter(|x| *x >= on && seen.insert(*x)));
-        }
-        false
     }
 
     /// What an activation is computed from: SiLU, both GELUs and their sigmoid form, ReLU and its square.

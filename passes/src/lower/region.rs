@@ -126,19 +126,6 @@ fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>)
     region
 }
 
-/// Whether a value is computed from another one.
-pub(super) fn depends(graph: &Graph, id: NodeId, on: NodeId) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut todo = vec![id];
-    while let Some(id) = todo.pop() {
-        if id == on {
-            return true;
-        }
-        todo.extend(graph.node(id).inputs.iter().copied().filter(|x| *x >= on && seen.insert(*x)));
-    }
-    false
-}
-
 /// What is known of a node, from what is known of its inputs.
 fn follow(
     graph: &Graph,
@@ -150,7 +137,7 @@ fn follow(
     let node = graph.node(id);
     let of = |i: usize| known.get(&node.inputs[i]);
     // What comes from elsewhere must not wait for the product.
-    let outside = |x: &NodeId| !known.contains_key(x) && *x > product && depends(graph, *x, product);
+    let outside = |x: &NodeId| !known.contains_key(x) && *x > product && graph.depends(*x, product);
     if node.inputs.iter().any(outside) {
         return None;
     }

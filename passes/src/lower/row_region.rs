@@ -4,7 +4,7 @@
 //! product's own elements, reductions over its rows are followed further, and what is computed from them: a
 //! residual sum's norm. Values inside that others need as well are stored on the way.
 
-use super::region::{Known, Limits, Region, depends};
+use super::region::{Known, Limits, Region};
 use super::rows;
 use crate::schedule;
 use std::collections::BTreeSet;
@@ -40,7 +40,7 @@ pub(super) fn extend(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
     while let Some(id) = next.pop_first() {
         let known = |x: &NodeId| *x == source || inside.contains(x);
         // What comes from elsewhere must not wait for the product.
-        let waits = |x: &NodeId| !known(x) && *x >= region.product && depends(graph, *x, region.product);
+        let waits = |x: &NodeId| !known(x) && *x >= region.product && graph.depends(*x, region.product);
         if free(&id) && rows::is_aligned(graph, row, id) && !graph.node(id).inputs.iter().any(waits) {
             inside.insert(id);
             next.extend(&limits.users[id.index()]);

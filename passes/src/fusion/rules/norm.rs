@@ -148,7 +148,7 @@ fn norm_linear(v: &View<'_>, at: NodeId, vars: &Vars<'_>) -> Option<Site> {
         return None;
     }
     // A norm of the product's own result.
-    if v.depends(mean, product) {
+    if v.graph.depends(mean, product) {
         return None;
     }
     let left = v.input(product, 0);
