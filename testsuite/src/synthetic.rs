@@ -20,6 +20,8 @@ pub struct LlamaShape {
     pub head_dim: usize,
     /// Entries of the vocabulary.
     pub vocab: usize,
+    /// Whether the head is the embedding table.
+    pub tied: bool,
 }
 
 /// SmolLM2-135M-Instruct.
@@ -31,6 +33,7 @@ pub const SMOLLM2: LlamaShape = LlamaShape {
     kv_heads: 3,
     head_dim: 64,
     vocab: 49152,
+    tied: true,
 };
 
 /// Llama-3.2-1B.
@@ -42,10 +45,23 @@ pub const LLAMA_1B: LlamaShape = LlamaShape {
     kv_heads: 8,
     head_dim: 64,
     vocab: 128256,
+    tied: true,
+};
+
+/// Llama-3.1-8B.
+pub const LLAMA_8B: LlamaShape = LlamaShape {
+    layers: 32,
+    hidden: 4096,
+    intermediate: 14336,
+    heads: 32,
+    kv_heads: 8,
+    head_dim: 128,
+    vocab: 128256,
+    tied: false,
 };
 
 impl LlamaShape {
-    /// Names and shapes of the tensors; the head is tied to the embedding.
+    /// Names and shapes of the tensors.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (h, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut all = vec![("model.embed_tokens.weight".to_string(), vec![self.vocab, h])];
@@ -64,6 +80,9 @@ impl LlamaShape {
             ]);
         }
         all.push(("model.norm.weight".to_string(), vec![h]));
+        if !self.tied {
+            all.push(("lm_head.weight".to_string(), vec![self.vocab, h]));
+        }
         all
     }
 
@@ -86,7 +105,7 @@ impl LlamaShape {
             "rms_norm_eps": 1e-5,
             "rope_theta": 100000.0,
             "max_position_embeddings": 8192,
-            "tie_word_embeddings": true,
+            "tie_word_embeddings": self.tied,
             "torch_dtype": "bfloat16",
         });
         std::fs::write(folder.join("config.json"), config.to_string())?;

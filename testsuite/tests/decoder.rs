@@ -26,8 +26,16 @@ impl WeightBytes for Noise {
     }
 }
 
-const TINY: LlamaShape =
-    LlamaShape { layers: 2, hidden: 72, intermediate: 104, heads: 4, kv_heads: 2, head_dim: 16, vocab: 300 };
+const TINY: LlamaShape = LlamaShape {
+    layers: 2,
+    hidden: 72,
+    intermediate: 104,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    vocab: 300,
+    tied: true,
+};
 
 /// Some steps of a whole decoder, five kernels a layer: each kernel close to the reference on its inputs, and
 /// a sequence's logits the same bits whatever else is in the step.
