@@ -208,6 +208,13 @@ pub struct SamplingArgs {
     /// Keep tokens at least this likely relative to the most likely one.
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = probability)]
     pub min_p: f32,
+    /// Divides the positive logits of tokens that occurred before, in the prompt too, and multiplies the others; 1
+    /// changes nothing.
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = above_zero)]
+    pub repetition_penalty: f32,
+    /// Taken from the logits of tokens that the answer already has; 0 changes nothing.
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = number, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
     /// Seed of the draws; prompt i of a batch draws with seed + i.
     #[arg(long, default_value_t = 0)]
     pub seed: u32,
@@ -369,6 +376,17 @@ fn batch(text: &str) -> Result<usize, String> {
         Ok(n) if (1..=most).contains(&n) => Ok(n),
         _ => Err(format!("give a whole number from 1 to {most}")),
     }
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
+        _ => Err("give a number above 0".into()),
+    }
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    text.parse::<f32>().ok().filter(|x| x.is_finite()).ok_or_else(|| "give a number".into())
 }
 
 fn at_least_zero(text: &str) -> Result<f32, String> {

@@ -3,7 +3,7 @@
 use crate::errors::{Error, Result};
 use weft_ir::plan::Role;
 use weft_ir::reference::StepInputs;
-use weft_ir::sampling::Params;
+use weft_ir::sampling::{Params, Penalties};
 use weft_runtime::exec::{Executor, StepOutput};
 
 /// Tokens of one sequence in a step.
@@ -17,6 +17,10 @@ pub struct Piece<'a> {
     pub ids: &'a [u32],
     /// How to choose the token after each output row.
     pub params: Params,
+    /// What the sequence's tokens cost.
+    pub penalties: Penalties,
+    /// Tokens of the sequence's prompt.
+    pub prompt: usize,
 }
 
 /// Runs a step of pieces, whose sequences ascend. `Role::Score` outputs a row for each token, other roles
@@ -52,6 +56,9 @@ fn inputs(executor: &dyn Executor, role: Role, pieces: &[Piece<'_>]) -> StepInpu
                 s.top_p.push(piece.params.top_p);
                 s.min_p.push(piece.params.min_p);
                 s.seed.push(piece.params.seed);
+                s.repetition_penalty.push(piece.penalties.repetition);
+                s.presence_penalty.push(piece.penalties.presence);
+                s.prompt_lengths.push(piece.prompt as i32);
             }
         }
     }

@@ -11,7 +11,7 @@ use weft_frontend::text::chat::ChatTemplate;
 use weft_frontend::text::stream::StreamDecoder;
 use weft_frontend::text::tokenizer::Tokenizer;
 use weft_ir::plan::Role;
-use weft_ir::sampling::Params;
+use weft_ir::sampling::{Params, Penalties};
 use weft_runtime::exec::Executor;
 
 /// Tokens that end a turn in the chat formats in use, where a vocabulary has them.
@@ -34,6 +34,8 @@ pub struct Request {
     pub ids: Vec<u32>,
     /// How to choose tokens.
     pub params: Params,
+    /// What tokens that occurred cost.
+    pub penalties: Penalties,
 }
 
 /// When to end an answer.
@@ -93,6 +95,7 @@ pub struct Timing {
 struct Running {
     sequence: usize,
     params: Params,
+    penalties: Penalties,
     /// The newest token, not yet in the cache, and its position.
     last: u32,
     position: usize,
@@ -183,6 +186,8 @@ fn prefill(
                 start: c.start,
                 ids: &wave[c.sequence].ids[c.start..c.start + c.len],
                 params: wave[c.sequence].params,
+                penalties: wave[c.sequence].penalties,
+                prompt: wave[c.sequence].ids.len(),
             })
             .collect();
         let out = step(executor, Role::Prefill, &pieces, false)?;
@@ -195,6 +200,7 @@ fn prefill(
             let mut r = Running {
                 sequence: c.sequence,
                 params: request.params,
+                penalties: request.penalties,
                 last: sampled(token, c.sequence, length - 1)?,
                 position: length,
                 decoder: StreamDecoder::new(tokenizer, true, limits.stop_strings.clone()),
@@ -229,7 +235,8 @@ fn decode(
             .map(|&i| {
                 let r = &running[i];
                 let ids = std::slice::from_ref(&r.last);
-                Piece { sequence: r.sequence, start: r.position, ids, params: r.params }
+                let (sequence, start, prompt) = (r.sequence, r.position, r.prompt_tokens);
+                Piece { sequence, start, ids, params: r.params, penalties: r.penalties, prompt }
             })
             .collect();
         let out = step(executor, Role::Decode, &pieces, false)?;

@@ -164,6 +164,7 @@ fn literals(graph: &Graph) -> BTreeSet<NodeId> {
             | Op::RoutedMatMul { .. }
             | Op::Gather
             | Op::Scatter
+            | Op::Penalize
             | Op::Sample => false,
         };
         if one {

@@ -7,7 +7,7 @@ use crate::batch::{Piece, chunks, sampled, step};
 use crate::errors::{Error, Result};
 use crate::tensors::{Greedy, Input, Output};
 use weft_ir::plan::Role;
-use weft_ir::sampling::Params;
+use weft_ir::sampling::{Params, Penalties};
 use weft_runtime::exec::Executor;
 
 /// Computes the logits of an input and of a continuation by `steps` tokens. `progress` is told (tokens done,
@@ -103,7 +103,7 @@ pub fn check_length(tokens: usize, steps: usize, max_seq: usize) -> Result<()> {
 }
 
 fn piece(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {
-    Piece { sequence, start, ids, params: Params::GREEDY }
+    Piece { sequence, start, ids, params: Params::GREEDY, penalties: Penalties::NONE, prompt: 0 }
 }
 
 /// The tokens that step `n` + 1 reads: those of `continue_ids`, else those that were chosen.

@@ -1,7 +1,7 @@
 //! Sampling of one token from a row of logits: the definition that the CPU reference runs and that the
 //! GPU kernel repeats step by step.
 //!
-//! The order is that of Hugging Face's logits processors: temperature, top-k, top-p, min-p, then a draw.
+//! The order is that of Hugging Face's logits processors: penalties, temperature, top-k, top-p, min-p, then a draw.
 //! Filters compare an order-preserving `u32` key of each scaled logit, so a threshold is a key and can be
 //! found by bisection on its 32 bits. The draw is the Gumbel-max trick with counter-based random bits
 //! (Philox4x32-10, Salmon et al. 2011), so it depends on seed, position and token alone.
@@ -75,6 +75,37 @@ pub fn gumbel(u: f32) -> f32 {
 pub fn key(x: f32) -> u32 {
     let b = (x + 0.0).to_bits();
     if b >> 31 == 1 { !b } else { b | 0x8000_0000 }
+}
+
+/// What earlier tokens cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalties {
+    /// Divides the positive logits of tokens that occurred, in the prompt too, and multiplies the others
+    /// (Keskar et al. 2019); 1 changes nothing.
+    pub repetition: f32,
+    /// Taken from the logits of tokens that occurred behind the prompt, once each; 0 changes nothing.
+    pub presence: f32,
+}
+
+impl Penalties {
+    /// No penalties.
+    pub const NONE: Penalties = Penalties { repetition: 1.0, presence: 0.0 };
+}
+
+/// Applies penalties to a row of logits, whose sequence so far is `past`, the first `prompt` of them the
+/// prompt. Ids outside the vocabulary are passed over.
+pub fn penalize_row(logits: &mut [f32], past: &[i32], prompt: usize, penalties: &Penalties) {
+    let mut seen = std::collections::BTreeMap::new();
+    for (i, &token) in past.iter().enumerate() {
+        *seen.entry(token).or_insert(false) |= i >= prompt;
+    }
+    for (token, generated) in seen {
+        let Some(l) = usize::try_from(token).ok().and_then(|t| logits.get_mut(t)) else { continue };
+        *l = if *l < 0.0 { *l * penalties.repetition } else { *l / penalties.repetition };
+        if generated {
+            *l -= penalties.presence;
+        }
+    }
 }
 
 /// The token drawn from a row of logits at a position; −1 when a logit is NaN or there is none.

@@ -98,6 +98,7 @@ fn a_product_with_an_epilogue() {
         b: OperandId(1),
         stages: vec![Stage { op: Reduce::Sum, value: op(Binary::Mul, x(), x()) }],
         row: None,
+        draw: None,
         stores: vec![first, second],
     });
     let reads = vec![
@@ -136,6 +137,7 @@ fn a_product_with_a_row_epilogue() {
         b: OperandId(1),
         stages: vec![],
         row: Some(row),
+        draw: None,
         stores: vec![store(0, &here, Scalar::Acc(0)), store(1, &here, scaled)],
     });
     let reads = vec![

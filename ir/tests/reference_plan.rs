@@ -103,6 +103,7 @@ output \"p\" = %11
             b: OperandId(2),
             stages: vec![],
             row: None,
+            draw: None,
             stores: vec![store(0, &[at(0), at(1)], Scalar::unary(Unary::Silu, Scalar::Acc(0)))],
         }),
         &[ids, embed, w, scale],
@@ -414,6 +415,7 @@ fn speed_of_small_dispatches() {
         b: OperandId(1),
         stages: vec![],
         row: None,
+        draw: None,
         stores: vec![store(0, &[at(0), at(1)], Scalar::Acc(0))],
     });
     let kinds = [

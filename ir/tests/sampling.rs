@@ -1,6 +1,8 @@
 //! Sampling: known answers of the random bits, the distribution drawn, and the filters' edges.
 
-use weft_ir::sampling::{Params, gumbel, key, philox4x32_10, sample_row, uniform, uniform_of_bits};
+use weft_ir::sampling::{
+    Params, Penalties, gumbel, key, penalize_row, philox4x32_10, sample_row, uniform, uniform_of_bits,
+};
 
 const HOT: Params = Params { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7 };
 
@@ -155,4 +157,22 @@ fn infinities() {
         // A tiny temperature overflows to infinities.
         assert_eq!(sample_row(&[-3.0, 2.0, -1.0], position, &Params { temperature: 1e-40, ..HOT }), 1);
     }
+}
+
+#[test]
+fn penalties_count_each_token_once() {
+    let row = [2.0, -1.0, 0.5, 4.0, -0.0];
+    // Token 1 is in the prompt twice, token 3 in the prompt and in the answer, token 0 in the answer alone.
+    let past = [1, 1, 3, 3, 0, -1, 9];
+    let after = |repetition, presence| {
+        let mut row = row;
+        penalize_row(&mut row, &past, 3, &Penalties { repetition, presence });
+        row
+    };
+    assert_eq!(after(1.0, 0.0), row);
+    // What transformers' RepetitionPenaltyLogitsProcessor gives with a penalty of 2.
+    assert_eq!(after(2.0, 0.0), [1.0, -2.0, 0.5, 2.0, -0.0]);
+    assert_eq!(after(1.0, 0.75), [1.25, -1.0, 0.5, 3.25, -0.0]);
+    assert_eq!(after(2.0, 0.75), [0.25, -2.0, 0.5, 1.25, -0.0]);
+    assert_eq!(after(0.5, -1.0), [5.0, -0.5, 0.5, 9.0, -0.0]);
 }

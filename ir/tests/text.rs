@@ -65,7 +65,11 @@ fn every_op() -> Graph {
     let logits = g.gather(product, outs);
     let position = g.gather(ints, outs);
     let rest = [Input::Temperature, Input::TopK, Input::TopP, Input::MinP, Input::Seed].map(|i| g.input(i));
-    let mut operands = vec![logits, position];
+    let costs = [Input::PromptLengths, Input::RepetitionPenalty, Input::PresencePenalty].map(|i| g.input(i));
+    let mut operands = vec![logits, count, position, position];
+    operands.extend(costs);
+    let penalised = g.add(Op::Penalize, &operands);
+    let mut operands = vec![penalised, position];
     operands.extend(rest);
     let tokens = g.add(Op::Sample, &operands);
     g.output("logits", logits);

@@ -168,7 +168,7 @@ pub fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Optio
         Compute::Steps(s) => (routed::steps(s), None),
         Compute::Routed(r) => routed::products(work, r, bind, target),
         Compute::Grouping(_) => (Schedule::GroupPairs { threads: 128 }, None),
-        Compute::Sample(_) => (Schedule::SampleRow { threads: 1024 }, None),
+        Compute::Penalize(_) | Compute::Sample(_) => (Schedule::SampleRow { threads: 1024 }, None),
     }
 }
 
@@ -288,6 +288,7 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         Compute::Steps(s) => vec![s.rows],
         Compute::Routed(r) => vec![r.tokens, Dim::Const(r.picks)],
         Compute::Grouping(g) => vec![Dim::Const(g.experts)],
+        Compute::Penalize(p) => vec![p.rows],
         Compute::Sample(s) => vec![s.rows],
     };
     let one = Extent::one;

@@ -31,6 +31,7 @@ fn listing(plan: &Plan) -> String {
             Compute::Steps(s) => format!("{} steps a row", s.steps.len()),
             Compute::Routed(r) => format!("{} of {} matrices {}x{}", r.weights.len(), r.experts, r.n, r.k),
             Compute::Grouping(g) => format!("pairs by {} matrices", g.experts),
+            Compute::Penalize(_) => "penalize".into(),
             Compute::Sample(_) => "sample".into(),
         };
         let names =

@@ -168,7 +168,18 @@ pub fn decode_plan(
     };
     m.dispatch("embed", Compute::Loop(lookup), &[("ids", ids), ("w", embed)], &[("x", x)]);
     let product = |n, group, k, a, b, stages, stores| {
-        Compute::MatMul(MatMul { m: TOKENS, n, group, k, a, b: OperandId::new(b), stages, row: None, stores })
+        Compute::MatMul(MatMul {
+            m: TOKENS,
+            n,
+            group,
+            k,
+            a,
+            b: OperandId::new(b),
+            stages,
+            row: None,
+            stores,
+            draw: None,
+        })
     };
     let plain = || load(0, &[at(0), at(1)]);
     let residual =

@@ -270,6 +270,9 @@ fn input_buffer(memory: &mut Memory, input: Input, s: &StepInputs) -> usize {
         Input::Temperature => memory.floats(DType::F32, &s.temperature),
         Input::TopP => memory.floats(DType::F32, &s.top_p),
         Input::MinP => memory.floats(DType::F32, &s.min_p),
+        Input::RepetitionPenalty => memory.floats(DType::F32, &s.repetition_penalty),
+        Input::PresencePenalty => memory.floats(DType::F32, &s.presence_penalty),
+        Input::PromptLengths => ints(&s.prompt_lengths),
         Input::Seed => memory.ints(DType::U32, &s.seed.iter().map(|&x| i64::from(x)).collect::<Vec<_>>()),
     }
 }
@@ -300,5 +303,8 @@ pub fn ragged(entry: &Entry, sequences: &[(&[i32], usize)], max_seq: usize, ever
     s.top_p = vec![1.0; bind.rows];
     s.min_p = vec![0.0; bind.rows];
     s.seed = vec![0; bind.rows];
+    s.repetition_penalty = vec![1.0; bind.rows];
+    s.presence_penalty = vec![0.0; bind.rows];
+    s.prompt_lengths = vec![0; bind.rows];
     s
 }

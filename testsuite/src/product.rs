@@ -5,7 +5,7 @@ use crate::emulate::{Distance, Emulated};
 use crate::nvrtc::{compile_all, load};
 use std::collections::{BTreeMap, HashMap};
 use weft_ir::dtype::{DType, Encoding};
-use weft_ir::graph::Literal;
+use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::{BufferId, DispatchId, KernelId, OperandId};
 use weft_ir::plan::{
     Body, Buffer, BufferKind, Compute, Dispatch, Entry, KernelSpec, Launch, MatMul, Operand, Pack, Plan,
@@ -27,6 +27,8 @@ pub struct Maker {
     reads: Vec<Operand>,
     writes: Vec<Operand>,
     bytes: HashMap<String, Vec<u8>>,
+    /// Inputs of the step.
+    pub inputs: StepInputs,
 }
 
 impl WeightBytes for Maker {
@@ -66,6 +68,14 @@ impl Maker {
     pub fn ints(&mut self, name: &str, values: Vec<i32>) -> OperandId {
         let dims = vec![Dim::Const(values.len())];
         let o = self.operand(name, DType::I32, dims, BufferKind::Literal(Literal::I32(values)));
+        self.reads.push(o);
+        OperandId::new(self.reads.len() - 1)
+    }
+
+    /// A step input.
+    pub fn input(&mut self, input: Input) -> OperandId {
+        let ty = input.ty();
+        let o = self.operand(input.name(), ty.dtype(), ty.shape, BufferKind::Input(input));
         self.reads.push(o);
         OperandId::new(self.reads.len() - 1)
     }
@@ -132,13 +142,24 @@ impl Maker {
         plan
     }
 
+    /// The tokens that the product's kernel draws, on the emulator.
+    ///
+    /// # Panics
+    /// When it draws none, or its kernel faults.
+    pub fn tokens(&self, m: &MatMul, rows: usize) -> Vec<i32> {
+        let plan = self.plan(m.clone(), rows, &|_| {});
+        let mut emulated = Emulated::with_weights(&plan, self);
+        emulated.run("step", &self.inputs).unwrap_or_else(|why| panic!("{why}"));
+        emulated.output_ids("tokens")
+    }
+
     /// Runs and compiles the product for a bucket of some rows.
     ///
     /// # Panics
     /// When its kernel is too far from the reference, or spills.
     pub fn check(&self, m: &MatMul, rows: usize, tweak: &dyn Fn(&mut Schedule)) {
         let plan = self.plan(m.clone(), rows, tweak);
-        let distances = Emulated::with_weights(&plan, self).step("step", &StepInputs::default());
+        let distances = Emulated::with_weights(&plan, self).step("step", &self.inputs);
         let far: Vec<&Distance> = distances.iter().filter(|d| !d.is_close()).collect();
         assert!(far.is_empty(), "{rows} rows, {:?}: {far:?}", plan.kernels[0].schedule);
         let Some(nvrtc) = load() else { return };

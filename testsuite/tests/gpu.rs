@@ -6,7 +6,7 @@ use weft::batch::{Piece, step};
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Plan, Role};
-use weft_ir::sampling::Params;
+use weft_ir::sampling::{Params, Penalties};
 use weft_runtime::exec::Executor;
 use weft_testsuite::fixture::{Fixture, compile};
 use weft_testsuite::{golden, gpu};
@@ -69,7 +69,7 @@ fn smollm2() {
 }
 
 fn piece(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {
-    Piece { sequence, start, ids, params: Params::GREEDY }
+    Piece { sequence, start, ids, params: Params::GREEDY, penalties: Penalties::NONE, prompt: 0 }
 }
 
 /// Logits of a prefill of sequence 0 and of a decode step after it, with others in the same steps.
@@ -144,7 +144,8 @@ fn sampling_matches_its_definition() {
     for base in variants {
         for seed in 0..40 {
             let params = Params { seed, ..base };
-            let piece = Piece { sequence: 0, start: 0, ids: &ids, params };
+            let piece =
+                Piece { sequence: 0, start: 0, ids: &ids, params, penalties: Penalties::NONE, prompt: 0 };
             let out = step(&mut model, Role::Score, &[piece], true).unwrap_or_else(|e| panic!("{e}"));
             for (t, &token) in out.tokens.iter().enumerate() {
                 let logits = &out.logits[t * vocab..][..vocab];

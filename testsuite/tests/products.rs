@@ -18,7 +18,7 @@ fn plain() {
             mk.write("y", DType::F32, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
             let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
             let a = load_at(x, &[at(0), at(1)]);
-            (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores })
+            (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores, draw: None })
         });
     }
 }
@@ -33,7 +33,7 @@ fn f32_operands() {
         mk.write("y", DType::F32, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
         let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
         let a = load_at(x, &[at(0), at(1)]);
-        (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores })
+        (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores, draw: None })
     });
 }
 
@@ -51,7 +51,7 @@ fn gated_activation_after_a_norm() {
         let scaled = |i| op(Binary::Mul, Scalar::Acc(i), scale.clone());
         let value = op(Binary::Mul, Scalar::unary(Unary::Silu, scaled(0)), scaled(1));
         let stores = vec![store(0, &[at(0), at(1)], value, None)];
-        (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores })
+        (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores, draw: None })
     });
 }
 
@@ -67,7 +67,7 @@ fn gated_activation() {
         let value = op(Binary::Mul, Scalar::unary(Unary::Silu, Scalar::Acc(0)), Scalar::Acc(1));
         let stores = vec![store(0, &[at(0), at(1)], value, None)];
         let a = load_at(x, &[at(0), at(1)]);
-        (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages: vec![], row: None, stores })
+        (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages: vec![], row: None, stores, draw: None })
     });
 }
 
@@ -131,7 +131,7 @@ fn merged_projections_with_rotation_and_cache_write() {
                     ));
                 }
             }
-            (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores })
+            (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores, draw: None })
         });
     }
 }
@@ -144,7 +144,8 @@ fn expressions_that_see_too_much_are_faults() {
     mk.write("y", DType::F32, vec![TOKENS, Dim::Const(4)], BufferKind::Output("y".into()));
     let a = load_at(x, &[at(0), at(1)]);
     let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
-    let good = MatMul { m: TOKENS, n: 4, group: 1, k: 8, a, b, stages: vec![], row: None, stores };
+    let good =
+        MatMul { m: TOKENS, n: 4, group: 1, k: 8, a, b, stages: vec![], row: None, stores, draw: None };
     let plan = mk.plan(good.clone(), 1, &|_| {});
     let fault = |m: MatMul| {
         let mut plan = plan.clone();

@@ -52,7 +52,7 @@ fn product(
     stores: Vec<weft_ir::plan::Store>,
 ) -> MatMul {
     let a = load_at(x, &[at(0), at(1)]);
-    MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: Some(row), stores }
+    MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: Some(row), stores, draw: None }
 }
 
 /// As scheduled for few rows, and in blocks of 32.

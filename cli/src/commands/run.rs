@@ -11,7 +11,7 @@ use std::time::Instant;
 use weft_frontend::models::Kind;
 use weft_frontend::text::chat::{ChatTemplate, Message};
 use weft_frontend::text::tokenizer::Tokenizer;
-use weft_ir::sampling::Params;
+use weft_ir::sampling::{Params, Penalties};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -48,7 +48,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
             None => tokenizer.encode(prompt, true)?,
         };
         check_length(i, ids.len(), source.max_seq(&args.build))?;
-        requests.push(generate::Request { ids, params: params(args, i) });
+        let (repetition, presence) = (args.sampling.repetition_penalty, args.sampling.presence_penalty);
+        let penalties = Penalties { repetition, presence };
+        requests.push(generate::Request { ids, params: params(args, i), penalties });
     }
     let limits = Limits {
         max_new_tokens: args.max_new_tokens,

@@ -7,6 +7,7 @@
 //! Shuffles join the lanes, shared memory the warps of a team, always in the same order. Bound by reading b
 //! once.
 
+use super::gemv_draw::Drawing;
 use super::gemv_left::Left;
 use super::warp::{Threads, shuffle_reduce, threads, vector_lanes};
 use super::{Body, Point};
@@ -40,6 +41,7 @@ struct Kernel<'a> {
     /// Times a team takes columns.
     rounds: u32,
     teams: u32,
+    drawing: Option<Drawing<'a>>,
     t: Threads,
     /// Index of the thread in its team.
     member: Expr,
@@ -68,6 +70,7 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     let left = Left::declare(b, m, s, (chunks * stride * s.depth, vector))?;
     let partial =
         (s.split > 1).then(|| b.k.shared("partial_sums", DType::F32, 2 * s.warps * s.rows * s.columns));
+    let drawing = Drawing::declare(b, m, s)?;
     let t = threads(b);
     let (lanes, split) = (i64::from(s.lanes), i64::from(s.split));
     let member = Expr::ThreadIdx % (lanes * split);
@@ -87,6 +90,7 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
         chunks,
         rounds,
         teams,
+        drawing,
         t,
         member,
         part,
@@ -197,7 +201,11 @@ impl Kernel<'_> {
                 })
             })?;
             self.finish(b, partial, reduced, task, round)
-        })
+        })?;
+        match &self.drawing {
+            Some(d) => d.finish(b, self.s, (&self.t, &self.member), &self.first_row),
+            None => Ok(()),
+        }
     }
 
     /// Adds the products of vector d of each column.
@@ -246,7 +254,7 @@ impl Kernel<'_> {
         let all = i64::from(self.s.rows) * points;
         let lanes = i64::from(self.s.lanes);
         let count = b.extent(self.m.m);
-        for first in (0..all).step_by(self.s.lanes as usize) {
+        for (turn, first) in (0..all).step_by(self.s.lanes as usize).enumerate() {
             let many = lanes.min(all - first);
             let mine = if many == 1 { Expr::int(first) } else { self.member.clone() + first };
             let mine = b.k.let_("mine", DType::I32, mine);
@@ -269,7 +277,10 @@ impl Kernel<'_> {
             let taken = self.member.clone().lt(Expr::int(many));
             let inside = row.clone().lt(count.clone()).and(point.clone().lt(Expr::int(self.m.n as i64)));
             let at = Point { coords: vec![row, point], reduced: stages, acc };
-            b.if_then(taken.and(inside), |b| b.stores(&self.m.stores, &at))?;
+            b.if_then(taken.and(inside), |b| {
+                b.stores(&self.m.stores, &at)?;
+                self.drawing.as_ref().map_or(Ok(()), |d| d.take(b, turn, &at))
+            })?;
         }
         Ok(())
     }

@@ -9,13 +9,16 @@ mod elementwise;
 mod gemm;
 mod gemm_row;
 mod gemv;
+mod gemv_draw;
 mod gemv_left;
 mod group_pairs;
 mod header;
+mod penalize;
 mod routed_gemm;
 mod routed_gemv;
 mod rows;
 mod sample;
+mod sampling;
 mod scalar;
 mod steps;
 mod warp;
@@ -97,6 +100,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             group_pairs::build(&mut body, g, *threads)
         }
         (Schedule::SampleRow { threads }, Compute::Sample(s)) => sample::build(&mut body, s, *threads),
+        (Schedule::SampleRow { threads }, Compute::Penalize(p)) => penalize::build(&mut body, p, *threads),
         (schedule, _) => Err(format!("{schedule:?} does not fit the work {}", work.name)),
     };
     built.map_err(fail)?;

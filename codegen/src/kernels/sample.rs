@@ -1,85 +1,12 @@
 //! Sampling: one block a row, as `weft_ir::sampling` defines it.
-//!
-//! Thresholds of top-k and top-p are found by bisection on the 32 bits of an order-preserving key, each
-//! step one pass over the row; the draw is an arg-max of logit + Gumbel number, so it needs no sort and
-//! no prefix sum.
 
 use super::Body;
-use super::warp::{Threads, block_reduce, neutral, threads};
+use super::sampling::{Best, Request, Row, cmp, pick};
+use super::warp::threads;
 use weft_ir::dtype::DType;
-use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{Axis, BinaryOp, CompareOp, Expr, MathFn, Mem, ShuffleMode, Stmt, UnaryOp, Unroll};
+use weft_ir::kernel::{Axis, CompareOp, Expr};
 use weft_ir::plan::Sample;
-use weft_ir::sampling;
 use weft_ir::scalar::Reduce;
-
-/// What every pass over the row needs.
-struct Row {
-    logits: Mem,
-    /// Flat index of the row's first logit.
-    start: Expr,
-    vocab: i64,
-    threads: u32,
-    /// Divides the logits.
-    temperature: Expr,
-    t: Threads,
-    partial: SharedId,
-}
-
-fn bin(op: BinaryOp, a: Expr, b: Expr) -> Expr {
-    Expr::Binary(op, Box::new(a), Box::new(b))
-}
-
-fn cmp(op: CompareOp, a: Expr, b: Expr) -> Expr {
-    Expr::cmp(op, a, b)
-}
-
-impl Row {
-    /// Runs over the row's tokens; the closure receives the token and its logit over the temperature.
-    fn each(
-        &self,
-        b: &mut Body<'_>,
-        fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let along = (Expr::ThreadIdx, Expr::int(self.vocab), Expr::int(i64::from(self.threads)));
-        b.for_loop("token", along, Unroll::By(4), |b, token| {
-            let shape = b.work.reads[0].shape.clone();
-            let index = b.flat_offset(&shape, self.start.clone(), token.clone());
-            let logit = Expr::load(self.logits, index);
-            let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
-            fill(b, token, scaled)
-        })
-    }
-
-    /// Reduces a value of every token over the row.
-    fn reduce(
-        &self,
-        b: &mut Body<'_>,
-        name: &str,
-        op: Reduce,
-        value: impl FnOnce(&mut Body<'_>, Expr) -> Expr,
-    ) -> Result<VarId, String> {
-        let var = b.k.let_mut(name, DType::F32, neutral(op));
-        self.each(b, |b, _, scaled| {
-            let v = value(b, scaled);
-            b.k.assign(var, super::warp::combine(op, var.into(), v));
-            Ok(())
-        })?;
-        block_reduce(b, &self.t, var, op, self.threads / 32, self.partial)?;
-        Ok(var)
-    }
-}
-
-/// Order-preserving key of an f32 (`sampling::key`), as a variable.
-fn key(b: &mut Body<'_>, x: Expr) -> Expr {
-    // The sum with 0 turns −0 into +0; it must not be folded away.
-    let plus = bin(BinaryOp::Add, x, Expr::float(0.0));
-    let bits = b.k.let_("bits", DType::U32, Expr::Bitcast(DType::U32, Box::new(plus)));
-    let negative = cmp(CompareOp::Ne, bin(BinaryOp::Shr, bits.clone(), Expr::uint(31)), Expr::uint(0));
-    let flipped = Expr::Unary(UnaryOp::BitNot, Box::new(bits.clone()));
-    let key = negative.select(flipped, bin(BinaryOp::Or, bits, Expr::uint(0x8000_0000)));
-    b.k.let_("key", DType::U32, key)
-}
 
 pub(super) fn build(b: &mut Body<'_>, s: &Sample, block: u32) -> Result<(), String> {
     let warps = block / 32;
@@ -96,180 +23,24 @@ pub(super) fn build(b: &mut Body<'_>, s: &Sample, block: u32) -> Result<(), Stri
     let temperature = b.k.let_("temperature_of_row", DType::F32, at_row(b, 2));
     let draws = b.k.let_("draws", DType::Bool, cmp(CompareOp::Gt, temperature.clone(), Expr::float(0.0)));
     let divisor = b.k.let_("divisor", DType::F32, draws.clone().select(temperature, Expr::float(1.0)));
-    let logits_shape = b.work.reads[0].shape.clone();
-    let start = b.flat(&logits_shape, &[row.clone(), Expr::int(0)]);
-    let start = b.k.let_("start", b.index_type(&logits_shape), start);
-    let logits = b.reads[0];
-    let vocab = s.vocab as i64;
-    let r = Row { logits, start, vocab, threads: block, temperature: divisor, t, partial };
+    let (dtype, shape) = (b.work.reads[0].dtype, b.work.reads[0].shape.clone());
+    let start = b.flat(&shape, &[row.clone(), Expr::int(0)]);
+    let start = b.k.let_("start", b.index_type(&shape), start);
+    let (logits, vocab) = (b.reads[0], s.vocab as i64);
+    let r = Row { logits, dtype, shape, start, vocab, threads: block, temperature: divisor, t, partial };
 
-    let max = r.reduce(b, "largest", Reduce::Max, |_, x| x)?;
     let not_numbers = r.reduce(b, "not_numbers", Reduce::Sum, |_, x| {
         cmp(CompareOp::Ne, x.clone(), x).select(Expr::float(1.0), Expr::float(0.0))
     })?;
-    let least = b.k.let_mut("least", DType::U32, Expr::uint(0));
-    b.if_then(draws.clone(), |b| {
-        let k = b.k.let_("k", DType::I32, at_row(b, 3));
-        let limits = cmp(CompareOp::Gt, k.clone(), Expr::int(0)).and(k.clone().lt(Expr::int(vocab)));
-        b.if_then(limits, |b| top_k(b, &r, k, least))?;
-        let p = b.k.let_("p", DType::F32, at_row(b, 4));
-        b.if_then(p.clone().lt(Expr::float(1.0)), |b| top_p(b, &r, p, max, least))?;
-        let m = b.k.let_("m", DType::F32, at_row(b, 5));
-        b.if_then(cmp(CompareOp::Gt, m.clone(), Expr::float(0.0)), |b| {
-            let log = Expr::math(MathFn::Log, m.min(Expr::float(1.0)));
-            let floor = key(b, Expr::Var(max) + log);
-            b.k.assign(least, Expr::Var(least).max(floor));
-            Ok(())
-        })
-    })?;
-
-    let best = b.k.let_mut("score", DType::F32, Expr::float(f32::NEG_INFINITY));
-    let token = b.k.let_mut("chosen", DType::I32, Expr::int(i64::from(i32::MAX)));
     let seed = b.k.let_("seed_of_row", DType::U32, at_row(b, 6));
-    r.each(b, |b, id, scaled| {
-        let key = key(b, scaled.clone());
-        let kept = cmp(CompareOp::Ge, key, least.into());
-        b.if_then(kept, |b| {
-            let noisy = b.k.let_mut("noisy", DType::F32, scaled);
-            b.if_then(draws, |b| {
-                let g = gumbel(b, &seed, &position, &id)?;
-                b.k.assign(noisy, Expr::Var(noisy) + g);
-                Ok(())
-            })?;
-            keep_better(b, best, token, noisy.into(), id);
-            Ok(())
-        })
-    })?;
-    choose(b, &r, best, token, (scores, tokens))?;
+    let (top_k, top_p, min_p) = (at_row(b, 3), at_row(b, 4), at_row(b, 5));
+    let request = Request { position, top_k, top_p, min_p, seed };
+    let best = Best::declare(b);
+    pick(b, &r, &request, &draws, best, (scores, tokens))?;
     b.if_then(Expr::ThreadIdx.eq_(Expr::int(0)), |b| {
         let bad = cmp(CompareOp::Gt, not_numbers.into(), Expr::float(0.0));
-        let result = bad.select(Expr::int(-1), token.into());
+        let result = bad.select(Expr::int(-1), best.token.into());
         b.k.store(b.writes[0], row, result);
-        Ok(())
-    })
-}
-
-/// `least` becomes the k-th largest key: the largest that at least k tokens reach.
-fn top_k(b: &mut Body<'_>, r: &Row, k: Expr, least: VarId) -> Result<(), String> {
-    let wanted = b.k.let_("wanted_tokens", DType::F32, k.cast(DType::F32));
-    let bits = (Expr::int(0), Expr::int(32), Expr::int(1));
-    b.for_loop("bit", bits, Unroll::Never, |b, bit| {
-        let shift = (Expr::int(31) - bit).cast(DType::U32);
-        let one = bin(BinaryOp::Shl, Expr::uint(1), shift);
-        let candidate = b.k.let_("candidate", DType::U32, bin(BinaryOp::Or, least.into(), one));
-        let reaching = r.reduce(b, "reaching", Reduce::Sum, |b, x| {
-            let key = key(b, x);
-            cmp(CompareOp::Ge, key, candidate.clone()).select(Expr::float(1.0), Expr::float(0.0))
-        })?;
-        b.if_then(cmp(CompareOp::Ge, reaching.into(), wanted), |b| {
-            b.k.assign(least, candidate);
-            Ok(())
-        })
-    })
-}
-
-/// `least` becomes the largest key whose tokens have the fraction p of the mass at `least`.
-fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result<(), String> {
-    let mass = |b: &mut Body<'_>, name: &str, from: Expr| {
-        r.reduce(b, name, Reduce::Sum, |b, x| {
-            let key = key(b, x.clone());
-            // The maximum has weight 1 even when it is infinite.
-            let at_max = cmp(CompareOp::Eq, x.clone(), max.into());
-            let weight = at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)));
-            cmp(CompareOp::Ge, key, from).select(weight, Expr::float(0.0))
-        })
-    };
-    let all = mass(b, "mass", least.into())?;
-    let wanted = b.k.let_("wanted_mass", DType::F32, p * Expr::Var(all));
-    let top = key(b, max.into());
-    let high = b.k.let_mut("high", DType::U32, top);
-    let range = (Expr::int(0), Expr::int(32), Expr::int(1));
-    b.for_loop("halving", range, Unroll::Never, |b, _| {
-        b.if_then(cmp(CompareOp::Lt, least.into(), high.into()), |b| {
-            let gap = bin(BinaryOp::Sub, high.into(), least.into());
-            let half = bin(BinaryOp::Shr, bin(BinaryOp::Add, gap, Expr::uint(1)), Expr::uint(1));
-            let mid = b.k.let_("mid", DType::U32, bin(BinaryOp::Add, least.into(), half));
-            let mass = mass(b, "mass_at_mid", mid.clone())?;
-            let enough = b.k.let_("enough", DType::Bool, cmp(CompareOp::Ge, mass.into(), wanted));
-            let below = bin(BinaryOp::Sub, mid.clone(), Expr::uint(1));
-            b.k.assign(high, enough.clone().select(high.into(), below));
-            b.k.assign(least, enough.select(mid, least.into()));
-            Ok(())
-        })
-    })
-}
-
-/// Gumbel number of a seed, a position and a token (`sampling::gumbel` of `sampling::uniform`).
-fn gumbel(b: &mut Body<'_>, seed: &Expr, position: &Expr, id: &Expr) -> Result<Expr, String> {
-    let quad = (id.clone() / 4).cast(DType::U32);
-    let start = [quad, position.clone().cast(DType::U32), Expr::uint(0), Expr::uint(0)];
-    let c: Vec<VarId> =
-        start.into_iter().enumerate().map(|(i, v)| b.k.let_mut(&format!("c{i}"), DType::U32, v)).collect();
-    let k0 = b.k.let_mut("k0", DType::U32, seed.clone());
-    let k1 = b.k.let_mut("k1", DType::U32, Expr::uint(sampling::KEY));
-    b.k.comment("Philox4x32-10 (Salmon et al. 2011).");
-    b.unrolled("round", 10, |b, _| {
-        let var = |i: usize| Expr::Var(c[i]);
-        let (m0, m1) = (Expr::uint(0xD251_1F53), Expr::uint(0xCD9E_8D57));
-        let hi0 = b.k.let_("hi0", DType::U32, bin(BinaryOp::MulHi, m0.clone(), var(0)));
-        let lo0 = b.k.let_("lo0", DType::U32, bin(BinaryOp::Mul, m0, var(0)));
-        let hi1 = b.k.let_("hi1", DType::U32, bin(BinaryOp::MulHi, m1.clone(), var(2)));
-        let lo1 = b.k.let_("lo1", DType::U32, bin(BinaryOp::Mul, m1, var(2)));
-        let xor = |x, y, z| bin(BinaryOp::Xor, bin(BinaryOp::Xor, x, y), z);
-        b.k.assign(c[0], xor(hi1, var(1), k0.into()));
-        b.k.assign(c[1], lo1);
-        b.k.assign(c[2], xor(hi0, var(3), k1.into()));
-        b.k.assign(c[3], lo0);
-        b.k.assign(k0, bin(BinaryOp::Add, k0.into(), Expr::uint(0x9E37_79B9)));
-        b.k.assign(k1, bin(BinaryOp::Add, k1.into(), Expr::uint(0xBB67_AE85)));
-        Ok(())
-    })?;
-    let word = b.k.let_("word", DType::I32, id.clone() % 4);
-    let of = |i: i64, a: Expr, rest: Expr| word.clone().eq_(Expr::int(i)).select(a, rest);
-    let bits = of(0, c[0].into(), of(1, c[1].into(), of(2, c[2].into(), c[3].into())));
-    let whole = bin(BinaryOp::Shr, bits, Expr::uint(8)).cast(DType::F32);
-    let scale = 1.0 / 16_777_216.0_f32;
-    let u = ((whole + Expr::float(0.5)) * Expr::float(scale)).min(Expr::float(1.0 - scale));
-    let neg = |e| Expr::Unary(UnaryOp::Neg, Box::new(e));
-    let log = |e| Expr::math(MathFn::Log, e);
-    Ok(neg(log(neg(log(u)))))
-}
-
-/// Takes (score, id) when it is better: a higher score, or the same and a smaller id.
-fn keep_better(b: &mut Body<'_>, best: VarId, token: VarId, score: Expr, id: Expr) {
-    let score = b.k.let_("other_score", DType::F32, score);
-    let id = b.k.let_("other_token", DType::I32, id);
-    let higher = cmp(CompareOp::Gt, score.clone(), best.into());
-    let equal = score.clone().eq_(best.into()).and(id.clone().lt(token.into()));
-    let better = b.k.let_("better", DType::Bool, bin(BinaryOp::Or, higher, equal));
-    b.k.assign(best, better.clone().select(score, best.into()));
-    b.k.assign(token, better.select(id, token.into()));
-}
-
-/// The best (score, id) of the block, in thread 0.
-fn choose(
-    b: &mut Body<'_>,
-    r: &Row,
-    best: VarId,
-    token: VarId,
-    (scores, tokens): (SharedId, SharedId),
-) -> Result<(), String> {
-    let shuffled =
-        |v: VarId, by: i64| Expr::Shuffle(ShuffleMode::Xor, Box::new(Expr::Var(v)), Box::new(Expr::int(by)));
-    for by in [16, 8, 4, 2, 1] {
-        keep_better(b, best, token, shuffled(best, by), shuffled(token, by));
-    }
-    b.if_then(r.t.lane.clone().eq_(Expr::int(0)), |b| {
-        b.k.store(Mem::Shared(scores), r.t.warp.clone(), best.into());
-        b.k.store(Mem::Shared(tokens), r.t.warp.clone(), token.into());
-        Ok(())
-    })?;
-    b.k.push(Stmt::Barrier);
-    let warps = (Expr::int(0), Expr::int(i64::from(r.threads / 32)), Expr::int(1));
-    b.for_loop("w", warps, Unroll::Never, |b, w| {
-        let score = Expr::load(Mem::Shared(scores), w.clone());
-        let id = Expr::load(Mem::Shared(tokens), w);
-        keep_better(b, best, token, score, id);
         Ok(())
     })
 }

@@ -7,6 +7,7 @@ use weft_ir::kernel::{BinaryOp, Expr, Mem, Stmt};
 use weft_ir::scalar::Reduce;
 
 /// Named thread coordinates of a block.
+#[derive(Clone)]
 pub(super) struct Threads {
     /// `threadIdx.x / 32`.
     pub warp: Expr,

@@ -139,6 +139,22 @@ pub fn infer(op: &Op, inputs: &[&ValueType]) -> Result<ValueType, String> {
                 Err(format!("scatter: {} at {} does not fit {}", text(rows), text(index), text(state)))
             }
         }
+        Op::Penalize => {
+            let (rows, words) = ([Dim::Sym(Sym::Rows)], [DType::I32, DType::I32, DType::I32]);
+            let (logits, history, parameters) = (inputs[0], inputs[1], &inputs[2..]);
+            if logits.dtype() != DType::F32 || logits.shape.len() != 2 || logits.shape[..1] != rows {
+                return Err(format!("penalize: expected f32 [rows, …], got {}", text(logits)));
+            }
+            if history.dtype() != DType::I32 || history.shape.len() != 1 {
+                return Err(format!("penalize: expected a list of i32, got {}", text(history)));
+            }
+            for (t, d) in parameters.iter().zip(words.into_iter().chain([DType::F32, DType::F32])) {
+                if t.dtype() != d || t.shape != rows {
+                    return Err(format!("penalize: expected {d} [rows], got {}", text(t)));
+                }
+            }
+            Ok(logits.clone())
+        }
         Op::Sample => {
             let row = [Dim::Sym(Sym::Rows)];
             let dtypes = [DType::F32, DType::I32, DType::F32, DType::I32, DType::F32, DType::F32, DType::U32];

@@ -148,6 +148,7 @@ impl Graph {
                 | Op::MatMul { .. }
                 | Op::Gather
                 | Op::Scatter
+                | Op::Penalize
                 | Op::Sample => false,
             });
         }

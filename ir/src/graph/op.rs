@@ -34,6 +34,13 @@ pub enum Input {
     MinP,
     /// `[rows]` u32: sampling seed.
     Seed,
+    /// `[rows]` f32: divides the positive logits of the sequence's tokens and multiplies the others; 1 changes
+    /// nothing.
+    RepetitionPenalty,
+    /// `[rows]` f32: taken from the logits of the sequence's tokens behind its prompt; 0 changes nothing.
+    PresencePenalty,
+    /// `[rows]` i32: tokens of the sequence's prompt.
+    PromptLengths,
     /// `[seqs]` i32: tokens of each sequence of an encoder, all of them in the step. Padding: 1.
     Lengths,
     /// `[tokens]` i32: token type (segment) of the token. Padding: 0.
@@ -42,7 +49,7 @@ pub enum Input {
 
 impl Input {
     /// All inputs, in declaration order.
-    pub const ALL: [Input; 13] = [
+    pub const ALL: [Input; 16] = [
         Input::TokenIds,
         Input::Positions,
         Input::Sequences,
@@ -54,6 +61,9 @@ impl Input {
         Input::TopP,
         Input::MinP,
         Input::Seed,
+        Input::RepetitionPenalty,
+        Input::PresencePenalty,
+        Input::PromptLengths,
         Input::Lengths,
         Input::TokenTypes,
     ];
@@ -72,6 +82,9 @@ impl Input {
             Input::TopP => "top_p",
             Input::MinP => "min_p",
             Input::Seed => "seed",
+            Input::RepetitionPenalty => "repetition_penalty",
+            Input::PresencePenalty => "presence_penalty",
+            Input::PromptLengths => "prompt_lengths",
             Input::Lengths => "lengths",
             Input::TokenTypes => "token_types",
         }
@@ -90,8 +103,12 @@ impl Input {
                 (DType::I32, Sym::Tokens)
             }
             Input::SlotBase | Input::Lengths => (DType::I32, Sym::Seqs),
-            Input::OutputRows | Input::TopK => (DType::I32, Sym::Rows),
-            Input::Temperature | Input::TopP | Input::MinP => (DType::F32, Sym::Rows),
+            Input::OutputRows | Input::TopK | Input::PromptLengths => (DType::I32, Sym::Rows),
+            Input::Temperature
+            | Input::TopP
+            | Input::MinP
+            | Input::RepetitionPenalty
+            | Input::PresencePenalty => (DType::F32, Sym::Rows),
             Input::Seed => (DType::U32, Sym::Rows),
         };
         ValueType::plain(dtype, vec![sym.into()])
@@ -230,9 +247,13 @@ pub enum Op {
     /// (state `[n, rest…]`, rows `[t, rest…]`, index `[t]` i32) → the state with those rows replaced; a negative
     /// index writes nothing. The state is consumed (linear).
     Scatter,
+    /// (logits `[r, v]` f32, history `[n]` i32, base, position, prompt `[r]` i32, repetition, presence `[r]` f32) →
+    /// the logits after the penalties of each row's tokens, history[base ..= base + position], of which the first
+    /// `prompt` are the prompt's. See `crate::sampling::penalize_row`.
+    Penalize,
     /// (logits `[r, v]` f32, position `[r]` i32, temperature, top_k, top_p, min_p, seed `[r]`) → token `[r]` i32.
     ///
-    /// Order as in Hugging Face's logits processors: temperature, top-k, top-p, min-p, then a draw by the
+    /// Order as in Hugging Face's logits processors, behind the penalties: temperature, top-k, top-p, min-p, then a draw by the
     /// Gumbel-max trick with Philox4x32-10 bits of (seed, position, token); temperature 0 takes the
     /// largest logit, the smallest id among equals. See `crate::sampling`.
     Sample,
@@ -261,7 +282,7 @@ impl Op {
             | Op::TopK { .. } => Some(1),
             Op::Binary(_) | Op::Compare(_) | Op::MatMul { .. } | Op::Gather => Some(2),
             Op::Select | Op::Scatter | Op::RoutedMatMul { .. } => Some(3),
-            Op::Sample => Some(7),
+            Op::Penalize | Op::Sample => Some(7),
             Op::Decode | Op::Concat { .. } => None,
         }
     }
@@ -292,6 +313,7 @@ impl Op {
             Op::RoutedMatMul { .. } => "routed_matmul",
             Op::Gather => "gather",
             Op::Scatter => "scatter",
+            Op::Penalize => "penalize",
             Op::Sample => "sample",
         }
     }
@@ -323,6 +345,7 @@ impl Op {
             | Op::TopK { .. }
             | Op::RoutedMatMul { .. }
             | Op::Scatter
+            | Op::Penalize
             | Op::Sample => false,
         }
     }

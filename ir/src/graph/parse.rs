@@ -110,6 +110,7 @@ impl Line {
             "softmax" => Head::Plain(Op::Softmax),
             "gather" => Head::Plain(Op::Gather),
             "scatter" => Head::Plain(Op::Scatter),
+            "penalize" => Head::Plain(Op::Penalize),
             "sample" => Head::Plain(Op::Sample),
             "cast" => Head::Cast,
             "reshape" => Head::Reshape,

@@ -78,6 +78,7 @@ fn node(f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
         | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => {}
     }
     for (i, input) in node.inputs.iter().enumerate() {
@@ -109,6 +110,7 @@ fn node(f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
         | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => {}
     }
     write!(f, " -> {}", type_text(&node.ty))?;

@@ -7,7 +7,9 @@
 
 mod routed;
 
-use super::{Attention, Compute, Entry, Loop, MatMul, Plan, Sample, Scalar, Schedule, Stage, Store, Work};
+use super::{
+    Attention, Compute, Entry, Loop, MatMul, Penalize, Plan, Sample, Scalar, Schedule, Stage, Store, Work,
+};
 use crate::dtype::DType;
 use crate::ids::OperandId;
 use crate::scalar::{Binary, Compare};
@@ -110,6 +112,7 @@ pub fn cost(work: &Work, bind: &Bindings) -> Cost {
         Compute::Steps(s) => c.steps(s),
         Compute::Routed(r) => c.routed(r),
         Compute::Grouping(g) => c.grouping(g),
+        Compute::Penalize(p) => c.penalize(p),
         Compute::Sample(s) => c.sample(s),
     }
     for (operand, loads) in work.reads.iter().zip(&c.loads) {
@@ -195,6 +198,17 @@ impl Counter<'_> {
             self.stages(&row.stages, &points);
         }
         self.stores(&m.stores, &points);
+        if let Some(draw) = &m.draw {
+            // Greedy: each logit is compared where it is made.
+            self.evaluate(&draw.position, &vec![(0, rows)]);
+            draw.parameters.iter().for_each(|o| self.array(*o, rows));
+            if let Some(p) = &draw.penalties {
+                self.evaluate(&p.base, &vec![(0, rows)]);
+                p.parameters.iter().for_each(|o| self.array(*o, rows));
+            }
+            self.cost.scalar += rows * columns;
+            self.cost.written += rows * size(DType::I32);
+        }
     }
 
     fn attention(&mut self, a: &Attention) {
@@ -224,6 +238,16 @@ impl Counter<'_> {
         // Online softmax: the largest, its difference, the exponential and the sum.
         self.cost.scalar = self.cost.scalar.saturating_add(pairs.saturating_mul(4));
         self.stores(&a.stores, &vec![(0, tokens), (0, heads), (0, value_dim)]);
+    }
+
+    /// No row has penalties: the logits are copied.
+    fn penalize(&mut self, p: &Penalize) {
+        let rows = self.extent(p.rows);
+        let logits = rows * p.vocab as u64;
+        for i in (0..self.work.reads.len()).filter(|i| *i != 1) {
+            self.array(OperandId::new(i), if i == 0 { logits } else { rows });
+        }
+        self.cost.written += self.work.writes.first().map_or(0, |w| logits * size(w.dtype));
     }
 
     /// Greedy sampling: each logit is divided by the temperature and compared.

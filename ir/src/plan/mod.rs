@@ -15,7 +15,10 @@ pub use cost::{Bound, Cost, Estimate, StepCost, cost, step_cost};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule};
-pub use work::{Attention, Compute, Loop, MatMul, Operand, RowEpilogue, Sample, Stage, Store, Work};
+pub use work::{
+    Attention, Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue, Sample, Stage,
+    Store, Work,
+};
 
 use crate::dtype::{DType, Encoding};
 use crate::graph::{Input, Literal};

@@ -107,7 +107,7 @@ pub enum Schedule {
         /// Threads of a block.
         threads: u32,
     },
-    /// Sampling: one block a row.
+    /// Penalties or sampling: one block a row of logits.
     SampleRow {
         /// Threads of a block.
         threads: u32,

@@ -76,6 +76,40 @@ pub struct RowEpilogue {
     pub stages: Vec<Stage>,
 }
 
+/// Sampling of one token for each row of a product whose stores make the rows' logits: what
+/// [`crate::sampling`] does with the stored values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Draw {
+    /// Output that one store fills with the logits, an array [m, columns].
+    pub logits: u8,
+    /// Output of the tokens, an i32 array [m].
+    pub tokens: u8,
+    /// Position of a row's token: Coord 0 = m.
+    pub position: Scalar,
+    /// Temperature, top-k, top-p, min-p and seed: arrays [m].
+    pub parameters: [OperandId; 5],
+    /// Penalties on the logits, before a token is drawn from them.
+    pub penalties: Option<DrawPenalties>,
+}
+
+impl Draw {
+    /// The expressions of a row's place: its position, and its sequence's first slot.
+    pub fn places(&self) -> impl Iterator<Item = &Scalar> {
+        std::iter::once(&self.position).chain(self.penalties.iter().map(|p| &p.base))
+    }
+}
+
+/// Penalties on a row's logits: what `Op::Penalize` does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrawPenalties {
+    /// Tokens by slot: an i32 array [slots].
+    pub history: OperandId,
+    /// First slot of a row's sequence: Coord 0 = m.
+    pub base: Scalar,
+    /// Length of the prompt, repetition and presence penalty: arrays [m].
+    pub parameters: [OperandId; 3],
+}
+
 /// Matrix product acc[m, j] = Σₖ a(m, k) · b[j, k], accumulated in f32, and row reductions beside it.
 ///
 /// `a` is the prologue: an expression over Coord 0 = m and Coord 1 = k (a plain load in the simplest
@@ -108,6 +142,9 @@ pub struct MatMul {
     pub row: Option<RowEpilogue>,
     /// Epilogue.
     pub stores: Vec<Store>,
+    /// Sampling from the rows that the stores make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draw: Option<Draw>,
 }
 
 impl MatMul {
@@ -189,6 +226,15 @@ pub struct Sample {
     pub vocab: usize,
 }
 
+/// Penalties on rows of logits; reads in the order of `Op::Penalize`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Penalize {
+    /// Rows.
+    pub rows: Dim,
+    /// Entries of the vocabulary.
+    pub vocab: usize,
+}
+
 /// What is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Compute {
@@ -204,6 +250,8 @@ pub enum Compute {
     Routed(Routed),
     /// Pairs by their matrix.
     Grouping(Grouping),
+    /// Penalties.
+    Penalize(Penalize),
     /// Sampling.
     Sample(Sample),
 }
@@ -243,6 +291,7 @@ impl Work {
             Compute::Steps(s) => dim(&s.rows),
             Compute::Routed(r) => dim(&r.tokens),
             Compute::Grouping(g) => dim(&g.tokens),
+            Compute::Penalize(p) => dim(&p.rows),
             Compute::Sample(s) => dim(&s.rows),
         }
         // Strides of an operand are products of all its extents but the outermost.
@@ -272,14 +321,15 @@ impl Work {
             Compute::MatMul(m) => {
                 let row = m.row.iter().flat_map(|r| std::iter::once(&r.value).chain(of_stages(&r.stages)));
                 let stages = of_stages(&m.stages).chain(row);
-                std::iter::once(&m.a).chain(stages).chain(of(&m.stores)).collect()
+                let draw = m.draw.iter().flat_map(Draw::places);
+                std::iter::once(&m.a).chain(stages).chain(of(&m.stores)).chain(draw).collect()
             }
             Compute::Attention(a) => {
                 [&a.slot, &a.length, &a.score].into_iter().chain(&a.sink).chain(of(&a.stores)).collect()
             }
             Compute::Steps(s) => s.steps.iter().map(|s| s.kind.value(s.shape.len()).0).collect(),
             Compute::Routed(r) => of(&r.stores).collect(),
-            Compute::Grouping(_) | Compute::Sample(_) => Vec::new(),
+            Compute::Grouping(_) | Compute::Penalize(_) | Compute::Sample(_) => Vec::new(),
         }
     }
 }

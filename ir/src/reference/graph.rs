@@ -75,7 +75,7 @@ fn fixed(graph: &Graph) -> Vec<bool> {
     let mut fixed: Vec<bool> = Vec::with_capacity(graph.nodes.len());
     for node in &graph.nodes {
         let source = match &node.op {
-            Op::Input(_) | Op::State { .. } | Op::Sample => false,
+            Op::Input(_) | Op::State { .. } | Op::Penalize | Op::Sample => false,
             Op::Weight { .. }
             | Op::Constant { .. }
             | Op::Iota { .. }
@@ -345,6 +345,7 @@ fn eval<R: Real>(
         (Op::TopK { k }, [x]) => routed::top_k(x, *k),
         (Op::RoutedMatMul { .. }, [a, b, picks]) => routed::routed_matmul(a, b, picks).map(rounded),
         (Op::Gather, [table, picks]) => index::gather(table, picks),
+        (Op::Penalize, xs) => sample::penalize(xs),
         (Op::Sample, xs) => sample::sample(xs),
         (Op::Scatter, _) => {
             let [state, rows, picks] = <[Tensor<R>; 3]>::try_from(inputs)

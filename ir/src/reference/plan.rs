@@ -6,7 +6,7 @@ use super::error::{OpError, ReferenceError};
 use super::layout::Layout;
 use super::movement;
 use super::precision::{Precision, Real};
-use super::sample::sample;
+use super::sample::{penalize, sample};
 use super::state::{Outputs, States, StepInputs};
 use super::tensor::{Data, Tensor};
 use super::vector::{Env, View};
@@ -256,11 +256,12 @@ fn dispatch<R: Real>(
         let shape = bind.shape(&operand.shape);
         reads.push(Some(movement::reshape(value, shape)?));
     }
-    if let Compute::Sample(_) = work.compute {
-        let operands: Option<Vec<Tensor<R>>> = reads.into_iter().collect();
-        let tokens = sample(&operands.unwrap_or_default())?;
+    if let Compute::Penalize(_) | Compute::Sample(_) = work.compute {
+        let operands: Vec<Tensor<R>> = reads.into_iter().flatten().collect();
+        let sampled = matches!(work.compute, Compute::Sample(_));
+        let made = if sampled { sample(&operands)? } else { penalize(&operands)? };
         if let Some(b) = d.writes.first() {
-            values[b.index()] = Some(tokens);
+            values[b.index()] = Some(made);
         }
         return Ok(());
     }

@@ -100,6 +100,18 @@ pub(super) fn run_row<R: Real>(
     Ok(())
 }
 
+/// Values of an integer expression of Coord 0, for each of the rows.
+pub(super) fn positions<R: Real>(p: &Program, rows: usize, env: &Env<R>) -> Result<Vec<i32>, OpError> {
+    let one = result(p)?;
+    let mut scratch = Scratch::new(p);
+    let at = |row: usize, scratch: &mut Scratch<R>| {
+        let none = Point { coords: &[row], from: 0, n: 1, reduced: &[], acc: [&[]; GROUP] };
+        scratch.run(p, env, &none)?;
+        Ok(pick(int(scratch.get(one))?, 0))
+    };
+    (0..rows).map(|row| at(row, &mut scratch)).collect()
+}
+
 /// Accumulators [tokens, heads, value_dim] of an attention, token by token and head by head.
 pub(super) fn run_attention<R: Real>(
     a: &Attention,

@@ -34,6 +34,12 @@ pub struct StepInputs {
     pub min_p: Vec<f32>,
     /// [`Input::Seed`], `[rows]`.
     pub seed: Vec<u32>,
+    /// [`Input::RepetitionPenalty`], `[rows]`.
+    pub repetition_penalty: Vec<f32>,
+    /// [`Input::PresencePenalty`], `[rows]`.
+    pub presence_penalty: Vec<f32>,
+    /// [`Input::PromptLengths`], `[rows]`.
+    pub prompt_lengths: Vec<i32>,
     /// [`Input::Lengths`], `[seqs]`.
     pub lengths: Vec<i32>,
     /// [`Input::TokenTypes`], `[tokens]`.
@@ -60,6 +66,9 @@ impl StepInputs {
             Input::TopP => (Sym::Rows, real(&self.top_p)),
             Input::MinP => (Sym::Rows, real(&self.min_p)),
             Input::Seed => (Sym::Rows, Data::U32(Arc::new(self.seed.clone()))),
+            Input::RepetitionPenalty => (Sym::Rows, real(&self.repetition_penalty)),
+            Input::PresencePenalty => (Sym::Rows, real(&self.presence_penalty)),
+            Input::PromptLengths => (Sym::Rows, int(&self.prompt_lengths)),
             Input::Lengths => (Sym::Seqs, int(&self.lengths)),
             Input::TokenTypes => (Sym::Tokens, int(&self.token_types)),
         };

@@ -3,14 +3,16 @@
 use super::error::OpError;
 use super::layout::{GRAIN, Layout};
 use super::precision::{Precision, Real};
-use super::products::{run_attention, run_grouping, run_matmul, run_routed, run_row};
+use super::products::{positions, run_attention, run_grouping, run_matmul, run_routed, run_row};
 use super::reduce::{max, sum};
+use super::sample::{penalize, sample};
 use super::scalar::{Affine, Program, affine, compile};
 use super::steps;
-use super::tensor::Data;
+use super::tensor::{Data, Tensor};
 use super::vector::{CHUNK, Env, GROUP, Point, Scratch, Vector, boolean, int, pick, real};
 use crate::dtype::DType;
-use crate::plan::{Compute, Loop, Scalar, StepKind, Store, Work};
+use crate::ids::OperandId;
+use crate::plan::{Compute, Draw, Loop, Scalar, StepKind, Store, Work};
 use crate::scalar::Reduce;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ enum Kernel {
         stages: Vec<(Reduce, Program)>,
         row: Option<RowCode>,
         stores: Vec<StoreCode>,
+        /// Position of a row that a token is drawn from, and the first slot of its sequence.
+        draw: Option<(Program, Option<Program>)>,
     },
     Attention {
         slot: Program,
@@ -127,7 +131,19 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
                 let stages = r.stages.iter().map(stage).collect::<Result<_, OpError>>()?;
                 Ok((compile(&[&r.value], None, Some(1), reads)?, stages))
             });
+            if let Some(draw) = &m.draw {
+                draw.parameters.iter().try_for_each(|o| look(o.index()))?;
+                if let Some(p) = &draw.penalties {
+                    p.parameters.iter().chain([&p.history]).try_for_each(|o| look(o.index()))?;
+                }
+            }
+            let place = |s: &Scalar| compile(&[s], None, None, reads);
+            let draw = |d: &Draw| {
+                let base = d.penalties.as_ref().map(|p| place(&p.base)).transpose()?;
+                Ok::<_, OpError>((place(&d.position)?, base))
+            };
             Kernel::MatMul {
+                draw: m.draw.as_ref().map(draw).transpose()?,
                 row: row.transpose()?,
                 a: compile(&[&m.a], None, Some(1), reads)?,
                 plain: m.plain_left().map(|o| o.index()),
@@ -164,7 +180,7 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
             looked_at.fill(true);
             Kernel::Grouping
         }
-        Compute::Sample(_) => {
+        Compute::Penalize(_) | Compute::Sample(_) => {
             looked_at.fill(true);
             Kernel::Sample
         }
@@ -202,7 +218,7 @@ pub(super) fn run<R: Real>(
         (Compute::Loop(l), Kernel::Loop { stages, element, row }) => {
             run_loop(l, stages, element, row, env, targets)
         }
-        (Compute::MatMul(m), Kernel::MatMul { a, plain, stages, row, stores }) => {
+        (Compute::MatMul(m), Kernel::MatMul { a, plain, stages, row, stores, draw }) => {
             let rows = m.m.eval(&env.bind);
             let acc = run_matmul(m, rows, a, *plain, env)?;
             let mut reduced = vec![Vec::with_capacity(stages.len()); rows];
@@ -214,7 +230,13 @@ pub(super) fn run<R: Real>(
             }
             let part = |i: usize| parts.get(i).map_or(&[][..], Vec::as_slice);
             let domain = Domain { shape: &[rows, m.n], acc: [part(0), part(1)], reduced: &reduced };
-            stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
+            stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))?;
+            match (&m.draw, draw) {
+                (Some(d), Some((position, base))) => {
+                    run_draw(d, [Some(position), base.as_ref()], rows, env, targets)
+                }
+                _ => Ok(()),
+            }
         }
         (Compute::Attention(a), Kernel::Attention { slot, length, score, sink, stores }) => {
             let tokens = a.tokens.eval(&env.bind);
@@ -244,6 +266,39 @@ pub(super) fn run<R: Real>(
         }
         _ => Err(OpError::Unsupported("this work is not run by itself".into())),
     }
+}
+
+/// Draws a token from each row of logits that the stores made; `places` are its position and its first slot.
+fn run_draw<R: Real>(
+    draw: &Draw,
+    places: [Option<&Program>; 2],
+    rows: usize,
+    env: &Env<R>,
+    targets: &mut [Target<R>],
+) -> Result<(), OpError> {
+    let missing = || OpError::Shape("a draw without its arrays".into());
+    let target = targets.get(usize::from(draw.logits)).ok_or_else(missing)?;
+    let mut logits = Tensor::new(target.data.clone(), target.shape.clone())?;
+    let [position, base] = places.map(|place| {
+        let of = place.map(|p| Tensor::int(positions(p, rows, env)?, vec![rows]));
+        of.ok_or_else(missing)?
+    });
+    let array = |operand: &OperandId| {
+        let view = env.reads.get(operand.index()).and_then(Option::as_ref).ok_or_else(missing)?;
+        let layout = Layout { shape: view.shape.clone(), strides: view.strides.clone(), offset: view.offset };
+        Ok(Tensor::view(view.data.clone(), layout))
+    };
+    let position = position?;
+    if let Some(p) = &draw.penalties {
+        let mut operands = vec![logits, array(&p.history)?, base?, position.clone()];
+        operands.extend(p.parameters.iter().map(array).collect::<Result<Vec<_>, OpError>>()?);
+        logits = penalize(&operands)?;
+    }
+    let mut operands = vec![logits, position];
+    operands.extend(draw.parameters.iter().map(array).collect::<Result<Vec<_>, OpError>>()?);
+    let tokens = targets.get_mut(usize::from(draw.tokens)).ok_or_else(missing)?;
+    *tokens.data = sample(&operands)?.into_data();
+    Ok(())
 }
 
 /// Points that stores run over, with what their expressions refer to.

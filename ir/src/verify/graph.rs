@@ -253,6 +253,7 @@ fn is_movement(op: &Op) -> bool {
         | Op::MatMul { .. }
         | Op::Gather
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => false,
     }
 }

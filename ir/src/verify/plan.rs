@@ -1,7 +1,10 @@
 //! Verifier of plans: ids, operand shapes, expressions, arena, dependencies.
 
+use crate::dtype::DType;
 use crate::ids::BufferId;
-use crate::plan::{Body, BufferKind, Compute, Entry, MatMul, Plan, Scalar, Schedule, Work};
+use crate::plan::{
+    Body, BufferKind, Compute, Draw, Entry, MatMul, Operand, Plan, Scalar, Schedule, Store, Work,
+};
 use crate::shape::{Dim, shape_text};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -77,7 +80,7 @@ impl Verifier<'_> {
             // Those of its steps differ, and are checked with them.
             Compute::Steps(s) => s.steps.iter().map(|s| s.kind.value(s.shape.len()).1).max().unwrap_or(1),
             Compute::Routed(_) => 3,
-            Compute::Grouping(_) | Compute::Sample(_) => 1,
+            Compute::Grouping(_) | Compute::Penalize(_) | Compute::Sample(_) => 1,
         };
         let rank = rank(&work.compute);
         let mut faults = Vec::new();
@@ -101,7 +104,7 @@ impl Verifier<'_> {
             Compute::Steps(s) => routed::steps(s, work, &mut faults),
             Compute::Routed(r) => routed::products(r, work, &mut faults),
             Compute::Grouping(g) => routed::grouping(g, work, &mut faults),
-            Compute::Loop(_) | Compute::Attention(_) | Compute::Sample(_) => {}
+            Compute::Loop(_) | Compute::Attention(_) | Compute::Penalize(_) | Compute::Sample(_) => {}
         }
         for what in faults {
             self.fault(&work.name, what);
@@ -277,6 +280,42 @@ fn matmul(m: &MatMul, work: &Work, faults: &mut Vec<String>) {
     }
     if m.stores.iter().any(|s| usize::from(s.output) >= work.writes.len()) {
         faults.push("a store has no output".into());
+    }
+    if let Some(d) = &m.draw {
+        draw(d, m, work, faults);
+    }
+}
+
+/// What holds for sampling behind a product: one store makes all logits, and the arrays fit.
+fn draw(d: &Draw, m: &MatMul, work: &Work, faults: &mut Vec<String>) {
+    let made: Vec<_> = m.stores.iter().filter(|s| s.output == d.logits).collect();
+    let whole = |s: &Store| s.guard.is_none() && s.index[..] == [Scalar::Coord(0), Scalar::Coord(1)];
+    if m.group != 1 || made.len() != 1 || !made.iter().all(|s| whole(s)) {
+        faults.push("tokens are drawn from logits that one store does not make whole".into());
+    }
+    let fits = |o: Option<&Operand>, dtypes: &[DType], shape: &[Dim]| {
+        o.is_some_and(|o| dtypes.contains(&o.dtype) && o.shape == shape)
+    };
+    let (floats, columns) = ([DType::F32, DType::F16, DType::BF16], Dim::Const(m.columns()));
+    if !fits(work.writes.get(usize::from(d.logits)), &floats, &[m.m, columns]) {
+        faults.push("the logits are no floats [m, columns]".into());
+    }
+    if !fits(work.writes.get(usize::from(d.tokens)), &[DType::I32], &[m.m]) {
+        faults.push("the tokens are no i32 [m]".into());
+    }
+    let dtypes = [DType::F32, DType::I32, DType::F32, DType::F32, DType::U32];
+    let mut parameters: Vec<_> = d.parameters.iter().zip(dtypes).collect();
+    if let Some(p) = &d.penalties {
+        parameters.extend(p.parameters.iter().zip([DType::I32, DType::F32, DType::F32]));
+        let history = work.reads.get(p.history.index());
+        if !history.is_some_and(|h| h.dtype == DType::I32 && h.shape.len() == 1) {
+            faults.push("the history is no list of i32".into());
+        }
+    }
+    for (o, dtype) in parameters {
+        if !fits(work.reads.get(o.index()), &[dtype], &[m.m]) {
+            faults.push(format!("the sampling parameter {o} is no {dtype} [m]"));
+        }
     }
 }
 

@@ -168,7 +168,9 @@ fn own_cost(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, class: Id, nod
             let own = flops.max(traffic(bytes(b) + bytes(a) + bytes(class))) + m.profile.launch;
             own + left_operand(g, m, best, a)
         }
-        Op::Softmax | Op::Scatter | Op::Sample | Op::TopK { .. } => m.profile.launch + traffic(bytes(class)),
+        Op::Softmax | Op::Scatter | Op::Penalize | Op::Sample | Op::TopK { .. } => {
+            m.profile.launch + traffic(bytes(class))
+        }
         // Each pick reads its matrix, unless others of the step chose it too.
         Op::RoutedMatMul { .. } => {
             let (a, b, index) = (node.children[0], node.children[1], node.children[2]);
@@ -233,7 +235,8 @@ fn left_operand(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, a: Id) -> 
             Some(Op::Reduce(_) | Op::Softmax | Op::TopK { .. }) => stored = true,
             // Every block would compute it again.
             Some(Op::Unary(u)) if u.is_costly() => stored = true,
-            Some(Op::MatMul { .. } | Op::RoutedMatMul { .. } | Op::Scatter | Op::Sample) | None => {}
+            Some(Op::MatMul { .. } | Op::RoutedMatMul { .. } | Op::Scatter | Op::Penalize | Op::Sample)
+            | None => {}
             // Where a value is rounded it is stored, but for the operand itself.
             Some(Op::Cast(to)) if id != g.find(a) && to.size() < 4 => {}
             Some(op) => {

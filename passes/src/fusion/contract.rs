@@ -116,7 +116,7 @@ fn reason(
     let is = |f: &dyn Fn(&Op) -> bool| group.iter().any(|n| f(v.op(*n)));
     let linear = group.iter().any(|n| v.is_linear(*n));
     if linear && is(&|o| matches!(o, Op::Sample)) {
-        return "sampling takes a row's logits whole, and many blocks make them".into();
+        return "only a decode step's product draws tokens: one of many rows makes tiles".into();
     }
     if group.iter().filter(|n| v.is_linear(**n)).count() > 1 && group.iter().all(|n| v.is_linear(*n)) {
         return "the cost model leaves these products apart".into();

@@ -71,6 +71,7 @@ impl<'a> View<'a> {
             | Op::MatMul { .. }
             | Op::RoutedMatMul { .. }
             | Op::Scatter
+            | Op::Penalize
             | Op::Sample => true,
             Op::Input(_)
             | Op::Weight { .. }
@@ -138,6 +139,7 @@ impl<'a> View<'a> {
                 }
                 found
             }
+            Op::Penalize => step(inputs[0])?,
             Op::Select => nearest(&inputs[1..])?,
             Op::Concat { .. } => nearest(inputs)?,
             Op::Input(_)

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use weft_ir::graph::{Graph, Input, Op};
 use weft_ir::ids::{BufferId, NodeId, OperandId};
 use weft_ir::plan::{
-    Attention, BufferKind, Compute, Dispatch, Loop, Operand, Sample, Scalar, Stage, Store, Work,
+    Attention, BufferKind, Compute, Dispatch, Loop, Operand, Penalize, Sample, Scalar, Stage, Store, Work,
 };
 use weft_ir::scalar::{Binary, Compare, Reduce};
 use weft_ir::shape::{Dim, Shape, Sym};
@@ -110,6 +110,7 @@ impl Emitter<'_> {
             Op::TopK { .. } => self.top_k(id),
             Op::RoutedMatMul { .. } => self.routed_loop(id),
             Op::Scatter => self.scatter(id),
+            Op::Penalize => self.penalize(id),
             Op::Sample => self.sample(id),
             Op::Input(_) | Op::Weight { .. } | Op::State { .. } | Op::Decode => {
                 Err(Stop::Fault(format!("{id} is not computed by the step")))
@@ -263,11 +264,28 @@ impl Emitter<'_> {
         Ok(Made { compute, reads, writes: vec![write], ops, rules, scope: node.scope.clone() })
     }
 
+    fn penalize(&mut self, id: NodeId) -> Result<Made, Stop> {
+        let names = ["logits", "history", "base", "position", "prompt", "repetition", "presence"];
+        self.row_of_logits(id, names, |rows, vocab| Compute::Penalize(Penalize { rows, vocab }))
+    }
+
     fn sample(&mut self, id: NodeId) -> Result<Made, Stop> {
+        let names = ["logits", "position", "temperature", "top_k", "top_p", "min_p", "seed"];
+        self.row_of_logits(id, names, |rows, vocab| Compute::Sample(Sample { rows, vocab }))
+    }
+
+    /// The work of an op on whole rows of logits, its first input.
+    fn row_of_logits(
+        &mut self,
+        id: NodeId,
+        names: [&str; 7],
+        compute: impl FnOnce(Dim, usize) -> Compute,
+    ) -> Result<Made, Stop> {
         let node = self.graph.node(id);
+        let op = node.op.name();
         let write = self.write(id)?;
         let vocab = self.graph.ty(node.inputs[0]).shape.get(1).and_then(|d| d.as_const());
-        let vocab = vocab.ok_or_else(|| Stop::Fault(format!("{id}: sample needs a known vocabulary")))?;
+        let vocab = vocab.ok_or_else(|| Stop::Fault(format!("{id}: {op} needs a known vocabulary")))?;
         let mut inl = self.inliner(node.ty.shape.clone());
         for &x in &node.inputs {
             inl.operand(x)?;
@@ -275,12 +293,11 @@ impl Emitter<'_> {
         inl.ops.push(id);
         let (mut reads, ops) = finish(inl);
         if reads.len() != node.inputs.len() {
-            return Err(Stop::Fault(format!("{id}: sample reads a value twice")));
+            return Err(Stop::Fault(format!("{id}: {op} reads a value twice")));
         }
-        let names = ["logits", "position", "temperature", "top_k", "top_p", "min_p", "seed"];
         reads.iter_mut().zip(names).for_each(|((o, _), name)| o.name = name.into());
-        let compute = Compute::Sample(Sample { rows: Dim::Sym(Sym::Rows), vocab });
-        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec![], scope: "sample".into() })
+        let compute = compute(Dim::Sym(Sym::Rows), vocab);
+        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec![], scope: op.into() })
     }
 
     fn attention(&mut self, site: &AttentionSite) -> Result<Made, Stop> {

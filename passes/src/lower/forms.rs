@@ -141,7 +141,12 @@ impl Forms {
                 return if one { Form::Inline } else { Form::Source };
             }
             Op::Weight { .. } | Op::Decode => return Form::Weight,
-            Op::MatMul { .. } | Op::RoutedMatMul { .. } | Op::TopK { .. } | Op::Scatter | Op::Sample => {
+            Op::MatMul { .. }
+            | Op::RoutedMatMul { .. }
+            | Op::TopK { .. }
+            | Op::Scatter
+            | Op::Penalize
+            | Op::Sample => {
                 return Form::Root;
             }
             Op::Reduce(_) | Op::Softmax => (8, uses.len() == 1),
@@ -187,7 +192,13 @@ impl Forms {
                 let left = self.regions.contains_key(&user) && graph.node(user).inputs[0] == input;
                 !(left && self.prologues)
             }
-            Op::Sample | Op::RoutedMatMul { .. } => true,
+            // A product that draws computes a row's place itself.
+            Op::Penalize | Op::Sample if self.is_drawn(user) => {
+                let node = graph.node(user);
+                let places = if node.op == Op::Penalize { &node.inputs[2..4] } else { &node.inputs[1..2] };
+                !places.contains(&input)
+            }
+            Op::Penalize | Op::Sample | Op::RoutedMatMul { .. } => true,
             Op::Scatter => graph.node(user).inputs[0] == input,
             Op::Input(_)
             | Op::Weight { .. }
@@ -210,6 +221,11 @@ impl Forms {
             | Op::TopK { .. }
             | Op::Gather => false,
         }
+    }
+
+    /// Whether a product's work takes this node, behind its logits.
+    fn is_drawn(&self, id: NodeId) -> bool {
+        self.regions.values().filter_map(|r| r.draw).any(|chain| chain.nodes().any(|n| n == id))
     }
 
     /// The router that this value is a result of.
@@ -252,7 +268,8 @@ impl Forms {
         let reorders = options.selection.numerics >= Numerics::Reassociates;
         for id in graph.ids().filter(|&id| is_linear(graph, load, id) && !own.contains(&id)) {
             let rows = !self.prologues && reorders && takes_rows(graph, id, options.target);
-            let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows };
+            let draws = self.prologues;
+            let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows, draws };
             let region = region::find(graph, id, &limits);
             taken.extend(region.nodes());
             covered.extend(region.nodes().filter(|n| !region.outputs.contains(n)));

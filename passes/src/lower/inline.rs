@@ -191,6 +191,7 @@ impl<'a> Inliner<'a> {
             | Op::TopK { .. }
             | Op::RoutedMatMul { .. }
             | Op::Scatter
+            | Op::Penalize
             | Op::Sample => Err(Stop::Fault(format!(
                 "{id} = {} ({}) has no scalar expression",
                 node.op.name(),

@@ -1,5 +1,6 @@
 //! Works of linear layers: a product, what is computed before it, and its epilogue.
 
+use super::draw::DrawChain;
 use super::emit::{Emitter, Made, coords, finish};
 use super::inline::Inliner;
 use super::region::{Known, Origin, Region};
@@ -7,7 +8,7 @@ use super::row_region::RowChain;
 use super::{Stop, forms};
 use weft_ir::graph::Op;
 use weft_ir::ids::NodeId;
-use weft_ir::plan::{Compute, MatMul, RowEpilogue, Scalar, Store};
+use weft_ir::plan::{Compute, Draw, DrawPenalties, MatMul, RowEpilogue, Scalar, Store};
 use weft_ir::scalar::{Binary, Compare};
 use weft_ir::shape::Dim;
 
@@ -45,7 +46,8 @@ impl Emitter<'_> {
         let mut stores = Vec::new();
         let mut writes_state = false;
         let row = region.row.as_ref().map(|chain| over_rows(&mut inl, region, chain, n)).transpose()?;
-        for (output, &id) in region.outputs.iter().enumerate().filter(|_| row.is_none()) {
+        let stored = |id: &NodeId| row.is_none() && region.draw.is_none_or(|d| d.sample != *id);
+        for (output, &id) in region.outputs.iter().enumerate().filter(|(_, id)| stored(id)) {
             for (i, known) in region.known[&id].iter().enumerate() {
                 let mut store = self_store(&mut inl, region, id, i, known)?;
                 store.output = output as u8;
@@ -69,6 +71,10 @@ impl Emitter<'_> {
         if writes_state {
             rules.push("cache-write-epilogue");
         }
+        let draw = region.draw.map(|chain| draw(&mut inl, region, chain)).transpose()?;
+        if draw.is_some() {
+            rules.push("draw-epilogue");
+        }
         let row = row.map(|(epilogue, over)| {
             rules.push("row-epilogue");
             stores = over;
@@ -76,9 +82,41 @@ impl Emitter<'_> {
         });
         let stages = std::mem::take(&mut inl.stages);
         let (reads, ops) = finish(inl);
-        let compute = Compute::MatMul(MatMul { m, n, group: region.group, k, a, b, stages, row, stores });
+        let compute =
+            Compute::MatMul(MatMul { m, n, group: region.group, k, a, b, stages, row, stores, draw });
         Ok(Made { compute, reads, writes, ops, rules, scope: node.scope.clone() })
     }
+}
+
+/// Sampling from a region's logits.
+fn draw(inl: &mut Inliner<'_>, region: &Region, chain: DrawChain) -> Result<Draw, Stop> {
+    let fault = |why: &str| Stop::Fault(format!("{}: {why}", chain.sample));
+    let output = |id: NodeId| region.outputs.iter().position(|o| *o == id).map(|i| i as u8);
+    let (Some(logits), Some(tokens)) = (output(chain.logits), output(chain.sample)) else {
+        return Err(fault("its logits are not stored"));
+    };
+    let arrays = |inl: &mut Inliner<'_>, all: &[NodeId]| {
+        all.iter().map(|&x| inl.operand(x)).collect::<Result<Vec<_>, Stop>>()
+    };
+    let graph = inl.graph;
+    let few = |_| fault("it has too few inputs");
+    let penalties = match chain.penalize.map(|p| (p, &graph.node(p).inputs[..])) {
+        None => None,
+        Some((p, [_, history, base, _, parameters @ ..])) => {
+            let parameters = arrays(inl, parameters)?.try_into().map_err(few)?;
+            let (history, base) = (inl.operand(*history)?, inl.value(*base, &coords(1))?);
+            inl.ops.push(p);
+            Some(DrawPenalties { history, base, parameters })
+        }
+        Some(_) => return Err(few(Vec::new())),
+    };
+    let [_, position, parameters @ ..] = &graph.node(chain.sample).inputs[..] else {
+        return Err(few(Vec::new()));
+    };
+    let parameters = arrays(inl, parameters)?.try_into().map_err(few)?;
+    let position = inl.value(*position, &coords(1))?;
+    inl.ops.push(chain.sample);
+    Ok(Draw { logits, tokens, position, parameters, penalties })
 }
 
 /// The row epilogue of a product of `n` columns, and its stores.

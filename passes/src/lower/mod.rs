@@ -8,6 +8,7 @@
 
 mod attention;
 mod buffers;
+mod draw;
 mod emit;
 mod experts;
 mod forms;

@@ -6,6 +6,7 @@
 //! points, concatenations join several, a state write ends the way. A value that is needed in memory
 //! anyway is a border: what follows it loads it.
 
+use super::draw::{self, DrawChain};
 use super::index;
 use super::row_region::{self, RowChain};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -50,6 +51,8 @@ pub struct Region {
     pub known: BTreeMap<NodeId, Vec<Known>>,
     /// What follows over whole rows.
     pub row: Option<RowChain>,
+    /// The sampling that takes its rows; its tokens are the last output.
+    pub draw: Option<DrawChain>,
     /// Values that are stored, in order.
     pub outputs: Vec<NodeId>,
 }
@@ -57,7 +60,8 @@ pub struct Region {
 impl Region {
     /// All values inside.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.known.keys().chain(self.row.iter().flat_map(|r| &r.inside)).copied()
+        let row = self.row.iter().flat_map(|r| &r.inside);
+        self.known.keys().chain(row).copied().chain(self.draw.iter().flat_map(DrawChain::nodes))
     }
 
     /// Number of values that need no memory.
@@ -78,6 +82,8 @@ pub struct Limits<'a> {
     pub taken: &'a HashSet<NodeId>,
     /// Whether a block makes whole rows of this product.
     pub rows: bool,
+    /// Whether a product may sample from the rows that it makes.
+    pub draws: bool,
 }
 
 /// The largest epilogue of a product.
@@ -86,12 +92,16 @@ pub fn find(graph: &Graph, product: NodeId, limits: &Limits<'_>) -> Region {
     if limits.rows {
         row_region::extend(graph, &mut single, limits);
     }
-    let Some(Dim::Const(columns)) = graph.ty(product).shape.get(1).copied() else { return single };
-    if columns % 2 != 0 {
-        return single;
+    let even = graph.ty(product).shape.get(1).and_then(|d| d.as_const()).is_some_and(|n| n % 2 == 0);
+    let double = even.then(|| with_group(graph, product, 2, limits));
+    let mut region = match double {
+        Some(double) if double.saved() > single.saved() => double,
+        _ => single,
+    };
+    if limits.draws {
+        draw::extend(graph, &mut region, limits);
     }
-    let double = with_group(graph, product, 2, limits);
-    if double.saved() > single.saved() { double } else { single }
+    region
 }
 
 fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>) -> Region {
@@ -121,7 +131,7 @@ fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>)
             next.extend(&limits.users[id.index()]);
         }
     }
-    let mut region = Region { product, group, known, row: None, outputs: Vec::new() };
+    let mut region = Region { product, group, known, row: None, draw: None, outputs: Vec::new() };
     prune(graph, &mut region, limits);
     region
 }
@@ -204,6 +214,7 @@ fn follow(
         | Op::RoutedMatMul { .. }
         | Op::MatMul { .. }
         | Op::Gather
+        | Op::Penalize
         | Op::Sample => None,
     }
 }

@@ -187,6 +187,7 @@ fn row_local(op: &Op) -> bool {
         | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => false,
     }
 }

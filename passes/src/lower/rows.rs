@@ -131,6 +131,7 @@ pub(super) fn is_aligned(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
         | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => false,
     };
     keeps_coordinates && (shape[..] == *row || *shape == one)
@@ -160,6 +161,7 @@ fn stays_in_row(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
         | Op::RoutedMatMul { .. }
         | Op::Gather
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => false,
     };
     same_rows && within
@@ -222,6 +224,7 @@ fn own(op: &Op) -> Option<u32> {
         | Op::MatMul { .. }
         | Op::RoutedMatMul { .. }
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => None,
     }
 }

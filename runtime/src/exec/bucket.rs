@@ -185,6 +185,9 @@ pub fn pad(inputs: &StepInputs, bind: &Bindings) -> StepInputs {
         top_p: to(&inputs.top_p, rows, 1.0),
         min_p: to(&inputs.min_p, rows, 0.0),
         seed: to(&inputs.seed, rows, 0),
+        repetition_penalty: to(&inputs.repetition_penalty, rows, 1.0),
+        presence_penalty: to(&inputs.presence_penalty, rows, 0.0),
+        prompt_lengths: to(&inputs.prompt_lengths, rows, 0),
         lengths: to(&inputs.lengths, bind.seqs, 1),
         token_types: to(&inputs.token_types, tokens, 0),
     }
@@ -204,6 +207,9 @@ pub fn input_bytes(inputs: &StepInputs, input: Input) -> &[u8] {
         Input::TopP => bytemuck::cast_slice(&inputs.top_p),
         Input::MinP => bytemuck::cast_slice(&inputs.min_p),
         Input::Seed => bytemuck::cast_slice(&inputs.seed),
+        Input::RepetitionPenalty => bytemuck::cast_slice(&inputs.repetition_penalty),
+        Input::PresencePenalty => bytemuck::cast_slice(&inputs.presence_penalty),
+        Input::PromptLengths => bytemuck::cast_slice(&inputs.prompt_lengths),
         Input::Lengths => bytemuck::cast_slice(&inputs.lengths),
         Input::TokenTypes => bytemuck::cast_slice(&inputs.token_types),
     }

@@ -113,6 +113,8 @@ fn numbers(inputs: &StepInputs, used: &[Input]) -> Result<()> {
         (Input::Temperature, &inputs.temperature),
         (Input::TopP, &inputs.top_p),
         (Input::MinP, &inputs.min_p),
+        (Input::RepetitionPenalty, &inputs.repetition_penalty),
+        (Input::PresencePenalty, &inputs.presence_penalty),
     ];
     for (input, values) in lists.into_iter().filter(|(i, _)| used.contains(i)) {
         if let Some(at) = values.iter().position(|v| v.is_nan()) {

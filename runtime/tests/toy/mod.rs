@@ -179,6 +179,7 @@ fn parts() -> Vec<Part> {
         b: OperandId(2),
         stages: vec![],
         row: None,
+        draw: None,
         stores: vec![store(&two, Scalar::Acc(0), None)],
     });
     let position = each(&[R], &[coord(0)], load(0, &[load(1, &[coord(0)])]), None);

@@ -80,6 +80,7 @@ fn is_rounded(node: &Node) -> bool {
         | Op::Concat { .. }
         | Op::Gather
         | Op::Scatter
+        | Op::Penalize
         | Op::Sample => false,
     }
 }

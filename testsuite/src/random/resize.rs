@@ -49,6 +49,7 @@ pub fn resized(graph: &Graph, map: &dyn Fn(usize) -> usize) -> Option<Graph> {
             | Op::MatMul { .. }
             | Op::Gather
             | Op::Scatter
+            | Op::Penalize
             | Op::Sample => node.op.clone(),
         };
         let types: Vec<&ValueType> = node.inputs.iter().map(|&i| out.ty(i)).collect();

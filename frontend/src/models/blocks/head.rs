@@ -1,13 +1,30 @@
 //! Output rows, language-model head, sampling.
 
 use super::{Linear, ModelBuilder};
-use weft_ir::graph::{Input, Op};
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Input, Op, ValueType};
 use weft_ir::ids::NodeId;
+use weft_ir::shape::{Dim, Sym};
 
 /// Hidden states of the tokens whose logits are wanted: x [t, h] → [rows, h].
 pub fn output_rows(m: &mut ModelBuilder<'_>, x: NodeId) -> NodeId {
     let rows = m.g.input(Input::OutputRows);
     m.scoped("model.output_rows", |m| m.g.gather(x, rows))
+}
+
+/// The logits after the penalties of each row's sequence, whose tokens are a state by slot: `token_history`.
+fn penalised(m: &mut ModelBuilder<'_>, logits: NodeId, rows: NodeId, position: NodeId) -> NodeId {
+    let [ids, slots] = [Input::TokenIds, Input::Slots].map(|i| m.g.input(i));
+    let history = m.g.state("token_history", ValueType::plain(DType::I32, vec![Dim::Sym(Sym::Slots)]));
+    let history = m.g.scatter(history, ids, slots);
+    m.g.state_out("token_history", history);
+    let [sequences, bases] = [Input::Sequences, Input::SlotBase].map(|i| m.g.input(i));
+    let sequence = m.g.gather(sequences, rows);
+    let base = m.g.gather(bases, sequence);
+    let parameters = [Input::PromptLengths, Input::RepetitionPenalty, Input::PresencePenalty];
+    let mut inputs = vec![logits, history, base, position];
+    inputs.extend(parameters.map(|p| m.g.input(p)));
+    m.g.add(Op::Penalize, &inputs)
 }
 
 /// Outputs `logits` `[rows, vocab]` f32 and `tokens` `[rows]` i32, from x `[rows, h]`, with the configured
@@ -28,6 +45,7 @@ pub fn logits_and_sample(m: &mut ModelBuilder<'_>, x: NodeId, embedding: &str, h
         let rows = m.g.input(Input::OutputRows);
         let positions = m.g.input(Input::Positions);
         let position = m.g.gather(positions, rows);
+        let logits = penalised(m, logits, rows, position);
         let parameters = [Input::Temperature, Input::TopK, Input::TopP, Input::MinP, Input::Seed];
         let mut inputs = vec![logits, position];
         inputs.extend(parameters.map(|p| m.g.input(p)));

@@ -1,0 +1,208 @@
+//! Sampling behind a skinny matrix product.
+//!
+//! Each lane keeps the best of the logits that it stores; the block joins them and leaves one (score, id) a
+//! row in scratch. The block that arrives last joins the blocks' results: that is the token of a greedy row.
+//! Where a row is drawn, it runs the passes of [`super::sampling`] over the stored logits.
+
+use super::gemv::Shape;
+use super::penalize::{Copies, Past, copy_row};
+use super::sampling::{Best, Request, Row, bin, cmp, pick};
+use super::warp::Threads;
+use super::{Body, Point};
+use weft_ir::dtype::DType;
+use weft_ir::ids::{OperandId, SharedId};
+use weft_ir::kernel::{Axis, BinaryOp, CompareOp, Const, Expr, Mem, Stmt, Unroll};
+use weft_ir::plan::{Draw, MatMul, Store};
+
+/// What a kernel keeps for the draw.
+pub(super) struct Drawing<'a> {
+    m: &'a MatMul,
+    draw: &'a Draw,
+    store: &'a Store,
+    /// For each turn of a lane over its team's points, its best.
+    best: Vec<Best>,
+    /// (score, id) of each team's points.
+    scores: SharedId,
+    tokens: SharedId,
+    /// For the passes over a row.
+    partial: SharedId,
+    /// Points of a team at a time, rows × points a row.
+    all: u32,
+    teams_of_block: u32,
+}
+
+impl<'a> Drawing<'a> {
+    /// Declares what it takes; `None` where the product draws nothing.
+    pub fn declare(b: &mut Body<'_>, m: &'a MatMul, s: &Shape) -> Result<Option<Drawing<'a>>, String> {
+        let Some(draw) = &m.draw else { return Ok(None) };
+        let store = m.stores.iter().find(|store| store.output == draw.logits);
+        let store = store.ok_or("no store makes the logits")?;
+        let teams_of_block = s.warps * 32 / s.lanes / s.split;
+        let all = s.rows * s.columns / m.group as u32;
+        let slots = (teams_of_block * all).max(s.warps);
+        let scores = b.k.shared("best_score", DType::F32, slots);
+        let tokens = b.k.shared("best_token", DType::I32, slots);
+        let partial = b.k.shared("partial_result", DType::F32, s.warps);
+        let best = (0..all.div_ceil(s.lanes)).map(|_| Best::declare(b)).collect();
+        Ok(Some(Drawing { m, draw, store, best, scores, tokens, partial, all, teams_of_block }))
+    }
+
+    /// Takes the logit of a point that a lane stores in this turn.
+    pub fn take(&self, b: &mut Body<'_>, turn: usize, at: &Point) -> Result<(), String> {
+        let Some(best) = self.best.get(turn) else { return Err(format!("turn {turn} of a lane")) };
+        let dtype = b.work.writes[usize::from(self.draw.logits)].dtype;
+        let value = b.lower(&self.store.value, at)?;
+        let value = if dtype.is_half() { value.cast(dtype).cast(DType::F32) } else { value };
+        let value = b.k.let_("logit", DType::F32, value);
+        let id = at.coords.get(1).cloned().ok_or("a point without a column")?;
+        // What is no number wins against all others, and gives no token.
+        let bad = cmp(CompareOp::Ne, value.clone(), value.clone());
+        let score = bad.clone().select(Expr::float(f32::INFINITY), value);
+        best.keep(b, score, bad.select(Expr::int(-1), id));
+        Ok(())
+    }
+
+    /// Joins the block's results, and in the last block all of them.
+    pub fn finish(
+        &self,
+        b: &mut Body<'_>,
+        s: &Shape,
+        (t, member): (&Threads, &Expr),
+        first_row: &Expr,
+    ) -> Result<(), String> {
+        let (all, lanes) = (i64::from(self.all), i64::from(s.lanes));
+        let slot = Expr::ThreadIdx / (lanes * i64::from(s.split)) * all;
+        let slot = b.k.let_("slot", DType::I32, slot);
+        for (turn, best) in self.best.iter().enumerate() {
+            let first = turn as i64 * lanes;
+            let many = lanes.min(all - first);
+            b.if_then(member.clone().lt(Expr::int(many)), |b| {
+                let at = b.k.let_("at", DType::I32, slot.clone() + member.clone() + first);
+                b.k.store(Mem::Shared(self.scores), at.clone(), best.score.into());
+                b.k.store(Mem::Shared(self.tokens), at, best.token.into());
+                Ok(())
+            })?;
+        }
+        b.k.push(Stmt::Barrier);
+        let rows = i64::from(s.rows);
+        let points = all / rows;
+        let row = first_row.clone() + Expr::ThreadIdx;
+        let mine = Expr::ThreadIdx.lt(Expr::int(rows)).and(row.clone().lt(b.extent(self.m.m)));
+        b.if_then(mine, |b| {
+            let best = Best::declare(b);
+            let range = (Expr::int(0), Expr::int(i64::from(self.teams_of_block)), Expr::int(1));
+            b.for_loop("other", range, Unroll::Never, |b, other| {
+                b.unrolled("p", points as u32, |b, p| {
+                    let at = other * all + Expr::ThreadIdx * points + p;
+                    let at = b.k.let_("at", DType::I32, at);
+                    let score = Expr::load(Mem::Shared(self.scores), at.clone());
+                    best.keep(b, score, Expr::load(Mem::Shared(self.tokens), at));
+                    Ok(())
+                })
+            })?;
+            let place = row * i64::from(s.blocks) + Expr::BlockIdx(Axis::X);
+            let place = b.k.let_("place", DType::I32, place);
+            b.k.store(b.partials[0], place.clone(), best.score.into());
+            b.k.store(b.partials[1], place, best.token.into());
+            Ok(())
+        })?;
+        let last = b.last_block(Expr::BlockIdx(Axis::Y), Expr::uint(s.blocks))?;
+        b.if_then(last, |b| {
+            let range = (Expr::int(0), Expr::int(rows), Expr::int(1));
+            b.for_loop("r", range, Unroll::Never, |b, r| {
+                let row = b.k.let_("row", DType::I32, first_row.clone() + r);
+                let inside = row.clone().lt(b.extent(self.m.m));
+                b.if_then(inside, |b| self.row(b, s, t, &row))
+            })
+        })
+    }
+
+    /// The token of a row, by a whole block.
+    fn row(&self, b: &mut Body<'_>, s: &Shape, t: &Threads, row: &Expr) -> Result<(), String> {
+        let threads = i64::from(s.warps) * 32;
+        let best = Best::declare(b);
+        let range = (Expr::ThreadIdx, Expr::int(i64::from(s.blocks)), Expr::int(threads));
+        b.for_loop("block", range, Unroll::Never, |b, block| {
+            let place = b.k.let_("place", DType::I32, row.clone() * i64::from(s.blocks) + block);
+            let score = Expr::load(b.partials[0], place.clone());
+            best.keep(b, score, Expr::load(b.partials[1], place));
+            Ok(())
+        })?;
+        let shared = (self.scores, self.tokens);
+        // The last round of another row may still be read.
+        b.k.push(Stmt::Barrier);
+        best.join(b, (t, s.warps), shared)?;
+        let at_row = |b: &mut Body<'_>, o: OperandId, name: &str| {
+            let (value, dtype) = (b.load(o, &[row.clone()]), b.work.reads[o.index()].dtype);
+            b.k.let_(name, dtype, value)
+        };
+        let temperature = at_row(b, self.draw.parameters[0], "temperature_of_row");
+        let draws = b.k.let_("draws", DType::Bool, cmp(CompareOp::Gt, temperature.clone(), Expr::float(0.0)));
+        let position = b.lower(&self.draw.position, &Point::at(vec![row.clone()]))?;
+        let position = b.k.let_("position_of_row", DType::I32, position);
+        let past = match &self.draw.penalties {
+            None => None,
+            Some(p) => {
+                let base = b.lower(&p.base, &Point::at(vec![row.clone()]))?;
+                let [prompt, repetition, presence] = p.parameters;
+                Some(Past {
+                    history: b.reads[p.history.index()],
+                    base: b.k.let_("first_slot", DType::I32, base),
+                    position: position.clone(),
+                    prompt: at_row(b, prompt, "prompt_of_row"),
+                    repetition: at_row(b, repetition, "repetition_of_row"),
+                    presence: at_row(b, presence, "presence_of_row"),
+                })
+            }
+        };
+        let costs = past.as_ref().map_or(Expr::Const(Const::Bool(false)), Past::costs);
+        let known = cmp(CompareOp::Ge, best.token.into(), Expr::int(0));
+        let again = known.and(bin(BinaryOp::Or, draws.clone(), costs));
+        let again = b.k.let_("again", DType::Bool, again);
+        b.if_then(again, |b| {
+            let r = self.passes(b, s, t, row, (&draws, temperature), past.as_ref())?;
+            let [_, top_k, top_p, min_p, seed] = self.draw.parameters.map(|o| b.load(o, &[row.clone()]));
+            let seed = b.k.let_("seed_of_row", DType::U32, seed);
+            let request = Request { position, top_k, top_p, min_p, seed };
+            b.k.assign(best.score, Expr::float(f32::NEG_INFINITY));
+            b.k.assign(best.token, Expr::int(i64::from(i32::MAX)));
+            pick(b, &r, &request, &draws, best, shared)
+        })?;
+        b.if_then(Expr::ThreadIdx.eq_(Expr::int(0)), |b| {
+            b.k.store(b.writes[usize::from(self.draw.tokens)], row.clone(), best.token.into());
+            Ok(())
+        })
+    }
+
+    /// What the passes over a row go over: its stored logits, or a copy with the penalties.
+    fn passes(
+        &self,
+        b: &mut Body<'_>,
+        s: &Shape,
+        t: &Threads,
+        row: &Expr,
+        (draws, temperature): (&Expr, Expr),
+        past: Option<&Past>,
+    ) -> Result<Row, String> {
+        let output = usize::from(self.draw.logits);
+        let (dtype, shape) = (b.work.writes[output].dtype, b.work.writes[output].shape.clone());
+        let (vocab, threads) = (self.m.n as i64, s.warps * 32);
+        let start = b.flat(&shape, &[row.clone(), Expr::int(0)]);
+        let start = b.k.let_("start", b.index_type(&shape), start);
+        let mut logits = b.writes[output];
+        if let Some(past) = past {
+            if dtype != DType::F32 || b.index_type(&shape) != DType::I32 {
+                return Err(format!("penalties on {dtype} logits with wide indices"));
+            }
+            let copy = b.partials[2];
+            let (from, to) = ((logits, start.clone()), (copy, start.clone()));
+            copy_row(b, &Copies { from, to, vocab, threads }, past)?;
+            b.k.push(Stmt::Barrier);
+            logits = copy;
+        }
+        let divisor = draws.clone().select(temperature, Expr::float(1.0));
+        let temperature = b.k.let_("divisor", DType::F32, divisor);
+        let (t, partial) = (t.clone(), self.partial);
+        Ok(Row { logits, dtype, shape, start, vocab, threads, temperature, t, partial })
+    }
+}
