@@ -3,7 +3,7 @@
 mod kernels;
 
 use kernels::*;
-use weft_codegen::emulator::{Arg, Fault, FaultKind, Launch, Memory, run};
+use weft_codegen::emulator::{Arg, Fault, FaultKind, Launch, Memory, Order, run, run_in_order};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::build::KernelBuilder;
 use weft_ir::kernel::*;
@@ -126,6 +126,88 @@ fn fences_and_an_atomic_order_blocks() {
     assert_eq!(run_last_block(true).expect("runs"), 190.0);
     let fault = run_last_block(false).expect_err("unordered");
     assert!(matches!(&fault.kind, FaultKind::Race { array, .. } if array == "partial"), "{fault}");
+}
+
+/// Two launches of [`joined`] over five blocks; counters start as given, and the second launch finds what the
+/// first left.
+fn run_joined(planted: Planted, counter: i64, order: Order) -> Result<(Vec<u32>, Vec<Option<i64>>), Fault> {
+    let mut m = Memory::new();
+    let x: Vec<f32> = ramp(5 * 128);
+    let (x, out) = (m.floats(DType::F32, &x), m.uninitialised(DType::F32, 5 * 64 + 32));
+    let partial = m.uninitialised(DType::F32, 5 * 32);
+    let counters = m.ints(DType::U32, &[7, counter]);
+    let launch = launch(5, &[x, out, partial, counters].map(Arg::Buffer));
+    let kernel = joined(planted);
+    run_in_order(&kernel, &launch, &mut m, order)?;
+    let first = values(&m, out);
+    run_in_order(&kernel, &launch, &mut m, order)?;
+    assert_eq!(values(&m, out), first);
+    Ok((first.into_iter().map(f32::to_bits).collect(), m.read_ints(counters)))
+}
+
+#[test]
+fn the_last_block_joins_what_others_left() {
+    assert!(verify(&joined(Planted::Nothing)).expect("verifies").atomics);
+    let (bits, counters) = run_joined(Planted::Nothing, 0, Order::Forward).expect("runs");
+    let (backward, _) = run_joined(Planted::Nothing, 0, Order::Backward).expect("runs");
+    assert_eq!(bits, backward, "the order of blocks shows");
+    // The counter is as before, so that the next launch needs no reset; its neighbour is untouched.
+    assert_eq!(counters, [Some(7), Some(0)]);
+    let x = ramp(5 * 128);
+    for (i, got) in bits.iter().take(32).enumerate() {
+        let of_block = |b: usize| (0..4).fold(0.0f32, |s, j| s + x[b * 128 + j * 32 + i]);
+        let sum = (0..5).fold(0.0f32, |s, b| s + of_block(b));
+        assert_eq!(*got, sum.to_bits());
+    }
+}
+
+#[test]
+fn partial_results_are_read_by_the_last_block_alone() {
+    for (planted, order) in [
+        (Planted::AllRead, Order::Forward),
+        (Planted::AllRead, Order::Backward),
+        (Planted::ReadEarly, Order::Forward),
+        (Planted::ReadEarly, Order::Backward),
+    ] {
+        // In the first launch what other blocks have not left yet is found unwritten.
+        let fault = run_joined(planted, 0, order).expect_err("reads too much");
+        let is = matches!(&fault.kind, FaultKind::Uninitialised { array, .. } if array == "partial")
+            || matches!(&fault.kind, FaultKind::Race { array, .. } if array == "partial");
+        assert!(is, "{fault}");
+    }
+    // Where they hold something, a block that reads without being the last races with those that still write.
+    for planted in [Planted::AllRead, Planted::ReadEarly] {
+        let mut m = Memory::new();
+        let (x, out) = (m.floats(DType::F32, &ramp(5 * 128)), m.uninitialised(DType::F32, 5 * 64 + 32));
+        let (partial, counters) = (m.zeros(DType::F32, 5 * 32), m.zeros(DType::U32, 2));
+        let launch = launch(5, &[x, out, partial, counters].map(Arg::Buffer));
+        let fault = run(&joined(planted), &launch, &mut m).expect_err("races");
+        assert!(
+            matches!(&fault.kind, FaultKind::Race { array, .. } if array == "partial" || array == "out"),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn counters_of_blocks_are_checked() {
+    let kind = |planted, counter| run_joined(planted, counter, Order::Forward).expect_err("faults").kind;
+    let (array, index) = (|| "counters".to_string(), 1);
+    assert_eq!(kind(Planted::Nothing, 3), FaultKind::Counter { array: array(), index, value: 3 });
+    let arrivals = |arrived, expected| FaultKind::Arrivals { array: array(), index, arrived, expected };
+    assert_eq!(kind(Planted::Expects(1), 0), arrivals(5, 6));
+    // The fourth block of five takes itself for the last: it joins too early, and the fifth is one too many.
+    assert_eq!(kind(Planted::Expects(-5), 0), arrivals(1, 0));
+    assert_eq!(kind(Planted::Stays, 0), arrivals(3, 5));
+    assert_eq!(kind(Planted::Twice, 0), FaultKind::ArrivesAgain { array: array(), index });
+    let expectation = FaultKind::Expectation { array: array(), index, expected: 5, before: 6 };
+    assert_eq!(kind(Planted::Disagrees, 0), expectation);
+    let early = run_joined(Planted::Expects(-1), 0, Order::Forward).expect_err("too early");
+    assert!(
+        matches!(early.kind, FaultKind::Uninitialised { .. } | FaultKind::Race { .. })
+            || early.kind == arrivals(5, 4),
+        "{early}"
+    );
 }
 
 /// A kernel of one warp over a 32-element `x` (read) and `out` (written), filled by a closure.

@@ -169,6 +169,61 @@ fn dependency_wait_comes_first_and_always() {
 }
 
 #[test]
+fn blocks_arrive_together_at_counters_of_their_own() {
+    let mut b = KernelBuilder::new("k", 64);
+    let counters = b.pointer("counters", DType::U32, Access::ReadWrite);
+    b.last_block("good", counters, Expr::BlockIdx(Axis::X), Expr::uint(3));
+    assert!(verify(&b.finish()).expect("verifies").atomics);
+    let found = |fill: &dyn Fn(&mut KernelBuilder, Mem)| {
+        let mut b = KernelBuilder::new("k", 64);
+        let counters = b.pointer("counters", DType::U32, Access::ReadWrite);
+        fill(&mut b, counters);
+        let faults = verify(&b.finish()).expect_err("a fault");
+        faults.into_iter().map(|f| f.kind).collect::<Vec<_>>()
+    };
+    let divergent = found(&|b, c| {
+        b.if_then(tid().lt(Expr::int(32)), |b| {
+            b.last_block("last", c, zero(), Expr::uint(2));
+        });
+    });
+    assert_eq!(divergent, [FaultKind::Divergent("arrival of a block")]);
+    let differs = found(&|b, c| {
+        b.last_block("last", c, tid(), Expr::uint(2));
+        b.last_block("other", c, zero(), tid().cast(DType::U32));
+    });
+    let differs_in = |what| FaultKind::Disagreement(what);
+    assert_eq!(differs, [differs_in("index of a counter"), differs_in("number of blocks")]);
+    let typed = |fill: &dyn Fn(&mut KernelBuilder, Mem)| {
+        let kinds = found(fill);
+        assert!(matches!(kinds[..], [FaultKind::Type(_)]), "{kinds:?}");
+    };
+    typed(&|b, c| {
+        b.last_block("last", c, zero(), Expr::int(2));
+    });
+    typed(&|b, c| {
+        b.last_block("last", c, zero(), Expr::uint(0));
+    });
+    typed(&|b, _| {
+        let shared = Mem::Shared(b.shared("own", DType::U32, 1));
+        b.last_block("last", shared, zero(), Expr::uint(2));
+    });
+    typed(&|b, _| {
+        let floats = b.pointer("floats", DType::F32, Access::ReadWrite);
+        b.last_block("last", floats, zero(), Expr::uint(2));
+    });
+    let read = faults(|b, m| {
+        b.last_block("last", m.x, zero(), Expr::uint(2));
+    });
+    assert!(matches!(read[0], FaultKind::Access(_)), "{read:?}");
+    // Behind the arrival all threads agree on who is last.
+    let mut b = KernelBuilder::new("k", 64);
+    let counters = b.pointer("counters", DType::U32, Access::ReadWrite);
+    let last = b.last_block("last", counters, zero(), Expr::uint(2));
+    b.if_then(last, |b| b.push(Stmt::Barrier));
+    verify(&b.finish()).expect("verifies");
+}
+
+#[test]
 fn headers() {
     let mut k = kernel(|b, _| {
         b.shared("huge", DType::F32, 1 << 20);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
-use weft_ir::plan::{Body, Entry, Plan, Role};
+use weft_ir::plan::{Body, Dispatch, Entry, Plan, Role};
 use weft_ir::verify;
 
 /// Why a graph did not compile.
@@ -214,6 +214,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
             body: body_of(bucket) as u32,
             kernels: kernels.clone(),
             arena: arena.placements,
+            scratch: arena.scratch,
             arena_bytes: arena.bytes,
             unshared_bytes: arena.unshared_bytes,
         };
@@ -222,8 +223,12 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     let unplaced = || entries(vec![Arena::default(); buckets.len()]);
     c.dump("schedule", || text(plan(kernels.clone(), unlaunched(), unplaced())));
     let arenas: Vec<Arena> = c.timed("memory-plan", |_| {
-        let run = |b| memory_plan::run(&lowered.buffers, &lowered.bodies[body_of(b)], &b.bind);
-        buckets.iter().map(run).collect()
+        let run = |(b, chosen): (&schedule::Bucket, &schedule::Chosen)| {
+            let spec = |d: &Dispatch| chosen.get(&d.work).and_then(|k| kernels.get(k.index()));
+            let scratch = |d: &Dispatch| spec(d).and_then(|k| k.scratch.as_ref());
+            memory_plan::run(&lowered.buffers, &lowered.bodies[body_of(b)], &b.bind, &scratch)
+        };
+        buckets.iter().zip(&chosen).map(run).collect()
     });
     c.dump_changed("memory-plan", "schedule", || {
         text(plan(kernels.clone(), unlaunched(), entries(arenas.clone())))

@@ -13,7 +13,9 @@ pub(crate) use row::{REDUCTIONS as ROW_REDUCTIONS, takes as takes_rows};
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
 use weft_ir::ids::KernelId;
-use weft_ir::plan::{Attention, Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, Work};
+use weft_ir::plan::{
+    Attention, Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, Scratch, Work,
+};
 use weft_ir::shape::{Bindings, Dim, Shape};
 use weft_ir::target::Target;
 
@@ -110,12 +112,14 @@ pub fn run(
             }
             let id = {
                 let (grid, threads) = launch_shape(work, &schedule);
+                let scratch = scratch(work, &schedule);
                 kernels.push(KernelSpec {
                     name: format!("{}{}", work.name, suffix(&schedule)),
                     work: w as u32,
                     schedule,
                     grid,
                     threads,
+                    scratch,
                     programmatic: target.features.programmatic_launch,
                     fallback,
                 });
@@ -275,6 +279,16 @@ fn attention_schedule(
         return (Schedule::AttentionTile { tile_q: 64, tile_k: 64 }, None);
     };
     (row, Some(why))
+}
+
+/// What a schedule needs for its blocks to join their results.
+pub fn scratch(work: &Work, schedule: &Schedule) -> Option<Scratch> {
+    match (schedule, &work.compute) {
+        (Schedule::Gemv { rows, blocks, .. }, Compute::MatMul(m)) => {
+            m.draw.as_ref().map(|d| gemv::draw_scratch(m, d, *rows, *blocks))
+        }
+        _ => None,
+    }
 }
 
 /// Grid and threads of a block of a schedule.

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use weft_ir::ids::{BufferId, DispatchId};
-use weft_ir::plan::{Dispatch, EdgeKind, Launch, Placement};
+use weft_ir::plan::{Dispatch, EdgeKind, Launch, Placement, ScratchPlace, ScratchPlaces};
 use weft_passes::launch::run;
 use weft_passes::memory_plan::Arena;
 
@@ -36,11 +36,30 @@ fn a_kernel_that_does_not_wait_has_full_edges() {
 #[test]
 fn memory_that_is_used_again_orders_unrelated_dispatches() {
     let place = |b: usize, offset| Placement { buffer: BufferId::new(b), offset, bytes: 256 };
-    let arena = Arena { placements: vec![place(0, 0), place(2, 0)], bytes: 256, unshared_bytes: 512 };
+    let placements = vec![place(0, 0), place(2, 0)];
+    let arena = Arena { placements, bytes: 256, unshared_bytes: 512, ..Arena::default() };
     // b2 takes the memory of b0, so its writer waits for b0's reader.
     let d = [dispatch(&[], &[0]), dispatch(&[0], &[1]), dispatch(&[], &[2])];
     assert_eq!(after(&run(&d, &[&arena], &[true; 3]), 2), [1]);
     assert!(after(&run(&d, &[], &[true; 3]), 2).is_empty());
+}
+
+#[test]
+fn scratch_orders_dispatches_that_share_its_memory() {
+    let scratch =
+        |d: usize, offset| ScratchPlace { dispatch: DispatchId::new(d), offset, bytes: 256, counters: 0 };
+    let place = |b: usize, offset| Placement { buffer: BufferId::new(b), offset, bytes: 256 };
+    // Three dispatches without common buffers: the second's scratch lies where the first's was, and the third's
+    // result where the second's scratch was.
+    let d = [dispatch(&[], &[0]), dispatch(&[], &[1]), dispatch(&[], &[2])];
+    let places = vec![scratch(0, 0), scratch(1, 0)];
+    let scratch = ScratchPlaces { places, counter_bytes: 512 };
+    let placements = vec![place(0, 512), place(1, 1024), place(2, 0)];
+    let arena = Arena { placements, scratch, bytes: 2048, unshared_bytes: 2048 };
+    let launches = run(&d, &[&arena], &[true; 3]);
+    assert_eq!((after(&launches, 1), after(&launches, 2)), (vec![0], vec![1]));
+    let free = run(&d, &[], &[true; 3]);
+    assert!(after(&free, 1).is_empty() && after(&free, 2).is_empty());
 }
 
 proptest! {

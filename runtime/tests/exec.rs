@@ -8,8 +8,12 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use weft_ir::dtype::{DType, Encoding};
 use weft_ir::graph::Input;
-use weft_ir::plan::{BufferKind, EdgeKind, Pack, Plan, Role};
+use weft_ir::ids::DispatchId;
+use weft_ir::plan::{
+    BufferKind, EdgeKind, Extent, Pack, Partials, Plan, Role, Scratch, ScratchPlace, ScratchPlaces,
+};
 use weft_ir::reference::{Precision, StepInputs};
+use weft_ir::shape::{Dim, Sym};
 use weft_runtime::Error;
 use weft_runtime::exec::bucket::{self, bounds, choose, pad, plan_inputs, plan_limits};
 use weft_runtime::exec::check::{Sizes, check};
@@ -193,6 +197,98 @@ fn an_entry_becomes_nodes_with_typed_edges() {
     let mut slow = plan.clone();
     slow.kernels[1].programmatic = false;
     assert_eq!(edges(&nodes(&slow, &layout, 3, false).expect("nodes")), (5, 3));
+}
+
+/// The toy with a kernel whose blocks join: each entry has 3 f32 a token, 5 i32, and a counter a token.
+fn joining() -> Plan {
+    let mut plan = plan();
+    let of =
+        |name: &str, dtype, dims| Partials { name: name.into(), dtype, elements: Extent { dims, per: 1 } };
+    let tokens = Dim::Sym(Sym::Tokens);
+    let partials = vec![
+        of("sums", DType::F32, vec![tokens, Dim::Const(3)]),
+        of("picks", DType::I32, vec![Dim::Const(5)]),
+    ];
+    let counters = Extent { dims: vec![tokens], per: 1 };
+    plan.kernels[2].scratch = Some(Scratch { partials, counters });
+    for e in &mut plan.entries {
+        let offset = e.arena_bytes.next_multiple_of(ALIGN);
+        let place = ScratchPlace { dispatch: DispatchId(2), offset, bytes: ALIGN + 20, counters: ALIGN };
+        e.scratch = ScratchPlaces { places: vec![place], counter_bytes: 2 * ALIGN };
+        e.arena_bytes = offset + ALIGN + 20;
+    }
+    plan
+}
+
+#[test]
+fn scratch_comes_behind_the_other_arguments() {
+    let plan = joining();
+    check_plan(&plan).expect("valid");
+    let layout = Layout::new(&plan).expect("a layout");
+    assert_eq!(layout.need.counters, 2 * ALIGN as u64);
+    assert_eq!(
+        layout.need.arena as usize,
+        plan.entries.iter().map(|e| e.arena_bytes).max().expect("entries")
+    );
+    let plain = nodes(&self::plan(), &layout, 3, false).expect("nodes");
+    for (node, plain) in nodes(&plan, &layout, 3, false).expect("nodes").iter().zip(&plain) {
+        let (What::Kernel { args, dispatch, .. }, What::Kernel { args: before, .. }) =
+            (&node.what, &plain.what)
+        else {
+            continue;
+        };
+        let own = &args[before.len()..];
+        assert_eq!(args[..before.len()], before[..]);
+        let first = plan.entries[3].scratch.places[0].offset;
+        match dispatch.index() {
+            2 => assert_eq!(
+                own,
+                [
+                    Arg::Buffer(Region::Arena, first),
+                    Arg::Buffer(Region::Arena, first + ALIGN),
+                    Arg::Buffer(Region::Counters, ALIGN)
+                ]
+            ),
+            _ => assert!(own.is_empty()),
+        }
+    }
+    let text = plan.to_ron().expect("RON");
+    assert_eq!(Plan::from_ron(&text).expect("a plan"), plan);
+    assert!(
+        text.contains("scratch: (places:[(dispatch:2,") || text.contains("scratch: (places: [(dispatch: 2")
+    );
+    assert!(!self::plan().to_ron().expect("RON").contains("scratch"), "plans without it are as before");
+}
+
+#[test]
+fn misplaced_scratch_is_named() {
+    let fault = |change: &dyn Fn(&mut Plan)| {
+        let mut bad = joining();
+        change(&mut bad);
+        text(check_plan(&bad))
+    };
+    let has = |wanted: &str, change: &dyn Fn(&mut Plan)| {
+        let error = fault(change);
+        assert!(error.contains(wanted), "{error} lacks {wanted}");
+    };
+    has("the scratch of dispatch 2 has no place", &|p| p.entries[0].scratch.places.clear());
+    has("the scratch of dispatch 2 has no place", &|p| p.entries[0].scratch.places[0].bytes = 8);
+    has("the scratch of dispatch 2 has no place", &|p| p.entries[0].scratch.places[0].offset += 1);
+    has("the scratch of dispatch 2 has no place", &|p| p.entries[0].scratch.counter_bytes = ALIGN);
+    has("live in the same memory", &|p| p.entries[0].scratch.places[0].offset = 0);
+    has("must be f32 or i32", &|p| {
+        p.kernels[2].scratch.iter_mut().for_each(|s| s.partials[0].dtype = DType::BF16);
+    });
+    has("divided by 0", &|p| p.kernels[2].scratch.iter_mut().for_each(|s| s.counters.per = 0));
+    has("dispatches 2 and 4 share counters", &|p| {
+        p.kernels[4].scratch = p.kernels[2].scratch.clone();
+        for e in &mut p.entries {
+            let offset = e.arena_bytes.next_multiple_of(ALIGN);
+            let place = ScratchPlace { dispatch: DispatchId(4), offset, ..e.scratch.places[0] };
+            e.scratch.places.push(place);
+            e.arena_bytes = offset + place.bytes;
+        }
+    });
 }
 
 fn tensor(name: &str, encoding: Encoding, shape: &[usize]) -> Pack {

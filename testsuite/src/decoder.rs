@@ -288,10 +288,12 @@ fn assemble(
         let (grid, threads) = schedule::launch_shape(work, &schedule);
         let name = format!("{}_kernel", work.name);
         let programmatic = target.features.programmatic_launch;
-        KernelSpec { name, work: i as u32, schedule, grid, threads, programmatic, fallback }
+        let scratch = schedule::scratch(work, &schedule);
+        KernelSpec { name, work: i as u32, schedule, grid, threads, scratch, programmatic, fallback }
     });
     let kernels: Vec<KernelSpec> = kernels.collect();
-    let arena = memory_plan::run(&m.buffers, &m.dispatches, &bind);
+    let scratch = |d: &Dispatch| kernels[d.work as usize].scratch.as_ref();
+    let arena = memory_plan::run(&m.buffers, &m.dispatches, &bind, &scratch);
     let programmatic = vec![target.features.programmatic_launch; m.dispatches.len()];
     let launches = launch::run(&m.dispatches, &[&arena], &programmatic);
     let entry = Entry {
@@ -301,6 +303,7 @@ fn assemble(
         body: 0,
         kernels: (0..m.works.len()).map(|i| (i as u32, KernelId::new(i))).collect::<BTreeMap<_, _>>(),
         arena: arena.placements,
+        scratch: arena.scratch,
         arena_bytes: arena.bytes,
         unshared_bytes: arena.unshared_bytes,
     };

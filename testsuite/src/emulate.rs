@@ -7,7 +7,7 @@ use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::BufferId;
-use weft_ir::plan::{BufferKind, Entry, Plan};
+use weft_ir::plan::{BufferKind, Entry, Plan, Scratch};
 use weft_ir::reference::{
     Data, LoadedPlan, Precision, Real, StepInputs, Tensor, WeightBytes, load_plan, run_dispatch,
 };
@@ -22,6 +22,15 @@ pub struct Emulated<'a> {
     memory: Memory,
     /// Index in memory of each buffer.
     at: Vec<usize>,
+    /// Counters of blocks, which steps leave as they find them.
+    counters: Vec<i64>,
+}
+
+/// Scratch of a kernel while it runs: last in memory, the counters behind the partial results.
+struct Lent {
+    args: Vec<Arg>,
+    first: usize,
+    counters: std::ops::Range<usize>,
 }
 
 /// How far a kernel was from the oracle.
@@ -69,7 +78,9 @@ impl<'a> Emulated<'a> {
         let oracle = load_plan(plan, weights, Precision::F64).map_err(|e| e.to_string())?;
         let rounded = load_plan(plan, weights, Precision::Rounded).map_err(|e| e.to_string())?;
         let kernels = emit(plan).map_err(|e| e.to_string())?;
-        Ok(Emulated { plan, kernels, oracle, rounded, memory: Memory::new(), at: Vec::new() })
+        let counters = plan.entries.iter().map(|e| e.scratch.counter_bytes / 4).max().unwrap_or(0);
+        let counters = vec![0; counters];
+        Ok(Emulated { plan, kernels, oracle, rounded, memory: Memory::new(), at: Vec::new(), counters })
     }
 
     /// Prepares memory for an entry: constants, inputs and unwritten results; states are kept.
@@ -122,22 +133,72 @@ impl<'a> Emulated<'a> {
         let mut distances = Vec::new();
         for (i, d) in plan.bodies[body].dispatches.iter().enumerate() {
             let spec = &plan.kernels[entry.kernels[&d.work].index()];
-            let work = &plan.works[d.work as usize];
             let expected = self.expect(&self.oracle, (body, i), &entry.bind);
             let rounded = self.expect(&self.rounded, (body, i), &entry.bind);
-            let buffers = d.reads.iter().chain(&d.writes).map(|b| Arg::Buffer(self.at[b.index()]));
-            let syms = work.syms().into_iter().map(|s| Arg::i32(entry.bind.get(s) as i32));
-            let grid = std::array::from_fn(|axis| spec.grid[axis].blocks(&entry.bind) as u32);
-            let launch = Launch { grid, args: buffers.chain(syms).collect() };
-            let kernel = &self.kernels[entry.kernels[&d.work].index()];
-            run(&kernel.kernel, &launch, &mut self.memory)
-                .map_err(|f| format!("{} ({}), dispatch {i}: {f:?}", spec.name, d.scope))?;
+            self.dispatch(entry, i)?;
             for ((&b, expected), rounded) in d.writes.iter().zip(&expected).zip(&rounded) {
                 let name = format!("{} ({}) → {}", spec.name, d.scope, plan.buffer(b).name);
                 distances.push(self.distance(name, b, expected, rounded));
             }
         }
         Ok(distances)
+    }
+
+    /// Runs a step and compares nothing.
+    ///
+    /// # Errors
+    /// The kernel and its fault.
+    ///
+    /// # Panics
+    /// When there is no such entry.
+    pub fn run(&mut self, entry: &str, inputs: &StepInputs) -> Result<(), String> {
+        let plan = self.plan;
+        let entry = plan.entries.iter().find(|e| e.name == entry).unwrap_or_else(|| panic!("no {entry}"));
+        self.prepare(entry, inputs);
+        let dispatches = 0..plan.bodies[entry.body as usize].dispatches.len();
+        dispatches.into_iter().try_for_each(|i| self.dispatch(entry, i))
+    }
+
+    /// Runs the kernel of a dispatch.
+    fn dispatch(&mut self, entry: &Entry, i: usize) -> Result<(), String> {
+        let plan = self.plan;
+        let d = &plan.bodies[entry.body as usize].dispatches[i];
+        let spec = &plan.kernels[entry.kernels[&d.work].index()];
+        let work = &plan.works[d.work as usize];
+        let buffers = d.reads.iter().chain(&d.writes).map(|b| Arg::Buffer(self.at[b.index()]));
+        let syms = work.syms().into_iter().map(|s| Arg::i32(entry.bind.get(s) as i32));
+        let grid = std::array::from_fn(|axis| spec.grid[axis].blocks(&entry.bind) as u32);
+        let mut args: Vec<Arg> = buffers.chain(syms).collect();
+        let scratch = spec.scratch.as_ref().map(|s| self.scratch(entry, i, s));
+        args.extend(scratch.iter().flat_map(|s| &s.args));
+        let launch = Launch { grid, args };
+        let kernel = &self.kernels[entry.kernels[&d.work].index()];
+        run(&kernel.kernel, &launch, &mut self.memory)
+            .map_err(|f| format!("{} ({}), dispatch {i}: {f:?}", spec.name, d.scope))?;
+        if let Some(s) = scratch {
+            self.take_counters(s);
+        }
+        Ok(())
+    }
+
+    /// What a kernel needs besides: partial results that nothing has written, and its counters as they are.
+    fn scratch(&mut self, entry: &Entry, dispatch: usize, s: &Scratch) -> Lent {
+        let place = entry.scratch.of(dispatch).expect("a place of the scratch");
+        let first = self.memory.buffers.len();
+        for p in &s.partials {
+            self.memory.uninitialised(p.dtype, p.elements.blocks(&entry.bind));
+        }
+        let counters = place.counters / 4..(place.counters + s.counter_bytes(&entry.bind)) / 4;
+        self.memory.ints(DType::U32, &self.counters[counters.clone()]);
+        Lent { args: (first..self.memory.buffers.len()).map(Arg::Buffer).collect(), first, counters }
+    }
+
+    /// Keeps the counters of a kernel and drops its scratch.
+    fn take_counters(&mut self, lent: Lent) {
+        let at = self.memory.buffers.len() - 1;
+        let after = self.memory.read_ints(at).into_iter().map(|v| v.expect("a counter"));
+        self.counters.splice(lent.counters, after);
+        self.memory.buffers.truncate(lent.first);
     }
 
     /// The results of a dispatch by the reference, on what is in memory now.

@@ -15,7 +15,7 @@ use weft_ir::reference::{StepInputs, WeightBytes};
 use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
 use weft_ir::shape::{Bindings, Dim, Sym};
 use weft_ir::target::Target;
-use weft_passes::schedule;
+use weft_passes::{memory_plan, schedule};
 
 /// The rows of the products.
 pub const TOKENS: Dim = Dim::Sym(Sym::Tokens);
@@ -114,7 +114,12 @@ impl Maker {
         tweak(&mut schedule);
         let (grid, threads) = schedule::launch_shape(&work, &schedule);
         let name = "product_test".into();
-        let kernel = KernelSpec { name, work: 0, schedule, grid, threads, programmatic: true, fallback };
+        let scratch = schedule::scratch(&work, &schedule);
+        let kernel =
+            KernelSpec { name, work: 0, schedule, grid, threads, scratch, programmatic: true, fallback };
+        let arena = memory_plan::run(&self.buffers, std::slice::from_ref(&dispatch), &bind, &|_| {
+            kernel.scratch.as_ref()
+        });
         let launches = vec![Launch { dispatch: DispatchId::new(0), after: vec![] }];
         let plan = Plan {
             target: target.name.into(),
@@ -132,9 +137,10 @@ impl Maker {
                 bind,
                 body: 0,
                 kernels: BTreeMap::from([(0, KernelId::new(0))]),
-                arena: vec![],
-                arena_bytes: 0,
-                unshared_bytes: 0,
+                arena: arena.placements,
+                scratch: arena.scratch,
+                arena_bytes: arena.bytes,
+                unshared_bytes: arena.unshared_bytes,
             }],
         };
         weft_ir::verify::plan::verify(&plan).unwrap_or_else(|f| panic!("{f:?}"));

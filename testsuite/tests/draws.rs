@@ -73,13 +73,7 @@ fn head(rows: usize, (n, k): (usize, usize), from: usize, penalised: bool) -> (M
     });
     mk.write("logits", DType::F32, vec![ROWS, Dim::Const(n)], BufferKind::Output("logits".into()));
     mk.write("tokens", DType::I32, vec![ROWS], BufferKind::Output("tokens".into()));
-    let draw = Draw {
-        logits: 0,
-        tokens: 1,
-        position: load_at(position, &[at(0)]),
-        parameters,
-        penalties,
-    };
+    let draw = Draw { logits: 0, tokens: 1, position: load_at(position, &[at(0)]), parameters, penalties };
     let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
     let a = load_at(x, &[at(0), at(1)]);
     let draw = Some(draw);
@@ -132,11 +126,7 @@ fn a_row_that_holds_nan_has_no_token() {
 fn the_first_of_equal_logits_is_chosen() {
     let (mk, mut m) = head(3, (500, 64), 0, false);
     let tied = |m: &mut MatMul, from: i64| {
-        let late = Scalar::Compare(
-            Compare::Le,
-            Box::new(Scalar::Int(from)),
-            Box::new(at(1)),
-        );
+        let late = Scalar::Compare(Compare::Le, Box::new(Scalar::Int(from)), Box::new(at(1)));
         let (yes, no) = (Box::new(Scalar::Float(3.0)), Box::new(Scalar::Float(-1.0)));
         m.stores[0].value = Scalar::Select(Box::new(late), yes, no);
     };

@@ -36,11 +36,12 @@ pub(super) enum Helper {
     CopyAsyncWait,
     GridDependencyWait,
     GridDependencyLaunch,
+    LastBlock,
 }
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 30] = [
+    pub(super) const ALL: [Helper; 31] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -71,6 +72,7 @@ impl Helper {
         Helper::CopyAsyncWait,
         Helper::GridDependencyWait,
         Helper::GridDependencyLaunch,
+        Helper::LastBlock,
     ];
 
     /// The storage type of a 16-bit float, if it is one.
@@ -124,7 +126,8 @@ impl Helper {
             | Helper::CopyAsyncCommit
             | Helper::CopyAsyncWait
             | Helper::GridDependencyWait
-            | Helper::GridDependencyLaunch => &[],
+            | Helper::GridDependencyLaunch
+            | Helper::LastBlock => &[],
         }
     }
 
@@ -161,6 +164,7 @@ impl Helper {
             Helper::CopyAsyncWait => "copy_async_wait",
             Helper::GridDependencyWait => "grid_dependency_wait",
             Helper::GridDependencyLaunch => "grid_dependency_launch",
+            Helper::LastBlock => "last_block",
         }
     }
 
@@ -219,6 +223,7 @@ impl Helper {
             ),
             Helper::GridDependencyWait => instruction(name, "griddepcontrol.wait"),
             Helper::GridDependencyLaunch => instruction(name, "griddepcontrol.launch_dependents"),
+            Helper::LastBlock => last_block(name),
         }
     }
 }
@@ -230,6 +235,26 @@ fn function(result: &str, name: &str, params: &str, body: &[&str]) -> String {
 
 fn instruction(name: &str, ptx: &str) -> String {
     function("void", name, "", &[&format!(r#"asm volatile("{ptx};" ::: "memory");"#)])
+}
+
+/// The barrier before makes the stores of all threads happen before the first thread's fence, and fences are
+/// cumulative; the barrier behind hands what that thread acquired to all others, with the answer.
+fn last_block(name: &str) -> String {
+    function(
+        "bool",
+        name,
+        "unsigned* counter, unsigned expected",
+        &[
+            "bool last = false;",
+            "__syncthreads();",
+            "if (threadIdx.x == 0) {",
+            "    __threadfence();",
+            "    last = atomicInc(counter, expected - 1) == expected - 1;",
+            "    __threadfence();",
+            "}",
+            "return __syncthreads_or(last);",
+        ],
+    )
 }
 
 fn convert(name: &str, to: &str) -> String {

@@ -148,6 +148,13 @@ impl Writer<'_> {
                 }
                 Ok(())
             }
+            Stmt::LastBlock { counter, index, expected, last } => {
+                let (counter, expected) = (self.mem_address(*counter, index)?, self.expr(expected)?);
+                let helper = self.helper(Helper::LastBlock);
+                let (dtype, name) = self.declare(*last)?;
+                self.line(&format!("const {} {name} = {helper}({counter}, {expected});", type_name(dtype)));
+                Ok(())
+            }
         }
     }
 

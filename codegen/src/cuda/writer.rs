@@ -137,18 +137,23 @@ impl<'k> Writer<'k> {
 
     /// A parameter. Under programmatic dependent launch another grid may still write what this one
     /// only reads, so only constant and written arrays are `__restrict__` there: together with `const`
-    /// it would let the compiler read through the non-coherent path.
+    /// it would let the compiler read through the non-coherent path. Where blocks join, one reads what others
+    /// wrote, so written arrays lose it as well.
     fn param(&mut self, index: usize) -> String {
         let name = self.params[index].clone();
         match self.kernel.params[index].kind {
             ParamKind::Scalar(dtype) => format!("const {} {name}", self.type_of(dtype)),
             ParamKind::Pointer { dtype, access } => {
                 let ty = self.type_of(dtype);
-                let mut waits = false;
-                self.kernel.visit(&mut |s| waits |= matches!(s, Stmt::GridDependencyWait));
+                let (mut waits, mut joins) = (false, false);
+                self.kernel.visit(&mut |s| {
+                    waits |= matches!(s, Stmt::GridDependencyWait);
+                    joins |= matches!(s, Stmt::LastBlock { .. });
+                });
                 match access {
                     Access::Read if waits => format!("const {ty}* {name}"),
                     Access::Constant | Access::Read => format!("const {ty}* __restrict__ {name}"),
+                    Access::ReadWrite if joins => format!("{ty}* {name}"),
                     Access::Write | Access::ReadWrite => format!("{ty}* __restrict__ {name}"),
                 }
             }

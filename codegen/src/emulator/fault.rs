@@ -118,6 +118,48 @@ pub enum FaultKind {
         /// Lanes that executed it.
         arrived: u32,
     },
+    /// A counter of blocks that is not 0 when the first one arrives.
+    #[error("counter {index} of `{array}` is {value} as the first block arrives, not 0")]
+    Counter {
+        /// Name of the array.
+        array: String,
+        /// Element.
+        index: i64,
+        /// What it holds.
+        value: u32,
+    },
+    /// A counter of blocks at which more or fewer arrive than it expects.
+    #[error("{arrived} blocks arrive at counter {index} of `{array}`, which expects {expected}")]
+    Arrivals {
+        /// Name of the array.
+        array: String,
+        /// Element.
+        index: i64,
+        /// Blocks that arrived.
+        arrived: u32,
+        /// Blocks that this block, or the last one, expects.
+        expected: u32,
+    },
+    /// A block that arrives twice at one counter.
+    #[error("the block arrives again at counter {index} of `{array}`")]
+    ArrivesAgain {
+        /// Name of the array.
+        array: String,
+        /// Element.
+        index: i64,
+    },
+    /// Blocks that do not agree on how many they are.
+    #[error("counter {index} of `{array}` expects {expected} blocks here and {before} in the block before")]
+    Expectation {
+        /// Name of the array.
+        array: String,
+        /// Element.
+        index: i64,
+        /// Blocks that this block expects.
+        expected: u32,
+        /// Blocks that the block which arrived before expects.
+        before: u32,
+    },
     /// An access to the destination of an asynchronous copy that nothing has waited for.
     #[error("element {index} of `{array}` is used while an asynchronous copy to it is in flight")]
     CopyInFlight {

@@ -1,12 +1,13 @@
 //! State of a running launch, and the checks of every memory access.
 
+use super::arrivals::Arrivals;
 use super::fault::{Fault, FaultKind, Place, Raised, Rival, Step, raise};
 use super::memory::Buffer;
 use super::program::Program;
 use super::race::{Clock, Conflict, Mode, Shadow};
-use super::{Arg, Launch, Stats};
+use super::{Arg, Launch, Order, Stats};
 use crate::cuda::describe;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use weft_ir::kernel::{Access, Kernel, ParamKind};
 
 /// An array that the kernel names: a pointer parameter or a shared array.
@@ -15,7 +16,7 @@ pub(super) struct Array {
     /// Position in the machine's regions.
     pub(super) region: usize,
     pub(super) size: usize,
-    name: String,
+    pub(super) name: String,
     pub(super) global: bool,
     constant: bool,
 }
@@ -57,6 +58,8 @@ pub(super) struct Machine<'k> {
     has_wait: bool,
     pub(super) copies: Vec<Copies>,
     pub(super) clock: Clock,
+    /// Counters of blocks that this launch has used, by region and byte offset.
+    pub(super) arrivals: BTreeMap<(usize, usize), Arrivals>,
     pub(super) statement: usize,
     pub(super) stats: Stats,
     pub(super) pool: Vec<Vec<u64>>,
@@ -112,6 +115,7 @@ impl<'k> Machine<'k> {
             has_wait: program.has_wait,
             copies: vec![Copies::default(); threads],
             clock: Clock::new(threads, program.has_fence),
+            arrivals: BTreeMap::new(),
             statement: 0,
             stats: Stats::default(),
             pool: Vec::new(),
@@ -124,20 +128,20 @@ impl<'k> Machine<'k> {
         self.regions
     }
 
-    pub(super) fn run(&mut self, program: &Program) -> Result<(), Fault> {
+    pub(super) fn run(&mut self, program: &Program, order: Order) -> Result<(), Fault> {
         let all: Vec<u32> = (0..self.threads as u32).collect();
-        let [width, height, depth] = self.grid;
-        let mut number = 0;
-        for z in 0..depth {
-            for y in 0..height {
-                for x in 0..width {
-                    self.start_block([x, y, z], number);
-                    number += 1;
-                    self.exec(&program.body, &all).map_err(|raised| self.located(raised))?;
-                }
-            }
+        let [width, height, depth] = self.grid.map(u64::from);
+        let blocks = width * height * depth;
+        for turn in 0..blocks {
+            let at = match order {
+                Order::Forward => turn,
+                Order::Backward => blocks - 1 - turn,
+            };
+            let block = [at % width, at / width % height, at / width / height].map(|i| i as u32);
+            self.start_block(block, at as u32);
+            self.exec(&program.body, &all).map_err(|raised| self.located(raised))?;
         }
-        Ok(())
+        self.all_arrived().map_err(|raised| self.located(raised))
     }
 
     fn start_block(&mut self, block: [u32; 3], number: u32) {

@@ -6,6 +6,7 @@
 //! shuffles, `mma` and `ldmatrix` gather their lanes but, as on the GPU, order no memory: that takes a
 //! `WarpBarrier` or a `Barrier`.
 
+mod arrivals;
 mod expr;
 mod fault;
 mod fragments;
@@ -77,8 +78,34 @@ pub struct Stats {
     pub bytes_stored: u64,
 }
 
+/// In which order the blocks of a launch run, one after the other. What a kernel computes may not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The first block first; x runs fastest.
+    #[default]
+    Forward,
+    /// The last block first.
+    Backward,
+}
+
 /// Runs a launch. After a fault the memory holds what was stored up to there.
+///
+/// # Errors
+/// The first fault.
 pub fn run(kernel: &Kernel, launch: &Launch, memory: &mut Memory) -> Result<Stats, Fault> {
+    run_in_order(kernel, launch, memory, Order::Forward)
+}
+
+/// Runs a launch with its blocks in an order.
+///
+/// # Errors
+/// The first fault.
+pub fn run_in_order(
+    kernel: &Kernel,
+    launch: &Launch,
+    memory: &mut Memory,
+    order: Order,
+) -> Result<Stats, Fault> {
     let invalid = |message: String| {
         let place = Place {
             kernel: kernel.name.clone(),
@@ -104,7 +131,7 @@ pub fn run(kernel: &Kernel, launch: &Launch, memory: &mut Memory) -> Result<Stat
     let buffers = std::mem::take(&mut memory.buffers);
     let count = buffers.len();
     let mut machine = Machine::new(kernel, launch, &program, buffers);
-    let result = machine.run(&program);
+    let result = machine.run(&program, order);
     let stats = machine.stats;
     memory.buffers = machine.into_buffers(count);
     result.map(|()| stats)

@@ -73,6 +73,7 @@ pub(super) enum Op {
     CopyWait(usize),
     Atomic { mem: usize, index: Node, value: Node, old: Option<usize> },
     Fence,
+    LastBlock { counter: usize, index: Node, expected: Node, last: usize },
 }
 
 /// A kernel ready to run.
@@ -88,7 +89,7 @@ pub(super) fn compile(kernel: &Kernel) -> Result<Program, TypeError> {
     let (mut has_wait, mut has_fence) = (false, false);
     kernel.visit(&mut |s| {
         has_wait |= matches!(s, Stmt::GridDependencyWait);
-        has_fence |= matches!(s, Stmt::Fence);
+        has_fence |= matches!(s, Stmt::Fence | Stmt::LastBlock { .. });
     });
     let body = Compiler { kernel, number: 0 }.block(&kernel.body)?;
     Ok(Program { body, has_wait, has_fence })
@@ -221,6 +222,12 @@ impl Compiler<'_> {
                 old: old.map(|v| v.index()),
             },
             Stmt::Fence => Op::Fence,
+            Stmt::LastBlock { counter, index, expected, last } => Op::LastBlock {
+                counter: self.mem(*counter),
+                index: self.node(index)?,
+                expected: self.node(expected)?,
+                last: last.index(),
+            },
         };
         Ok(Line { number, op })
     }

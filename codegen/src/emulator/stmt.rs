@@ -72,16 +72,7 @@ impl Machine<'_> {
                 }
                 Ok(())
             }
-            Op::Barrier => {
-                let (arrived, expected) = (active.len() as u32, self.threads as u32);
-                if arrived != expected {
-                    let thread = active.first().copied().unwrap_or(0);
-                    return raise(thread, FaultKind::DivergentBarrier { arrived, expected });
-                }
-                self.stats.barriers += 1;
-                self.clock.block_barrier();
-                Ok(())
-            }
+            Op::Barrier => self.barrier(active),
             Op::WarpBarrier => {
                 for warp in self.full_warps(active, "a warp barrier")? {
                     self.clock.warp_barrier(warp);
@@ -115,7 +106,21 @@ impl Machine<'_> {
                 active.iter().for_each(|t| self.clock.fence(*t as usize));
                 Ok(())
             }
+            Op::LastBlock { counter, index, expected, last } => {
+                self.last_block(*counter, index, expected, *last, active)
+            }
         }
+    }
+
+    pub(super) fn barrier(&mut self, active: &[u32]) -> Step<()> {
+        let (arrived, expected) = (active.len() as u32, self.threads as u32);
+        if arrived != expected {
+            let thread = active.first().copied().unwrap_or(0);
+            return raise(thread, FaultKind::DivergentBarrier { arrived, expected });
+        }
+        self.stats.barriers += 1;
+        self.clock.block_barrier();
+        Ok(())
     }
 
     fn declare_array(&mut self, slot: usize, init: Option<&Node>, active: &[u32]) -> Step<()> {

@@ -35,6 +35,8 @@ impl<'a> Drawing<'a> {
     /// Declares what it takes; `None` where the product draws nothing.
     pub fn declare(b: &mut Body<'_>, m: &'a MatMul, s: &Shape) -> Result<Option<Drawing<'a>>, String> {
         let Some(draw) = &m.draw else { return Ok(None) };
+        // Two blocks an SM, as the others: without the bound ptxas spills for more.
+        b.k.min_blocks(if s.rows > 4 { 1 } else { 2 });
         let store = m.stores.iter().find(|store| store.output == draw.logits);
         let store = store.ok_or("no store makes the logits")?;
         let teams_of_block = s.warps * 32 / s.lanes / s.split;
@@ -131,7 +133,8 @@ impl<'a> Drawing<'a> {
         let shared = (self.scores, self.tokens);
         // The last round of another row may still be read.
         b.k.push(Stmt::Barrier);
-        best.join(b, (t, s.warps), shared)?;
+        let best = best.join(b, (t, s.warps), shared)?;
+        let token = b.k.let_mut("drawn", DType::I32, best.token.into());
         let at_row = |b: &mut Body<'_>, o: OperandId, name: &str| {
             let (value, dtype) = (b.load(o, &[row.clone()]), b.work.reads[o.index()].dtype);
             b.k.let_(name, dtype, value)
@@ -164,12 +167,12 @@ impl<'a> Drawing<'a> {
             let [_, top_k, top_p, min_p, seed] = self.draw.parameters.map(|o| b.load(o, &[row.clone()]));
             let seed = b.k.let_("seed_of_row", DType::U32, seed);
             let request = Request { position, top_k, top_p, min_p, seed };
-            b.k.assign(best.score, Expr::float(f32::NEG_INFINITY));
-            b.k.assign(best.token, Expr::int(i64::from(i32::MAX)));
-            pick(b, &r, &request, &draws, best, shared)
+            let picked = pick(b, &r, &request, &draws, shared)?;
+            b.k.assign(token, picked);
+            Ok(())
         })?;
         b.if_then(Expr::ThreadIdx.eq_(Expr::int(0)), |b| {
-            b.k.store(b.writes[usize::from(self.draw.tokens)], row.clone(), best.token.into());
+            b.k.store(b.writes[usize::from(self.draw.tokens)], row.clone(), token.into());
             Ok(())
         })
     }

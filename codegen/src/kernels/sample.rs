@@ -1,7 +1,7 @@
 //! Sampling: one block a row, as `weft_ir::sampling` defines it.
 
 use super::Body;
-use super::sampling::{Best, Request, Row, cmp, pick};
+use super::sampling::{Request, Row, cmp, pick};
 use super::warp::threads;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::{Axis, CompareOp, Expr};
@@ -35,11 +35,10 @@ pub(super) fn build(b: &mut Body<'_>, s: &Sample, block: u32) -> Result<(), Stri
     let seed = b.k.let_("seed_of_row", DType::U32, at_row(b, 6));
     let (top_k, top_p, min_p) = (at_row(b, 3), at_row(b, 4), at_row(b, 5));
     let request = Request { position, top_k, top_p, min_p, seed };
-    let best = Best::declare(b);
-    pick(b, &r, &request, &draws, best, (scores, tokens))?;
+    let token = pick(b, &r, &request, &draws, (scores, tokens))?;
     b.if_then(Expr::ThreadIdx.eq_(Expr::int(0)), |b| {
         let bad = cmp(CompareOp::Gt, not_numbers.into(), Expr::float(0.0));
-        let result = bad.select(Expr::int(-1), best.token.into());
+        let result = bad.select(Expr::int(-1), token);
         b.k.store(b.writes[0], row, result);
         Ok(())
     })

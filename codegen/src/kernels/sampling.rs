@@ -51,10 +51,11 @@ impl Row {
     pub fn each(
         &self,
         b: &mut Body<'_>,
+        unroll: Unroll,
         fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
     ) -> Result<(), String> {
         let along = (Expr::ThreadIdx, Expr::int(self.vocab), Expr::int(i64::from(self.threads)));
-        b.for_loop("token", along, Unroll::By(4), |b, token| {
+        b.for_loop("token", along, unroll, |b, token| {
             let index = b.flat_offset(&self.shape, self.start.clone(), token.clone());
             let logit = Expr::load(self.logits, index);
             let logit = if self.dtype.is_half() { logit.cast(DType::F32) } else { logit };
@@ -72,7 +73,7 @@ impl Row {
         value: impl FnOnce(&mut Body<'_>, Expr) -> Expr,
     ) -> Result<VarId, String> {
         let var = b.k.let_mut(name, DType::F32, neutral(op));
-        self.each(b, |b, _, scaled| {
+        self.each(b, Unroll::By(4), |b, _, scaled| {
             let v = value(b, scaled);
             b.k.assign(var, super::warp::combine(op, var.into(), v));
             Ok(())
@@ -136,13 +137,13 @@ impl Best {
         b.k.assign(self.token, better.select(id, self.token.into()));
     }
 
-    /// Joins the threads of a block: each has the best of all.
+    /// Joins the threads of a block: the best of all, known to each.
     pub fn join(
         self,
         b: &mut Body<'_>,
         (t, warps): (&Threads, u32),
         (scores, tokens): (SharedId, SharedId),
-    ) -> Result<(), String> {
+    ) -> Result<Best, String> {
         let shuffled = |v: VarId, by: i64| {
             Expr::Shuffle(ShuffleMode::Xor, Box::new(Expr::Var(v)), Box::new(Expr::int(by)))
         };
@@ -155,13 +156,16 @@ impl Best {
             Ok(())
         })?;
         b.k.push(Stmt::Barrier);
-        let warps = (Expr::int(0), Expr::int(i64::from(warps)), Expr::int(1));
+        let of = |s: SharedId, w: Expr| Expr::load(Mem::Shared(s), w);
+        let score = b.k.let_mut("best_of_block", DType::F32, of(scores, Expr::int(0)));
+        let token = b.k.let_mut("token_of_block", DType::I32, of(tokens, Expr::int(0)));
+        let all = Best { score, token };
+        let warps = (Expr::int(1), Expr::int(i64::from(warps)), Expr::int(1));
         b.for_loop("w", warps, Unroll::Never, |b, w| {
-            let score = Expr::load(Mem::Shared(scores), w.clone());
-            let id = Expr::load(Mem::Shared(tokens), w);
-            self.keep(b, score, id);
+            all.keep(b, of(scores, w.clone()), of(tokens, w));
             Ok(())
-        })
+        })?;
+        Ok(all)
     }
 }
 
@@ -215,20 +219,21 @@ fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result
     })
 }
 
-/// Chooses the row's token into `best`, for all threads of the block: the draw, or where nothing is drawn the
-/// largest. `scores` and `tokens` have an element for each warp.
+/// The row's token, for all threads of the block: the draw, or where nothing is drawn the largest. `scores` and
+/// `tokens` have an element for each warp.
 pub(super) fn pick(
     b: &mut Body<'_>,
     r: &Row,
     q: &Request,
     draws: &Expr,
-    best: Best,
     (scores, tokens): (SharedId, SharedId),
-) -> Result<(), String> {
+) -> Result<Expr, String> {
     let max = r.reduce(b, "largest", Reduce::Max, |_, x| x)?;
     let least = b.k.let_mut("least", DType::U32, Expr::uint(0));
     b.if_then(draws.clone(), |b| threshold(b, r, q, max, least))?;
-    r.each(b, |b, id, scaled| {
+    let best = Best::declare(b);
+    // Few tokens are kept, and the random bits take many registers.
+    r.each(b, Unroll::Never, |b, id, scaled| {
         let key = key(b, scaled.clone());
         let kept = cmp(CompareOp::Ge, key, least.into());
         b.if_then(kept, |b| {
@@ -242,7 +247,7 @@ pub(super) fn pick(
             Ok(())
         })
     })?;
-    best.join(b, (&r.t, r.threads / 32), (scores, tokens))
+    Ok(best.join(b, (&r.t, r.threads / 32), (scores, tokens))?.token.into())
 }
 
 /// Gumbel number of a seed, a position and a token (`sampling::gumbel` of `sampling::uniform`).

@@ -4,7 +4,7 @@ use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, SharedId};
 use weft_ir::kernel::build::KernelBuilder;
 use weft_ir::kernel::{Access, BinaryOp, CompareOp, Const, Expr, MathFn, Mem, Stmt, UnaryOp};
-use weft_ir::plan::{KernelSpec, Operand, Plan, Scalar, Store, Work};
+use weft_ir::plan::{Compute, KernelSpec, Operand, Plan, Scalar, Store, Work};
 use weft_ir::scalar::{Binary, Compare, Unary};
 use weft_ir::shape::{Dim, Shape, Sym};
 
@@ -18,6 +18,12 @@ pub(crate) struct Body<'a> {
     pub plan: &'a Plan,
     /// Results of the steps so far: in shared memory, of this type and shape.
     pub locals: Vec<(SharedId, DType, Vec<usize>)>,
+    // Scheduled kernels take them with split attention.
+    #[allow(dead_code)]
+    /// Arrays of partial results, in the order of the spec's scratch.
+    pub partials: Vec<Mem>,
+    #[allow(dead_code)]
+    counters: Option<Mem>,
     syms: Vec<(Sym, Expr)>,
 }
 
@@ -65,9 +71,27 @@ impl<'a> Body<'a> {
         let mut k = KernelBuilder::new(&spec.name, spec.threads);
         let access = |o: &Operand| if o.constant { Access::Constant } else { Access::Read };
         let reads = work.reads.iter().map(|o| k.pointer(&o.name, o.dtype, access(o))).collect();
-        let writes = work.writes.iter().map(|o| k.pointer(&o.name, o.dtype, Access::Write)).collect();
+        // Tokens are drawn from the logits that the same kernel stores.
+        let read_again = |i: usize| match &work.compute {
+            Compute::MatMul(m) => m.draw.as_ref().is_some_and(|d| usize::from(d.logits) == i),
+            _ => false,
+        };
+        let access = |i| if read_again(i) { Access::ReadWrite } else { Access::Write };
+        let writes = work.writes.iter().enumerate();
+        let writes = writes.map(|(i, o)| k.pointer(&o.name, o.dtype, access(i))).collect();
         let syms = work.syms().into_iter().map(|s| (s, k.scalar(s.name(), DType::I32))).collect();
-        Body { k, spec, work, reads, writes, locals: Vec::new(), plan, syms }
+        let shared = spec.scratch.iter().flat_map(|s| &s.partials);
+        let partials = shared.map(|p| k.pointer(&p.name, p.dtype, Access::ReadWrite)).collect();
+        let counters = spec.scratch.as_ref().map(|_| k.pointer("counters", DType::U32, Access::ReadWrite));
+        Body { k, spec, work, reads, writes, locals: Vec::new(), partials, counters, plan, syms }
+    }
+
+    /// Arrives at a counter of the kernel's scratch that `expected` (u32) blocks share: whether this block is the
+    /// last, to which everything that the others stored before is visible. All threads of the block take part.
+    #[allow(dead_code)]
+    pub fn last_block(&mut self, index: Expr, expected: Expr) -> Result<Expr, String> {
+        let counters = self.counters.ok_or("the schedule has no counters for its blocks")?;
+        Ok(self.k.last_block("is_last", counters, index, expected))
     }
 
     /// Lets dependents start, then waits for what this kernel depends on, where the kernel does so itself.

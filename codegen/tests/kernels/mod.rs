@@ -199,6 +199,89 @@ pub fn last_block(threads: u32, fenced: bool) -> Kernel {
     b.finish()
 }
 
+/// What the kernel of [`joined`] does wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    Nothing,
+    /// Every block reads the partial sums, not the last alone.
+    AllRead,
+    /// Reads before the arrival.
+    ReadEarly,
+    /// Stores a partial sum behind the arrival.
+    StoreLate,
+    /// So many blocks more than there are are expected (fewer when negative).
+    Expects(i64),
+    /// The first block expects one more than the others.
+    Disagrees,
+    /// A block arrives twice.
+    Twice,
+    /// Blocks of odd number do not arrive.
+    Stays,
+}
+
+/// Each block's threads add up their share of 128 elements of x and leave 32 partial sums; the last block adds
+/// those of all blocks, in order: out[i] = Σ over blocks, thread i of `gridDim.x`.
+pub fn joined(planted: Planted) -> Kernel {
+    let mut b = KernelBuilder::new("joined", 64);
+    let x = b.pointer("x", DType::F32, Access::Read);
+    let out = b.pointer("out", DType::F32, Access::Write);
+    let partial = b.pointer("partial", DType::F32, Access::ReadWrite);
+    let counters = b.pointer("counters", DType::U32, Access::ReadWrite);
+    let tid = b.let_("tid", DType::I32, Expr::ThreadIdx);
+    let share = |b: &mut KernelBuilder| {
+        b.if_then(Expr::ThreadIdx.lt(Expr::int(32)), |b| {
+            let sum = b.let_mut("sum", DType::F32, Expr::float(0.0));
+            b.for_loop("i", (Expr::int(0), Expr::int(4), Expr::int(1)), Unroll::Full, |b, i| {
+                b.assign(sum, Expr::Var(sum) + Expr::load(x, block_x() * 128 + i * 32 + Expr::ThreadIdx));
+            });
+            b.store(partial, block_x() * 32 + Expr::ThreadIdx, sum.into());
+        });
+    };
+    let combine = |b: &mut KernelBuilder| {
+        b.if_then(Expr::ThreadIdx.ge(Expr::int(32)), |b| {
+            let sum = b.let_mut("sum", DType::F32, Expr::float(0.0));
+            let blocks = Expr::GridDim(Axis::X);
+            b.for_loop("i", (Expr::int(0), blocks, Expr::int(1)), Unroll::Never, |b, i| {
+                b.assign(sum, Expr::Var(sum) + Expr::load(partial, i * 32 + Expr::ThreadIdx - 32));
+            });
+            b.store(out, Expr::ThreadIdx - 32, sum.into());
+        });
+    };
+    if planted != Planted::StoreLate {
+        share(&mut b);
+    }
+    if planted == Planted::ReadEarly {
+        barrier(&mut b);
+        combine(&mut b);
+    }
+    let blocks = || Expr::GridDim(Axis::X).cast(DType::U32);
+    let expected = match planted {
+        Planted::Expects(more) if more < 0 => blocks() - Expr::uint(more.unsigned_abs() as u32),
+        Planted::Expects(more) => blocks() + Expr::uint(more as u32),
+        Planted::Disagrees => block_x().eq_(Expr::int(0)).select(blocks() + Expr::uint(1), blocks()),
+        _ => blocks(),
+    };
+    let one = Expr::int(1);
+    if planted == Planted::Stays {
+        b.if_then((block_x() % 2).eq_(Expr::int(0)), |b| {
+            b.last_block("is_last", counters, one, expected);
+        });
+        return b.finish();
+    }
+    let last = b.last_block("is_last", counters, one.clone(), expected.clone());
+    if planted == Planted::Twice {
+        b.last_block("again", counters, one, expected);
+    }
+    match planted {
+        Planted::AllRead => combine(&mut b),
+        Planted::StoreLate => share(&mut b),
+        Planted::ReadEarly => b.comment("read before"),
+        _ => b.if_then(last, combine),
+    }
+    b.store(out, tid + 32 + block_x() * 64, Expr::float(1.0));
+    b.finish()
+}
+
 /// Uses every statement, operator and helper once; for compilers, not for running.
 pub fn intrinsics() -> Kernel {
     let mut b = KernelBuilder::new("intrinsics", 64);
@@ -209,6 +292,7 @@ pub fn intrinsics() -> Kernel {
     let counts = b.pointer("counts", DType::I32, Access::ReadWrite);
     let out = b.pointer("out", DType::F32, Access::Write);
     let words = b.pointer("words", DType::U32, Access::Write);
+    let counters = b.pointer("counters", DType::U32, Access::ReadWrite);
     let scale = b.scalar("scale", DType::F32);
     let offset = b.scalar("offset", DType::I64);
     let stage = b.shared("stage", DType::F16, 1024);
@@ -292,6 +376,8 @@ pub fn intrinsics() -> Kernel {
     let ticket = b.atomic_add("ticket", counts, zero(), Expr::int(1));
     b.push(Stmt::Fence);
     b.push(Stmt::WarpBarrier);
+    let last = b.last_block("is_last", counters, Expr::BlockIdx(Axis::Y), Expr::uint(2));
+    b.if_then(last, |b| b.store(counts, Expr::int(1), Expr::int(2)));
     b.if_else(
         ticket.clone().eq_(Expr::int(3)),
         |b| b.store(out, offset.clone() + tid.clone().cast(DType::I64), v.into()),

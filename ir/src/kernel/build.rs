@@ -267,6 +267,13 @@ impl KernelBuilder {
         Expr::Var(old)
     }
 
+    /// Arrives at a counter that `expected` blocks share (see [`Stmt::LastBlock`]): whether this block is the last.
+    pub fn last_block(&mut self, name: &str, counter: Mem, index: Expr, expected: Expr) -> Expr {
+        let last = self.new_var(name, DType::Bool, None);
+        self.push(Stmt::LastBlock { counter, index, expected, last });
+        Expr::Var(last)
+    }
+
     /// A loop; the closure fills its body and receives the variable.
     pub fn for_loop(
         &mut self,

@@ -222,6 +222,23 @@ pub enum Stmt {
     },
     /// `__threadfence()`.
     Fence,
+    /// The block arrives at a counter that `expected` blocks of the grid share; `last` says, to every thread of
+    /// the block, whether all others have arrived before. Every thread of the block reaches it.
+    ///
+    /// What the blocks stored to global memory before they arrived is visible to all threads of the last one
+    /// behind it: a block barrier and a fence before, a fence and a block barrier after one wrapping increment
+    /// (`atomicInc`). The counter is 0 before the first arrival and again after the last, so that the next launch
+    /// finds it as this one did. A counter takes part once in a launch.
+    LastBlock {
+        /// Global array of u32 with the counter, used for nothing else.
+        counter: Mem,
+        /// Element; the same for all threads of the block.
+        index: Expr,
+        /// Blocks that arrive, u32, at least 1; the same for all threads of all these blocks.
+        expected: Expr,
+        /// Bool variable declared by this statement.
+        last: VarId,
+    },
 }
 
 impl Stmt {
@@ -253,6 +270,7 @@ impl Stmt {
                 [shared_index, global_index].into_iter().chain(valid).collect()
             }
             Stmt::AtomicAdd { mem: _, index, value, old: _ } => vec![index, value],
+            Stmt::LastBlock { counter: _, index, expected, last: _ } => vec![index, expected],
         }
     }
 
@@ -279,6 +297,7 @@ impl Stmt {
             | Stmt::CpAsyncCommit
             | Stmt::CpAsyncWait { .. }
             | Stmt::AtomicAdd { .. }
+            | Stmt::LastBlock { .. }
             | Stmt::Fence => Vec::new(),
         }
     }

@@ -8,6 +8,7 @@ mod cost;
 mod routed;
 mod scalar;
 mod schedule;
+mod scratch;
 mod text;
 mod work;
 
@@ -15,6 +16,7 @@ pub use cost::{Bound, Cost, Estimate, StepCost, cost, step_cost};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule};
+pub use scratch::{ALIGN as SCRATCH_ALIGN, Partials, Scratch, ScratchPlace, ScratchPlaces};
 pub use work::{
     Attention, Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue, Sample, Stage,
     Store, Work,
@@ -198,9 +200,12 @@ pub struct Entry {
     pub kernels: BTreeMap<u32, KernelId>,
     /// Places of the temporaries.
     pub arena: Vec<Placement>,
+    /// Places of what schedules need besides.
+    #[serde(default, skip_serializing_if = "ScratchPlaces::is_empty")]
+    pub scratch: ScratchPlaces,
     /// Size of the arena in bytes: its peak.
     pub arena_bytes: usize,
-    /// Sum of the temporaries' sizes in bytes: what it would take without sharing.
+    /// Sum of the sizes of temporaries and scratch in bytes: what it would take without sharing.
     pub unshared_bytes: usize,
 }
 

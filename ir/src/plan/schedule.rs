@@ -1,5 +1,6 @@
 //! How a work is done: the kernel family, its tiles, and the launch grid. Chosen by `passes::schedule`.
 
+use super::Scratch;
 use crate::shape::{Bindings, Dim};
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +133,7 @@ impl Schedule {
     }
 }
 
-/// Number of blocks along a grid axis: ⌈∏ dims / per⌉.
+/// Number of blocks along a grid axis, or of elements of scratch: ⌈∏ dims / per⌉.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Extent {
     /// Factors.
@@ -169,6 +170,9 @@ pub struct KernelSpec {
     pub grid: Grid,
     /// Threads of a block.
     pub threads: u32,
+    /// Memory that its blocks share to join their results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Scratch>,
     /// Whether it waits for its dependencies itself (`griddepcontrol`).
     pub programmatic: bool,
     /// Why the schedule is not the fast one for this kind of work, where it is not.

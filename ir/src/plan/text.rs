@@ -90,6 +90,9 @@ fn entry(out: &mut String, depth: usize, e: &Entry) -> Result<(), ron::Error> {
     field(out, depth + 1, "body", &e.body)?;
     field(out, depth + 1, "kernels", &e.kernels)?;
     field(out, depth + 1, "arena", &e.arena)?;
+    if !e.scratch.is_empty() {
+        field(out, depth + 1, "scratch", &e.scratch)?;
+    }
     field(out, depth + 1, "arena_bytes", &e.arena_bytes)?;
     field(out, depth + 1, "unshared_bytes", &e.unshared_bytes)?;
     indent(out, depth);

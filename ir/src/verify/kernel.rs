@@ -57,7 +57,7 @@ fn facts(kernel: &Kernel) -> Facts {
         Stmt::LdMatrix { .. } => f.ldmatrix = true,
         Stmt::CpAsync { .. } | Stmt::CpAsyncCommit | Stmt::CpAsyncWait { .. } => f.cp_async = true,
         Stmt::GridDependencyWait | Stmt::GridDependencyLaunch => f.pdl = true,
-        Stmt::AtomicAdd { .. } => f.atomics = true,
+        Stmt::AtomicAdd { .. } | Stmt::LastBlock { .. } => f.atomics = true,
         Stmt::LoadVec { mem, lanes, .. } | Stmt::StoreVec { mem, lanes, .. } => {
             f.max_vector_bytes = f.max_vector_bytes.max(bytes(mem, lanes));
         }

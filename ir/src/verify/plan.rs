@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 mod routed;
+mod scratch;
 
 /// Something wrong with a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +50,17 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Fault>> {
         {
             v.fault(&k.name, format!("no block makes a whole row of {} columns", m.n));
         }
+        if let Some(Compute::MatMul(m)) = plan.works.get(k.work as usize).map(|w| &w.compute)
+            && m.draw.is_some()
+            && !matches!(k.schedule, Schedule::Gemv { .. })
+        {
+            v.fault(&k.name, "only streaming products draw tokens");
+        }
         if k.threads == 0 || k.threads % 32 != 0 || k.threads > 1024 {
             v.fault(&k.name, format!("{} threads are not whole warps up to 1024", k.threads));
+        }
+        if let Some(what) = k.scratch.as_ref().and_then(scratch::kernel) {
+            v.fault(&k.name, what);
         }
     }
     for (i, body) in plan.bodies.iter().enumerate() {
@@ -221,16 +231,19 @@ impl Verifier<'_> {
                     if p.bytes >= buffer.bytes(&entry.bind)
                         && p.offset.checked_add(p.bytes).is_some_and(|end| end <= entry.arena_bytes) =>
                 {
-                    temps.push((*p, *life));
+                    temps.push((p.offset, p.bytes, *life, p.buffer.to_string()));
                 }
                 _ => self.fault(&entry.name, format!("{} has no place in the arena", buffer.name)),
             }
         }
-        temps.sort_by_key(|(p, _)| (p.offset, p.buffer));
-        for (i, (p, life)) in temps.iter().enumerate() {
-            for (q, other) in temps[i + 1..].iter().take_while(|(q, _)| q.offset < p.offset + p.bytes) {
+        let (places, faults) = scratch::places(plan, entry, body);
+        temps.extend(places);
+        faults.into_iter().for_each(|what| self.fault(&entry.name, what));
+        temps.sort();
+        for (i, (offset, bytes, life, name)) in temps.iter().enumerate() {
+            for (_, _, other, other_name) in temps[i + 1..].iter().take_while(|q| q.0 < offset + bytes) {
                 if life.0 <= other.1 && other.0 <= life.1 {
-                    self.fault(&entry.name, format!("{} and {} live in the same memory", p.buffer, q.buffer));
+                    self.fault(&entry.name, format!("{name} and {other_name} live in the same memory"));
                 }
             }
         }

@@ -3,7 +3,9 @@
 //! Nothing but `rows` and whether the left operand fits shared memory follows from the number of rows, so
 //! that a row's sums have the same order in every bucket.
 
-use weft_ir::plan::{MatMul, Schedule, Work};
+use weft_ir::dtype::DType;
+use weft_ir::plan::{Draw, Extent, MatMul, Partials, Schedule, Scratch, Work};
+use weft_ir::shape::Dim;
 use weft_ir::target::Target;
 
 /// Most warps of a block, and fewest.
@@ -59,4 +61,22 @@ pub(super) fn schedule(work: &Work, m: &MatMul, rows: u32, target: &Target) -> S
 fn depth(count: usize, most: usize) -> usize {
     let cost = |d: &usize| count.next_multiple_of(*d) + count.div_ceil(*d);
     (1..=most.max(1)).rev().min_by_key(cost).unwrap_or(1)
+}
+
+/// What the blocks of a product that draws tokens leave for the last of them: the best of each block's columns,
+/// for each row, and for penalties a copy of the logits.
+pub(super) fn draw_scratch(m: &MatMul, draw: &Draw, rows: u32, blocks: u32) -> Scratch {
+    let array = |name: &str, dtype: DType, per_row: usize| Partials {
+        name: name.into(),
+        dtype,
+        elements: Extent { dims: vec![m.m, Dim::Const(per_row)], per: 1 },
+    };
+    let mut partials = vec![
+        array("block_score", DType::F32, blocks as usize),
+        array("block_token", DType::I32, blocks as usize),
+    ];
+    if draw.penalties.is_some() {
+        partials.push(array("penalised", DType::F32, m.columns()));
+    }
+    Scratch { partials, counters: Extent { dims: vec![m.m], per: rows as usize } }
 }

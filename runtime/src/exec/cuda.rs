@@ -123,14 +123,15 @@ impl CudaModel {
         entries.into_iter().try_for_each(|entry| self.ready(entry))
     }
 
-    /// Sets all states to zero.
+    /// Sets all states to zero, and the counters of blocks, which a step that was cut short may have left.
     ///
     /// # Errors
     /// [`Error::Cuda`].
     pub fn reset(&mut self) -> Result<()> {
-        let state = self.memory.region(Region::State);
-        if !state.is_empty() {
-            state.fill_async(0, state.len(), 0, &self.stream)?;
+        for region in [Region::State, Region::Counters].map(|r| self.memory.region(r)) {
+            if !region.is_empty() {
+                region.fill_async(0, region.len(), 0, &self.stream)?;
+            }
         }
         self.stream.synchronize()
     }

@@ -124,6 +124,7 @@ pub(super) struct Memory {
     inputs: DeviceBuffer,
     arena: DeviceBuffer,
     outputs: DeviceBuffer,
+    counters: DeviceBuffer,
     pub host_inputs: PinnedBuffer,
     pub host_tokens: PinnedBuffer,
 }
@@ -136,6 +137,7 @@ impl Memory {
             Region::Inputs => &self.inputs,
             Region::Arena => &self.arena,
             Region::Outputs => &self.outputs,
+            Region::Counters => &self.counters,
         }
     }
 }
@@ -315,11 +317,12 @@ fn allocate(plan: &Plan, layout: &Layout, context: &Context, stream: &Stream) ->
         inputs: device(need.inputs)?,
         arena: device(need.arena)?,
         outputs: device(need.outputs)?,
+        counters: device(need.counters)?,
         host_inputs: PinnedBuffer::alloc(context, need.inputs as usize)?,
         host_tokens: PinnedBuffer::alloc(context, rows * 4)?,
     };
     // Zeros mean the same in every type. Outputs and the arena too, so that runs are alike.
-    for region in [Region::State, Region::Arena, Region::Outputs] {
+    for region in [Region::State, Region::Arena, Region::Outputs, Region::Counters] {
         let buffer = memory.region(region);
         if !buffer.is_empty() {
             buffer.fill_async(0, buffer.len(), 0, stream)?;

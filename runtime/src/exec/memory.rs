@@ -26,6 +26,8 @@ pub struct MemoryNeed {
     pub state: u64,
     /// Intermediate values: the largest entry's arena.
     pub arena: u64,
+    /// Counters at which blocks of a kernel arrive: of the entry with the most.
+    pub counters: u64,
     /// Step inputs of the largest entry.
     pub inputs: u64,
     /// Outputs of the largest entry.
@@ -40,12 +42,13 @@ impl MemoryNeed {
         self.parts().iter().map(|p| p.1).sum()
     }
 
-    fn parts(&self) -> [(&'static str, u64); 7] {
+    fn parts(&self) -> [(&'static str, u64); 8] {
         [
             ("weights", self.weights),
             ("literals", self.literals),
             ("state (KV cache)", self.state),
             ("arena", self.arena),
+            ("counters", self.counters),
             ("inputs", self.inputs),
             ("outputs", self.outputs),
             ("code and graphs", self.reserve),
@@ -89,6 +92,8 @@ pub enum Region {
     Arena,
     /// Outputs.
     Outputs,
+    /// Counters of blocks: zero between steps.
+    Counters,
 }
 
 /// Where the buffers of a plan lie. Constants, states and outputs have one place; inputs and intermediate values
@@ -154,6 +159,7 @@ impl Layout {
         let most = |of: &dyn Fn(usize) -> usize| (0..plan.entries.len()).map(of).max().unwrap_or(0) as u64;
         need.inputs = most(&|i| inputs[i].bytes);
         need.arena = most(&|i| plan.entries[i].arena_bytes);
+        need.counters = most(&|i| plan.entries[i].scratch.counter_bytes);
         Ok(Layout { fixed, arenas, inputs, constants, need })
     }
 

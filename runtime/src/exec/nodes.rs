@@ -13,7 +13,7 @@ const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65535, 65535];
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arg {
-    /// Address of a buffer.
+    /// Address of a buffer, of partial results or of counters.
     Buffer(Region, usize),
     /// Value of a symbol.
     Sym(i32),
@@ -34,7 +34,7 @@ pub enum What {
         grid: [u32; 3],
         /// Threads of a block.
         threads: u32,
-        /// Reads, writes, symbols.
+        /// Reads, writes, symbols, scratch.
         args: Vec<Arg>,
     },
     /// Copies the sampled tokens to the host: offset in the outputs, bytes.
@@ -92,7 +92,7 @@ pub fn nodes(plan: &Plan, layout: &Layout, entry: usize, full_edges: bool) -> Re
             kernel,
             grid: grid(entry, spec)?,
             threads: spec.threads,
-            args: args(plan, layout, spot, body, at)?,
+            args: args(plan, layout, spot, (body, at), spec)?,
         };
         out.push(Node { what, after });
     }
@@ -147,8 +147,14 @@ fn grid(entry: &Entry, spec: &KernelSpec) -> Result<[u32; 3]> {
     Ok(grid)
 }
 
-/// Arguments in the order of the kernel's parameters: reads, writes, symbols.
-fn args(plan: &Plan, layout: &Layout, entry: usize, body: &Body, at: usize) -> Result<Vec<Arg>> {
+/// Arguments in the order of the kernel's parameters: reads, writes, symbols, partial results, counters.
+fn args(
+    plan: &Plan,
+    layout: &Layout,
+    entry: usize,
+    (body, at): (&Body, usize),
+    spec: &KernelSpec,
+) -> Result<Vec<Arg>> {
     let dispatch = &body.dispatches[at];
     let fault = |why: String| Error::plan(format!("dispatch {at} ({})", dispatch.scope), why);
     let work = plan.works.get(dispatch.work as usize);
@@ -163,6 +169,21 @@ fn args(plan: &Plan, layout: &Layout, entry: usize, body: &Body, at: usize) -> R
         let value =
             i32::try_from(value).map_err(|_| fault(format!("{} = {value} is beyond 32 bits", sym.name())))?;
         args.push(Arg::Sym(value));
+    }
+    if let Some(scratch) = &spec.scratch {
+        let entry = &plan.entries[entry];
+        let place = entry.scratch.of(at).ok_or_else(|| fault("its scratch has no place".into()))?;
+        let (offsets, bytes) = scratch.layout(&entry.bind);
+        let counters = scratch.counter_bytes(&entry.bind).checked_add(place.counters);
+        let fits = |end: Option<usize>, of: usize| end.is_some_and(|end| end <= of);
+        if bytes > place.bytes
+            || !fits(place.offset.checked_add(place.bytes), entry.arena_bytes)
+            || !fits(counters, entry.scratch.counter_bytes)
+        {
+            return Err(fault("its scratch is not where it fits".into()));
+        }
+        args.extend(offsets.iter().map(|o| Arg::Buffer(Region::Arena, place.offset + o)));
+        args.push(Arg::Buffer(Region::Counters, place.counters));
     }
     Ok(args)
 }

@@ -231,6 +231,7 @@ pub fn plan(target: &str) -> Plan {
         schedule: Schedule::Elementwise { threads: 32 },
         grid: [Extent { dims: p.grid.clone(), per: 32 }, Extent::one(), Extent::one()],
         threads: 32,
+        scratch: None,
         programmatic: true,
         fallback: None,
     });
@@ -261,6 +262,7 @@ pub fn plan(target: &str) -> Plan {
             body: 0,
             kernels: (0..parts.len() as u32).map(|i| (i, KernelId(i))).collect(),
             arena,
+            scratch: Default::default(),
             arena_bytes: end,
             unshared_bytes: end,
         }

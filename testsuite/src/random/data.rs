@@ -173,6 +173,9 @@ fn inputs(bind: &Bindings, rng: &mut Rng) -> StepInputs {
     s.top_k = (0..bind.rows).map(|_| rng.pick(&[0, 1, 3])).collect();
     s.top_p = (0..bind.rows).map(|_| rng.pick(&[1.0, 0.9, 0.5])).collect();
     s.min_p = (0..bind.rows).map(|_| rng.pick(&[0.0, 0.0, 0.1])).collect();
+    s.repetition_penalty = (0..bind.rows).map(|_| rng.pick(&[1.0, 1.0, 1.3, 0.8])).collect();
+    s.presence_penalty = (0..bind.rows).map(|_| rng.pick(&[0.0, 0.0, 0.6])).collect();
+    s.prompt_lengths = (0..bind.rows).map(|_| rng.below(bind.context) as i32).collect();
     s.seed = (0..bind.rows).map(|_| rng.bits() as u32).collect();
     s
 }

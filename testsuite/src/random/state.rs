@@ -1,10 +1,10 @@
 //! Recipes of states and sampling.
 
 use super::blocks::linear_of;
-use super::make::{Maker, TOKENS, c};
+use super::make::{MAX_SEQ, Maker, TOKENS, c};
 use super::pointwise::tame;
 use weft_ir::dtype::DType;
-use weft_ir::graph::{Input, Op, ValueType};
+use weft_ir::graph::{Input, Literal, Op, ValueType};
 use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Unary};
 use weft_ir::shape::{Dim, Shape, Sym};
@@ -96,6 +96,19 @@ pub fn cache(m: &mut Maker) {
     }
 }
 
+/// Logits after penalties on tokens of a history, a constant: all rows have the same one.
+fn penalised(m: &mut Maker, logits: NodeId, position: NodeId) -> NodeId {
+    let history: Vec<i32> = (0..MAX_SEQ).map(|_| m.rng.below(42) as i32 - 1).collect();
+    let shape = vec![Dim::Const(history.len())];
+    let history = m.g.add(Op::Constant { literal: Literal::I32(history), shape }, &[]);
+    let nothing = m.g.scalar_like(0.0, position);
+    let base = m.g.binary(Binary::Mul, position, nothing);
+    let costs = [Input::PromptLengths, Input::RepetitionPenalty, Input::PresencePenalty];
+    let costs = costs.map(|i| m.g.input(i));
+    let all: Vec<NodeId> = [logits, history, base, position].into_iter().chain(costs).collect();
+    m.g.add(Op::Penalize, &all)
+}
+
 /// Tokens sampled from logits of the output rows.
 pub fn sample(m: &mut Maker) {
     let x = m.token_matrix();
@@ -107,9 +120,10 @@ pub fn sample(m: &mut Maker) {
     logits = m.g.binary(Binary::Mul, logits, three);
     let position = m.g.input(Input::Positions);
     let position = m.g.gather(position, rows);
+    let drawn = if m.rng.chance(50) { penalised(m, logits, position) } else { logits };
     let inputs = [Input::Temperature, Input::TopK, Input::TopP, Input::MinP, Input::Seed];
     let inputs = inputs.map(|i| m.g.input(i));
-    let all: Vec<NodeId> = [logits, position].into_iter().chain(inputs).collect();
+    let all: Vec<NodeId> = [drawn, position].into_iter().chain(inputs).collect();
     let tokens = m.g.add(Op::Sample, &all);
     m.others.clear();
     m.others.push(tokens);

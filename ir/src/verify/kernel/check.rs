@@ -407,7 +407,32 @@ impl<'k> Verifier<'k> {
                     other => self.type_fault(format!("atomic add on {other:?}, must be i32 or u32")),
                 }
             }
+            Stmt::LastBlock { counter, index, expected, last } => {
+                self.last_block(*counter, index, expected, *last, agreement);
+            }
         }
+    }
+
+    fn last_block(&mut self, counter: Mem, index: &Expr, expected: &Expr, last: VarId, agreement: Agreement) {
+        self.collective("arrival of a block", agreement, Agreement::Block);
+        self.index(index, agreement);
+        self.touch(counter, Use::Update, Some((index, 1)));
+        if matches!(counter, Mem::Shared(_)) || self.kernel.mem_dtype(counter) != Some(DType::U32) {
+            self.type_fault("blocks are counted in global memory of u32");
+        }
+        self.typed(expected, agreement, DType::U32, "number of blocks");
+        if *expected == Expr::uint(0) {
+            self.type_fault("a counter expects no blocks");
+        }
+        for (operand, what) in [(index, "index of a counter"), (expected, "number of blocks")] {
+            if self.uniformity.of(operand) > Agreement::Block {
+                self.fault(FaultKind::Disagreement(what));
+            }
+        }
+        if self.kernel.var(last).is_some_and(|v| v.dtype != DType::Bool) {
+            self.type_fault("whether a block is the last is a bool");
+        }
+        self.declare(last, Declared::Fixed, false);
     }
 
     fn is_constant(&self, mem: Mem) -> bool {

@@ -54,6 +54,9 @@ pub enum FaultKind {
     /// A barrier or collective in a branch or loop that threads take differently.
     #[error("{0} under a condition that differs between threads")]
     Divergent(&'static str),
+    /// An operand that all threads of a block must agree on, and that is made from what differs between them.
+    #[error("{0} differs between the threads of a block")]
+    Disagreement(&'static str),
     /// Non-constant global memory touched before the dependency wait.
     #[error("`{0}` is accessed before the grid dependency wait")]
     BeforeDependencyWait(String),
@@ -77,6 +80,7 @@ impl FaultKind {
             | FaultKind::DynamicIndex(_)
             | FaultKind::Unroll(_)
             | FaultKind::Divergent(_)
+            | FaultKind::Disagreement(_)
             | FaultKind::BeforeDependencyWait(_)
             | FaultKind::ConditionalDependencyWait => false,
         }

@@ -80,6 +80,7 @@ impl Uniformity {
             | Stmt::CpAsyncCommit
             | Stmt::CpAsyncWait { .. }
             | Stmt::AtomicAdd { .. }
+            | Stmt::LastBlock { .. }
             | Stmt::Fence => {}
         }
     }
