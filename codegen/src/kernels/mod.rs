@@ -18,6 +18,7 @@ mod rows;
 mod sample;
 mod scalar;
 mod steps;
+mod stream;
 mod warp;
 
 use crate::error::Error;
@@ -25,6 +26,9 @@ use weft_ir::kernel::Kernel;
 use weft_ir::plan::{Compute, KernelSpec, Plan, Schedule};
 
 pub(crate) use scalar::{Body, Point};
+pub use stream::{
+    STREAM_THREADS, STREAM_VECTOR, StreamLaunch, emit_stream, stream, stream_launch, stream_sums,
+};
 
 /// Builds the kernel of a spec.
 ///
