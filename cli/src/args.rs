@@ -29,6 +29,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Say what the kernels of a bundle are, what they cost and where they come from.
     Inspect(InspectArgs),
+    /// Measure the decode steps of a model on the GPU, kernel by kernel, against the streaming ceiling.
+    Bench(BenchArgs),
     /// Turn a GGUF file into a Hugging Face folder.
     Convert(ConvertArgs),
     /// Write random weights for a config.json: a checkpoint of any public shape, to measure.
@@ -297,6 +299,37 @@ pub enum EmitArg {
     Ptx,
     /// Machine code, by NVRTC and nvdisasm.
     Sass,
+}
+
+/// `weft bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// A checkpoint (as for compile) or a bundle.
+    pub model: PathBuf,
+    /// Sequences of a step.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch)]
+    pub batch: usize,
+    /// Tokens of each sequence in the cache as generation starts.
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = positive)]
+    pub context: usize,
+    /// Tokens generated for each sequence in a run.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
+    pub tokens: usize,
+    /// Runs, after one that is not counted; medians are given.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    pub runs: usize,
+    /// Measure nothing: print the same table by the cost model. Needs no GPU.
+    #[arg(long)]
+    pub estimate: bool,
+    /// GPU generation to estimate for [default: the bundle's, this machine's GPU, else sm_90].
+    #[arg(long, value_parser = Target::parse, requires = "estimate")]
+    pub target: Option<&'static Target>,
+    /// How to compile a checkpoint; --max-seq is what --context and --tokens take unless it is given.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `weft convert`.

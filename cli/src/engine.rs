@@ -103,8 +103,40 @@ impl Source {
         }
         match place(request.device)? {
             Place::Cpu => self.on_cpu(request),
-            Place::Cuda(device, target) => self.on_cuda(request, &device, target),
+            Place::Cuda(device, target) => Ok(Box::new(self.on_cuda(request, &device, target)?)),
         }
+    }
+
+    /// Loads it on the GPU, to measure it there.
+    ///
+    /// # Errors
+    /// As [`Source::load`]; without a GPU that can be used, why, ending in `remedy`.
+    pub fn load_to_measure(self, request: Request<'_>, remedy: &str) -> Result<(CudaModel, CudaOptions)> {
+        if let Some(bundle) = &self.bundle {
+            check_choices(&self.path, bundle, request.build)?;
+        }
+        let (device, target) =
+            usable_gpu().map_err(|why| Error::failed(format!("no GPU to measure on: {why}; {remedy}")))?;
+        eprintln!("device: {} ({})", device.name, target.name);
+        Ok((self.on_cuda(request, &device, target)?, cuda_options(&device)))
+    }
+
+    /// The plan that would be loaded on a GPU of a target: a bundle's own, else compiled in memory.
+    ///
+    /// # Errors
+    /// Choices that contradict a bundle, or what compiling reports.
+    pub fn plan(self, request: Request<'_>, target: &'static Target) -> Result<Plan> {
+        if let Some(bundle) = self.bundle {
+            check_choices(&self.path, &bundle, request.build)?;
+            return Ok(bundle.plan);
+        }
+        let options = model::options(&self.checkpoint, request.build, target, self.sequences(&request)?)?;
+        Ok(model::compile(&self.checkpoint, options)?.plan)
+    }
+
+    /// The target that a bundle was compiled for; `None` for a checkpoint.
+    pub fn target(&self) -> Option<&str> {
+        self.bundle.as_ref().map(|b| b.plan.target.as_str())
     }
 
     /// Sequences to compile the checkpoint for.
@@ -140,12 +172,7 @@ impl Source {
         Ok(Box::new(CpuModel::plan(Arc::new(plan), &weights, Precision::F32)?))
     }
 
-    fn on_cuda(
-        self,
-        request: Request<'_>,
-        device: &Device,
-        target: &'static Target,
-    ) -> Result<Box<dyn Executor>> {
+    fn on_cuda(self, request: Request<'_>, device: &Device, target: &'static Target) -> Result<CudaModel> {
         let (plan, kernels): (Plan, Vec<KernelSource>) = match self.bundle {
             Some(Bundle { manifest, plan, sources }) => {
                 let kernels = manifest.kernels.into_iter().zip(sources);
@@ -168,11 +195,7 @@ impl Source {
                 (compiled.plan, kernels.collect())
             }
         };
-        let options = CudaOptions {
-            device: device.ordinal,
-            nvrtc_dirs: places::nvrtc_folders(),
-            ..CudaOptions::default()
-        };
+        let options = cuda_options(device);
         let weights = Weights(&self.checkpoint);
         let (code, upload) = (progress::count("kernels"), progress::bytes("weights"));
         let tell = |p: LoadProgress<'_>| match p {
@@ -187,8 +210,12 @@ impl Source {
         for why in &loaded.load_report().cache_errors {
             eprintln!("warning: {why}");
         }
-        Ok(Box::new(loaded))
+        Ok(loaded)
     }
+}
+
+fn cuda_options(device: &Device) -> CudaOptions {
+    CudaOptions { device: device.ordinal, nvrtc_dirs: places::nvrtc_folders(), ..CudaOptions::default() }
 }
 
 /// A bundle's choices were made when it was compiled.
@@ -230,7 +257,7 @@ pub fn first_gpu() -> Result<(Device, &'static Target), String> {
 }
 
 /// The first GPU, if everything that running on it takes is there.
-fn usable_gpu() -> Result<(Device, &'static Target), String> {
+pub fn usable_gpu() -> Result<(Device, &'static Target), String> {
     let found = first_gpu()?;
     let report = Report::gather(&places::nvrtc_folders(), None);
     match report.checks.iter().find(|c| c.status == Status::Missing && c.part != "cache") {

@@ -11,6 +11,7 @@ pub mod encode;
 pub mod engine;
 pub mod errors;
 pub mod generate;
+pub mod measure;
 pub mod model;
 pub mod nvdisasm;
 pub mod nvrtc;

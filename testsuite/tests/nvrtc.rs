@@ -80,3 +80,17 @@ fn tiny_families() {
         check(&Fixture::open(name).graph(DType::BF16), target, DType::BF16, 2);
     }
 }
+
+#[test]
+fn the_streaming_kernel_for_every_target() {
+    let Some(nvrtc) = load() else { return };
+    for target in TARGETS {
+        let kernel = weft_codegen::kernels::emit_stream(target.features.programmatic_launch);
+        let kernel = kernel.unwrap_or_else(|e| panic!("{e}"));
+        let built = compile_all(&nvrtc, std::slice::from_ref(&kernel), target.nvrtc_arch);
+        let used = built[0].compiled.report.kernel(&kernel.name).expect("a report");
+        assert_eq!((used.spill_stores, used.spill_loads), (0, 0), "{}", target.name);
+        // Two blocks of 512 threads share an SM's registers.
+        assert!(used.registers <= 64, "{}: {} registers", target.name, used.registers);
+    }
+}

@@ -1,6 +1,7 @@
 //! One module a command.
 
 mod ablate;
+mod bench;
 mod compile;
 mod completions;
 pub(crate) mod contracts;
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Forward(args) => forward::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Doctor(args) => doctor::run(&args),

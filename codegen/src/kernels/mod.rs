@@ -21,6 +21,7 @@ mod sample;
 mod sampling;
 mod scalar;
 mod steps;
+mod stream;
 mod warp;
 
 use crate::error::Error;
@@ -28,6 +29,9 @@ use weft_ir::kernel::Kernel;
 use weft_ir::plan::{Compute, KernelSpec, Plan, Schedule};
 
 pub(crate) use scalar::{Body, Point};
+pub use stream::{
+    STREAM_THREADS, STREAM_VECTOR, StreamLaunch, emit_stream, stream, stream_launch, stream_sums,
+};
 
 /// Builds the kernel of a spec.
 ///

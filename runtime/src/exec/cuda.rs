@@ -1,5 +1,9 @@
 //! A plan on a GPU.
 
+mod measure;
+
+pub use measure::{StandIn, StreamChain, StreamDims, StreamKernel};
+
 use std::sync::Arc;
 
 use half::{bf16, f16};

@@ -240,15 +240,7 @@ pub(super) fn load(
     progress(LoadProgress::Checked { device: &device.name, need: &layout.need, free });
 
     let start = Instant::now();
-    let nvrtc = Nvrtc::load(&options.nvrtc_dirs)?;
-    let cache = match &options.cache_dir {
-        _ if !options.cache => None,
-        Some(folder) => Some(Cache::open(Some(folder))?),
-        // Without a home there is no default folder: go without.
-        None => Cache::open(None).ok(),
-    };
-    let compiler = Compiler { nvrtc: &nvrtc, cache: cache.as_ref(), threads: options.threads };
-    let built = compiler.compile_all(&jobs, target.nvrtc_arch, &|p: Progress<'_>| {
+    let built = compile(&jobs, target, options, &|p: Progress<'_>| {
         let cached = p.origin == Some(&Origin::Cached);
         progress(LoadProgress::Kernel { done: p.done, total: p.total, name: p.name, cached });
     })?;
@@ -276,6 +268,37 @@ pub(super) fn load(
         cache_errors,
     };
     Ok(Loaded { layout, context, stream, memory: Arc::new(memory), kernels, report })
+}
+
+/// Compiles kernels with NVRTC, or takes them from the cache.
+fn compile(
+    jobs: &[Job],
+    target: &Target,
+    options: &CudaOptions,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Vec<Built>> {
+    let nvrtc = Nvrtc::load(&options.nvrtc_dirs)?;
+    let cache = match &options.cache_dir {
+        _ if !options.cache => None,
+        Some(folder) => Some(Cache::open(Some(folder))?),
+        // Without a home there is no default folder: go without.
+        None => Cache::open(None).ok(),
+    };
+    let compiler = Compiler { nvrtc: &nvrtc, cache: cache.as_ref(), threads: options.threads };
+    compiler.compile_all(jobs, target.nvrtc_arch, progress)
+}
+
+/// Compiles and loads one kernel that no plan has.
+pub(super) fn kernel_alone(
+    context: &Context,
+    source: &KernelSource,
+    threads: u32,
+    target: &Target,
+    options: &CudaOptions,
+) -> Result<Kernel> {
+    let built = compile(&[Job::new(&source.name, &source.source)], target, options, &|_| {})?;
+    let built = built.first().ok_or_else(|| Error::bad("kernel", "nothing was compiled"))?;
+    kernel(context, built, source, threads)
 }
 
 fn kernel(context: &Context, built: &Built, source: &KernelSource, threads: u32) -> Result<Kernel> {

@@ -1,11 +1,13 @@
 //! Execution of plans: one interface for the GPU and the CPU reference.
 //!
 //! - [`cuda`]: a plan on the GPU; `load` brings it there, `graphs` makes a CUDA graph of an entry.
+//! - [`bench`]: what a decode step takes on the GPU, kernel by kernel.
 //! - [`cpu`]: a graph or a plan interpreted by the reference.
 //! - Shared, and free of both: [`bucket`] (limits, the choice of an entry, padding), [`check`] (step inputs),
 //!   [`memory`] (where buffers lie, and how much that takes), [`nodes`] (the nodes of an entry), [`pack`] (the bytes
 //!   of a weight).
 
+pub mod bench;
 pub mod bucket;
 pub mod check;
 pub mod cpu;
@@ -20,7 +22,7 @@ mod tables;
 mod upload;
 
 pub use cpu::{CpuModel, CpuOptions};
-pub use cuda::CudaModel;
+pub use cuda::{CudaModel, StandIn, StreamChain, StreamDims, StreamKernel};
 pub use load::{CudaOptions, KernelSource, LaunchMode, LoadProgress, OnProgress, check_memory, check_plan};
 pub use memory::MemoryNeed;
 pub use report::{EntryReport, KernelReport, LoadReport};
