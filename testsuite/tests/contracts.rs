@@ -88,6 +88,24 @@ fn latent_attention_takes_the_cheaper_form() {
     println!("saturation: {time:.2} s");
 }
 
+/// Without the rule, and where numbers must stay, keys and values are made of the cached rows in decode too.
+#[test]
+fn latent_attention_is_right_in_both_forms() {
+    let f = Fixture::open("deepseek-v3");
+    let graph = f.graph(DType::F32);
+    let exact = Selection { numerics: Numerics::Exact, ..Selection::default() };
+    for (selection, absorbed) in
+        [(Selection::default(), true), (Selection::without(&["absorb-latent"]), false), (exact, false)]
+    {
+        let c = compile_with(&graph, "sm_90", DType::F32, 2, SIZES, selection);
+        assert_eq!(matched(&c, "absorb-latent") > 0, absorbed);
+        let mut model =
+            CpuModel::plan(Arc::new(c.plan), &Bytes(&f.checkpoint), Precision::F32).expect("a plan");
+        let report = tiny(&f, &mut model);
+        assert!(report.logits <= 1e-4 && report.wrong_tokens == 0, "{report:?}");
+    }
+}
+
 fn matched(c: &Compiled, name: &str) -> usize {
     let of =
         |b: &fusion::BodyContracts| b.contracts.iter().filter(|c| c.fusion == name).map(|c| c.matched).sum();
