@@ -22,6 +22,9 @@ use weft_ir::target::Target;
 /// Most rows that a GEMV keeps accumulators for.
 pub const GEMV_ROWS: usize = 8;
 
+/// Longest keys and values that tiled attention keeps in registers, in elements.
+pub(crate) const TILE_HEAD: [usize; 2] = [192, 128];
+
 /// A bucket to schedule for.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -269,10 +272,12 @@ fn attention_schedule(
         format!("tensor cores take f16 and bf16, not {dtype}")
     } else if !a.head_dim.is_multiple_of(16)
         || !a.value_dim.is_multiple_of(16)
-        || a.head_dim > 128
-        || a.value_dim > 128
+        || a.head_dim > TILE_HEAD[0]
+        || a.value_dim > TILE_HEAD[1]
     {
-        format!("head sizes {} and {} are not multiples of 16 up to 128", a.head_dim, a.value_dim)
+        let [key, value] = TILE_HEAD;
+        let (k, v) = (a.head_dim, a.value_dim);
+        format!("head sizes {k} and {v} are not multiples of 16 up to {key} and {value}")
     } else if !a.sequential_slots() {
         "keys of a sequence are not in consecutive slots".into()
     } else {

@@ -145,9 +145,11 @@ fn evaluate(graph: &Graph, weights: &BTreeMap<String, Vec<u8>>) -> Vec<Vec<f64>>
     let inputs = StepInputs {
         token_ids: vec![3, 1, 4, 1, 5],
         positions: vec![0, 1, 2, 0, 1],
+        slots: vec![0, 1, 2, 8, 9],
         ..StepInputs::default()
     };
-    let out = step(graph, &loaded, &BIND, &inputs, &mut States::new()).unwrap_or_else(|e| panic!("{e}"));
+    let out = step(graph, &loaded, &BIND, &inputs, &mut States::zeros(graph, &BIND))
+        .unwrap_or_else(|e| panic!("{e}"));
     out.iter().map(|(_, t)| t.to_reals().expect("floats")).collect()
 }
 
@@ -274,6 +276,112 @@ fn a_scale_of_each_element_stays_where_it_is() {
     let y = p.linear(y, "w", 8);
     let (_, report) = p.check(&[y]);
     assert_eq!(sites(&report, "norm-prologue"), 0);
+}
+
+/// How a latent attention's graph differs from the one that the rule is about.
+#[derive(Clone, Copy, PartialEq)]
+enum Latent {
+    Plain,
+    /// Each head has rotated elements of its own.
+    OwnTail,
+    /// Two queries for each key.
+    Grouped,
+    /// The matrices are computed by the step.
+    Computed,
+    /// Keys stand as columns.
+    Turned,
+}
+
+/// Attention to a cache of rows [slots, 1, rank + shared], of which keys and values are products.
+fn latent(p: &mut Parts, kind: Latent, [heads, d, rank, shared]: [usize; 4]) -> NodeId {
+    let (slots, c) = (Dim::Sym(Sym::Slots), Dim::Const);
+    let x = p.tokens(16);
+    let group = if kind == Latent::Grouped { 2 } else { 1 };
+    let q = p.linear(x, "q", heads * group * (d + shared));
+    let q = p.g.reshape(q, vec![T, c(heads), c(group), c(d + shared)]);
+    let row = p.linear(x, "row", rank + shared);
+    let row = p.g.reshape(row, vec![T, c(1), c(rank + shared)]);
+    let state = p.g.state("cache", ValueType::plain(DType::F32, vec![slots, c(1), c(rank + shared)]));
+    let at = p.g.input(Input::Slots);
+    let cache = p.g.scatter(state, row, at);
+    p.g.state_out("cache", cache);
+    let narrow = p.g.slice(cache, 2, 0, rank);
+    let narrow = p.g.reshape(narrow, vec![slots, c(rank)]);
+    let part = |p: &mut Parts, name: &str, n: usize| {
+        let mut w = p.weight(name, &[heads * n, rank]);
+        if kind == Latent::Computed {
+            w = p.g.unary(Unary::Tanh, w);
+        }
+        let y = p.g.matmul_t(narrow, w, DType::F32);
+        p.g.reshape(y, vec![slots, c(heads), c(n)])
+    };
+    let (keys, values) = (part(p, "k", d), part(p, "v", d));
+    let tail = match kind {
+        Latent::OwnTail => p.g.slice(values, 2, 0, shared),
+        _ => {
+            let tail = p.g.slice(cache, 2, rank, shared);
+            p.g.broadcast(tail, vec![slots, c(heads), c(shared)])
+        }
+    };
+    let keys = p.g.concat(&[keys, tail], 2);
+    let j = p.g.iota(1, vec![T, Dim::Sym(Sym::Context)]);
+    let read = |p: &mut Parts, rows: NodeId| {
+        let rows = p.g.gather(rows, j);
+        p.g.transpose(rows, &[0, 2, 1, 3])
+    };
+    let (keys, values) = (read(p, keys), read(p, values));
+    let scores = if kind == Latent::Turned {
+        let keys = p.g.transpose(keys, &[0, 1, 3, 2]);
+        p.g.matmul(q, keys, DType::F32)
+    } else {
+        p.g.matmul_t(q, keys, DType::F32)
+    };
+    let weights = p.g.softmax(scores);
+    p.g.matmul(weights, values, DType::F32)
+}
+
+fn routed(graph: &Graph) -> usize {
+    graph.nodes.iter().filter(|n| matches!(n.op, Op::RoutedMatMul { .. })).count()
+}
+
+/// Products with a row for each slot.
+fn expansions(graph: &Graph) -> usize {
+    let all = |n: &&weft_ir::graph::Node| {
+        matches!(n.op, Op::MatMul { .. }) && n.ty.shape.first() == Some(&Dim::Sym(Sym::Slots))
+    };
+    graph.nodes.iter().filter(all).count()
+}
+
+#[test]
+fn latent_keys_and_values_are_not_expanded_for_one_token() {
+    let mut p = Parts::new();
+    let y = latent(&mut p, Latent::Plain, [4, 8, 16, 4]);
+    p.g.output("y", y);
+    let graph = p.g.finish().expect("a graph");
+    let forms = |prologues: bool, tokens: usize, context: usize| {
+        let bind = Bindings { tokens, seqs: 1, rows: 1, context, slots: context };
+        let (after, report) = run(&graph, &CostModel { bind, ..model(prologues) }, &Selection::default())
+            .unwrap_or_else(|e| panic!("{e}"));
+        weft_ir::verify::graph::verify(&after).unwrap_or_else(|f| panic!("{f:?}"));
+        close(&evaluate(&graph, &p.weights), &evaluate(&after, &p.weights));
+        assert!(sites(&report, "absorb-latent") >= 2);
+        (routed(&after), expansions(&after))
+    };
+    // One token and many rows; many tokens, for which the rows are made once.
+    assert_eq!(forms(true, 1, 100_000), (2, 0));
+    assert_eq!(forms(false, 4096, 4096), (0, 2));
+}
+
+#[test]
+fn what_is_not_one_matrix_a_head_of_the_same_rows_stays() {
+    for (kind, values) in
+        [(Latent::OwnTail, 1), (Latent::Grouped, 0), (Latent::Computed, 0), (Latent::Turned, 1)]
+    {
+        let mut p = Parts::new();
+        let y = latent(&mut p, kind, [2, 4, 8, 4]);
+        let (_, report) = p.check(&[y]);
+        assert_eq!(sites(&report, "absorb-latent"), values);
+    }
 }
 
 #[test]

@@ -217,8 +217,46 @@ fn instance(rule: &str, m: &mut Maker) -> (NodeId, &'static [&'static str]) {
             let y = m.g.add(Op::Cast(dtype), &[y]);
             (m.linear(y, "w", a), none)
         }
+        "absorb-latent" => (latent_attention(m, dtype, [a, b, 2 * c, b + c]), none),
         other => panic!("no instances of rule {other}: add some"),
     }
+}
+
+/// Attention to rows of which keys and values are products, with elements that the keys of all heads share, or
+/// without.
+fn latent_attention(m: &mut Maker, dtype: DType, [heads, d, rank, value]: [usize; 4]) -> NodeId {
+    let shared = m.rng.up_to(0, 2);
+    let x = m.rows(rank + shared, dtype);
+    let q = m.linear(x, "q", heads * (d + shared));
+    let q = m.g.cast(q, dtype);
+    let q = m.split(q, &[heads, 1, d + shared]);
+    let rows = m.split(x, &[1, rank + shared]);
+    let narrow = m.g.slice(rows, 2, 0, rank);
+    let narrow = m.split(narrow, &[rank]);
+    let part = |m: &mut Maker, name: &str, n: usize| {
+        let y = m.linear(narrow, name, heads * n);
+        let y = m.g.cast(y, dtype);
+        m.split(y, &[heads, n])
+    };
+    let (mut keys, values) = (part(m, "k", d), part(m, "v", value));
+    if shared > 0 {
+        let rest = m.g.slice(rows, 2, rank, shared);
+        let rest = m.g.broadcast(rest, vec![T, Dim::Const(heads), Dim::Const(shared)]);
+        keys = m.g.concat(&[keys, rest], 2);
+    }
+    let shape = vec![T, Dim::Sym(Sym::Context)];
+    let j = m.g.iota(1, shape.clone());
+    let last = m.g.iota(0, shape);
+    let index = m.g.binary(Binary::Min, j, last);
+    let mut read = |rows| {
+        let y = m.g.gather(rows, index);
+        m.g.transpose(y, &[0, 2, 1, 3])
+    };
+    let (keys, values) = (read(keys), read(values));
+    let scores = m.g.matmul_t(q, keys, DType::F32);
+    let weights = m.g.softmax(scores);
+    let weights = m.g.cast(weights, dtype);
+    m.g.matmul(weights, values, dtype)
 }
 
 fn evaluate<R: Real>(

@@ -1,7 +1,65 @@
-//! Checkpoints of a public shape without weights: headers and a sparse file, for what only compiles.
+//! Checkpoints of a public shape without weights: headers and a sparse file, or a configuration alone, for what only
+//! compiles.
 
 use std::io::Write;
 use std::path::Path;
+use weft_frontend::checkpoint::Checkpoint;
+use weft_ir::dtype::DType;
+use weft_ir::graph::Graph;
+
+/// Graph of DeepSeek-V3's shape (its public `config.json`, but for the FP8) with the first layers only, of which
+/// three are dense; bf16.
+///
+/// # Panics
+/// When it does not build.
+pub fn deepseek_v3(layers: usize) -> Graph {
+    let config = serde_json::json!({
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "attention_bias": false,
+        "first_k_dense_replace": 3,
+        "hidden_act": "silu",
+        "hidden_size": 7168,
+        "intermediate_size": 18432,
+        "kv_lora_rank": 512,
+        "max_position_embeddings": 163840,
+        "moe_intermediate_size": 2048,
+        "moe_layer_freq": 1,
+        "n_group": 8,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "norm_topk_prob": true,
+        "num_attention_heads": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": 128,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 4096,
+            "type": "yarn",
+        },
+        "rope_theta": 10000,
+        "routed_scaling_factor": 2.5,
+        "scoring_func": "sigmoid",
+        "tie_word_embeddings": false,
+        "topk_group": 4,
+        "topk_method": "noaux_tc",
+        "v_head_dim": 128,
+        "vocab_size": 129_280,
+    });
+    let path = Path::new("config.json");
+    let shape = Checkpoint::of_config(path, config.to_string().as_bytes(), DType::BF16);
+    let shape = shape.unwrap_or_else(|e| panic!("{e}"));
+    weft_frontend::models::build(&shape, DType::BF16).unwrap_or_else(|e| panic!("{e}"))
+}
 
 /// Sizes of a llama-like model.
 #[derive(Clone, Copy, Debug)]

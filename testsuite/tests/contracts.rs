@@ -12,7 +12,7 @@ use weft_passes::{Compiled, Numerics, Selection, fusion};
 use weft_runtime::exec::CpuModel;
 use weft_testsuite::fixture::{Bytes, Fixture, compile_with};
 use weft_testsuite::golden::tiny;
-use weft_testsuite::synthetic::{LlamaShape, SMOLLM2};
+use weft_testsuite::synthetic::{LlamaShape, SMOLLM2, deepseek_v3};
 
 const SIZES: (usize, usize) = (64, 2);
 
@@ -60,6 +60,49 @@ fn tables() {
         insta::with_settings!({ snapshot_suffix => name.as_str(), prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!("fusions", table(&c));
         });
+    }
+}
+
+/// At its own size, DeepSeek's decode attends to the narrow rows, and the other steps to keys and values that they make
+/// once.
+#[test]
+fn latent_attention_takes_the_cheaper_form() {
+    let graph = deepseek_v3(5);
+    let c = compile_with(&graph, "sm_90", DType::BF16, 2, (4096, 8), Selection::default());
+    let of = |body: &str, name: &str| {
+        let b = c.context.contracts.iter().find(|b| b.body == body).expect("a body");
+        let of = b.contracts.iter().find(|c| c.fusion == name).expect("a fusion");
+        (of.matched, of.candidates)
+    };
+    assert_eq!(of("decode", "absorb-latent"), (5, 5));
+    assert_eq!(of("prefill", "absorb-latent"), (0, 5));
+    for body in ["decode", "prefill"] {
+        assert_eq!(of(body, "attention"), (5, 5), "{body}");
+    }
+    // One block for all layers of a kind: ends and three dense ones, of which the first has the embedding before it.
+    for report in &c.context.reports {
+        assert!(report.limited.is_empty());
+        assert!(report.distinct <= 6, "{} distinct segments", report.distinct);
+    }
+    let time: f64 = c.context.times.iter().filter(|t| t.name == "eqsat").map(|t| t.time.as_secs_f64()).sum();
+    println!("saturation: {time:.2} s");
+}
+
+/// Without the rule, and where numbers must stay, keys and values are made of the cached rows in decode too.
+#[test]
+fn latent_attention_is_right_in_both_forms() {
+    let f = Fixture::open("deepseek-v3");
+    let graph = f.graph(DType::F32);
+    let exact = Selection { numerics: Numerics::Exact, ..Selection::default() };
+    for (selection, absorbed) in
+        [(Selection::default(), true), (Selection::without(&["absorb-latent"]), false), (exact, false)]
+    {
+        let c = compile_with(&graph, "sm_90", DType::F32, 2, SIZES, selection);
+        assert_eq!(matched(&c, "absorb-latent") > 0, absorbed);
+        let mut model =
+            CpuModel::plan(Arc::new(c.plan), &Bytes(&f.checkpoint), Precision::F32).expect("a plan");
+        let report = tiny(&f, &mut model);
+        assert!(report.logits <= 1e-4 && report.wrong_tokens == 0, "{report:?}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! Every kernel of the tiny llama's plan runs on the emulator, at both ends of the optimisation levels, and
 //! matches the reference on the same inputs; the run as a whole matches Hugging Face.
 
-use weft_testsuite::emulated_decoder::decoder;
+use weft_passes::Selection;
+use weft_testsuite::emulated_decoder::{decoder, decoder_with};
 use weft_testsuite::fixture::Fixture;
 
 fn check(name: &str, opt_level: u8) {
@@ -55,4 +56,16 @@ fused! {
 #[test]
 fn mixtral_unfused() {
     check("mixtral", 0);
+}
+
+#[test]
+#[ignore = "minutes: every key and value of every head passes through memory"]
+fn deepseek_v3_unfused() {
+    check("deepseek-v3", 0);
+}
+
+/// Keys and values of all heads, made of the cached rows, by tiles.
+#[test]
+fn deepseek_v3_expanded() {
+    decoder_with(&Fixture::open("deepseek-v3"), 2, Selection::without(&["absorb-latent"]));
 }

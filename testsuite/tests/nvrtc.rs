@@ -5,7 +5,7 @@ use weft_ir::dtype::DType;
 use weft_ir::target::{TARGETS, Target};
 use weft_testsuite::fixture::{Fixture, compile};
 use weft_testsuite::nvrtc::{compile_all, load};
-use weft_testsuite::synthetic::SMOLLM2;
+use weft_testsuite::synthetic::{SMOLLM2, deepseek_v3};
 
 fn check(graph: &weft_ir::graph::Graph, target: &Target, dtype: DType, opt_level: u8) {
     let Some(nvrtc) = load() else { return };
@@ -53,6 +53,12 @@ fn smollm2_for_every_target() {
     for target in TARGETS {
         check(&graph, target, DType::BF16, 2);
     }
+}
+
+/// Kernels of heads of 192 and 128, and of 576 and 512.
+#[test]
+fn deepseek_v3_at_its_size() {
+    check(&deepseek_v3(4), Target::parse("sm_90").expect("sm_90"), DType::BF16, 2);
 }
 
 #[test]

@@ -77,7 +77,7 @@ enum Operand {
 }
 
 /// Scopes of a template's nodes: that of the node it was, else of what it is made from: its weight, if it is
-/// a product, else its first operand. Joined weights join their names.
+/// a product with one, else its first operand. Joined weights join their names.
 fn scopes(graph: &Graph, s: &Segment, t: &Template) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     for made in &t.nodes {
@@ -87,7 +87,12 @@ fn scopes(graph: &Graph, s: &Segment, t: &Template) -> Vec<String> {
         };
         let scope = match (made.was, &made.op) {
             (Some(i), _) => graph.node(s.nodes[i]).scope.clone(),
-            (None, Op::MatMul { .. }) => made.inputs.last().map(of).unwrap_or_default(),
+            // Attention's product with values is the attention's.
+            (None, Op::MatMul { transpose_b, .. }) => {
+                let own = if *transpose_b { made.inputs.last() } else { made.inputs.first() };
+                own.map(of).unwrap_or_default()
+            }
+            (None, Op::RoutedMatMul { .. }) => made.inputs.get(1).map(of).unwrap_or_default(),
             (None, Op::Concat { .. }) => {
                 let parts: Vec<String> = made.inputs.iter().map(of).collect();
                 let last = |p: &String| p.rsplit('.').next().unwrap_or_default().to_string();
@@ -132,6 +137,8 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
     let mut out = Graph::default();
     let mut origins: Vec<Origin> = Vec::with_capacity(pending.len());
     let mut stack: Vec<usize> = Vec::new();
+    // Counts that rules made are one for all segments.
+    let mut counts: HashMap<String, NodeId> = HashMap::new();
     for start in 0..pending.len() {
         stack.push(start);
         while let Some(&at) = stack.last() {
@@ -147,6 +154,14 @@ fn sort(graph: &Graph, pending: Vec<Pending>, value: &HashMap<NodeId, usize>) ->
             }
             stack.pop();
             let mut node = pending[at].node.clone();
+            if let Op::Iota { .. } = node.op {
+                let next = NodeId::new(out.nodes.len());
+                let one = *counts.entry(format!("{:?}", node.op)).or_insert(next);
+                place[at] = Some(one);
+                if one != next {
+                    continue;
+                }
+            }
             node.inputs = inputs[at].iter().filter_map(|i| place[*i]).collect();
             let types: Vec<_> = node.inputs.iter().map(|i| out.ty(*i)).collect();
             if let Ok(ty) = weft_ir::graph::infer(&node.op, &types) {

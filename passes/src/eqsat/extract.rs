@@ -6,6 +6,7 @@
 //! and its traffic.
 
 use super::analysis::Block;
+use super::attention;
 use super::language::{Kind, Node};
 use egg::Id;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,8 +28,8 @@ pub struct CostModel {
 
 /// A choice for a class: the e-node, and the cost of every class below and including it.
 #[derive(Clone, Debug)]
-struct Choice {
-    node: Node,
+pub(super) struct Choice {
+    pub(super) node: Node,
     below: BTreeMap<Id, f64>,
     total: f64,
 }
@@ -158,6 +159,9 @@ fn own_cost(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, class: Id, nod
     if g[class].data.load {
         return 0.0;
     }
+    if let Some(cost) = attention::product(g, m, best, class, node) {
+        return cost;
+    }
     let arithmetic = elements(class) / m.profile.f32_flops;
     let traffic = |b: f64| b / m.profile.bandwidth;
     match op {
@@ -193,8 +197,11 @@ fn own_cost(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, class: Id, nod
         | Op::Reshape(_)
         | Op::Transpose(_)
         | Op::Broadcast(_)
-        | Op::Concat { .. }
         | Op::Gather => 0.0,
+        Op::Concat { .. } if meets_memory(g, best, &node.children) => {
+            m.profile.launch + 2.0 * traffic(bytes(class))
+        }
+        Op::Concat { .. } => 0.0,
         // Two halves share the kernel that joins them.
         Op::Slice { axis, len, .. } => {
             let x = g.find(node.children[0]);
@@ -203,6 +210,35 @@ fn own_cost(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, class: Id, nod
             if parted { m.profile.launch / 2.0 + traffic(bytes(class)) } else { 0.0 }
         }
     }
+}
+
+/// Whether a product's result is joined with what comes from elsewhere, which no epilogue does: a kernel of its own.
+fn meets_memory(g: &Block, best: &HashMap<Id, Choice>, parts: &[Id]) -> bool {
+    let made = |part: &Id| {
+        let (mut seen, mut todo) = (BTreeSet::new(), vec![g.find(*part)]);
+        while let Some(id) = todo.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let Some(choice) = best.get(&id) else { continue };
+            match choice.node.as_op() {
+                Some(Op::MatMul { .. } | Op::RoutedMatMul { .. }) => return true,
+                Some(
+                    Op::Reshape(_)
+                    | Op::Transpose(_)
+                    | Op::Slice { .. }
+                    | Op::Concat { .. }
+                    | Op::Cast(_)
+                    | Op::Unary(_)
+                    | Op::Binary(_),
+                ) => todo.extend(choice.node.children.iter().map(|c| g.find(*c))),
+                _ => {}
+            }
+        }
+        false
+    };
+    let products = parts.iter().filter(|p| made(p)).count();
+    products > 0 && products < parts.len()
 }
 
 /// Whether a value is a product whose columns stand in their own order, so that its two halves come from

@@ -7,6 +7,7 @@
 
 mod analysis;
 mod assemble;
+mod attention;
 mod build;
 mod equalities;
 mod extract;

@@ -10,7 +10,7 @@ use weft_ir::scalar::{Binary, Reduce, Unary};
 /// An attention in the graph.
 #[derive(Clone, Debug)]
 pub struct AttentionSite {
-    /// Last node: weights · values, [t, kv, group, d].
+    /// Last node: weights · values, [t, kv, group, d]; where all heads share one key head, heads may stand first.
     pub out: NodeId,
     /// Queries: t · heads · d elements, in this order.
     pub q: NodeId,
@@ -73,11 +73,12 @@ impl Matcher<'_> {
             _ => self.with_sink(weights, &mut covered).map(|(masked, sink)| (masked, Some(sink)))?,
         };
         covered.insert(weights);
-        let (values, index) =
-            self.cache_read(self.first_part(self.input(out, 1), &mut covered), &mut covered)?;
+        let (values, index) = self.cache_read(self.input(out, 1), &mut covered)?;
+        let values = self.first_part(values, &mut covered);
         let scores = self.scores_of(masked, &mut covered)?;
         let (keys, key_index) = self.cache_read(self.input(scores, 1), &mut covered)?;
-        if key_index != index {
+        let heads = |rows: NodeId| self.graph.ty(rows).shape.get(1);
+        if key_index != index || heads(keys) != heads(values) {
             return None;
         }
         // Queries are read by token, head and element, whatever shape they have in memory.
@@ -129,7 +130,7 @@ impl Matcher<'_> {
     /// Below a slice that takes the first elements of rows: values may be the first part of keys.
     fn first_part(&self, id: NodeId, covered: &mut HashSet<NodeId>) -> NodeId {
         match self.op(id) {
-            Op::Slice { axis: 3, start: 0, .. } => {
+            Op::Slice { axis: 2, start: 0, .. } => {
                 covered.insert(id);
                 self.input(id, 0)
             }
@@ -137,14 +138,24 @@ impl Matcher<'_> {
         }
     }
 
-    /// `transpose(gather(rows, index), [0, 2, 1, 3])` → (rows, index).
+    /// `transpose(gather(rows, index), [0, 2, 1, 3])` → (rows, index), or that of one head for all heads.
     fn cache_read(&self, id: NodeId, covered: &mut HashSet<NodeId>) -> Option<(NodeId, NodeId)> {
-        let Op::Transpose(perm) = self.op(id) else { return None };
-        let gather = self.input(id, 0);
+        let mut turned = id;
+        if let Op::Broadcast(_) = self.op(id) {
+            covered.insert(id);
+            turned = self.input(id, 0);
+            // One key for a context of many would be another attention.
+            let shape = |x: NodeId| &self.graph.ty(x).shape;
+            if shape(turned)[0] != shape(id)[0] || shape(turned)[2..] != shape(id)[2..] {
+                return None;
+            }
+        }
+        let Op::Transpose(perm) = self.op(turned) else { return None };
+        let gather = self.input(turned, 0);
         if perm != &[0, 2, 1, 3] || !matches!(self.op(gather), Op::Gather) {
             return None;
         }
-        covered.extend([id, gather]);
+        covered.extend([turned, gather]);
         Some((self.input(gather, 0), self.input(gather, 1)))
     }
 

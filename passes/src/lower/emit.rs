@@ -303,19 +303,23 @@ impl Emitter<'_> {
     fn attention(&mut self, site: &AttentionSite) -> Result<Made, Stop> {
         let shape = self.graph.ty(site.out).shape.clone();
         let known = |d: Dim| d.as_const().ok_or_else(|| Stop::Fault(format!("{}: symbolic head", site.out)));
-        let (kv_heads, group, value_dim) = (known(shape[1])?, known(shape[2])?, known(shape[3])?);
-        let head_dim = known(self.graph.ty(site.keys).shape[2])?;
+        // Heads are counted over both axes; the keys say how many of them share one.
+        let (heads, inner, value_dim) =
+            (known(shape[1])? * known(shape[2])?, known(shape[2])?, known(shape[3])?);
+        let keys = &self.graph.ty(site.keys).shape;
+        let (kv_heads, head_dim) = (known(keys[1])?, known(keys[2])?);
+        let group = heads / kv_heads.max(1);
         let write = self.write(site.out)?;
         let context = Dim::Sym(Sym::Context);
-        let mut inl = self.inliner(vec![shape[0], Dim::Const(kv_heads * group), context]);
-        let heads = vec![shape[0], Dim::Const(kv_heads * group), Dim::Const(head_dim)];
-        let q = inl.operand_as(site.q, heads)?;
+        let mut inl = self.inliner(vec![shape[0], Dim::Const(heads), context]);
+        let queries = vec![shape[0], Dim::Const(heads), Dim::Const(head_dim)];
+        let q = inl.operand_as(site.q, queries)?;
         let (keys, values) = (inl.operand(site.keys)?, inl.operand(site.values)?);
         inl.ops.extend(site.covered.iter().copied());
         inl.ops.push(site.out);
-        let head = |inl: &Inliner<'_>| index::div_rem(&Scalar::Coord(1), group as i64, &inl.domain);
-        let (kv, in_group) = head(&inl);
-        let at = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
+        let head = |domain: &Shape| index::div_rem(&Scalar::Coord(1), inner as i64, domain);
+        let (outer, rest) = head(&inl.domain);
+        let at = vec![Scalar::Coord(0), outer, rest, Scalar::Coord(2)];
         inl.known.insert(site.scores, (at.clone(), Scalar::Acc(0)));
         let masked = inl.value(site.masked, &at)?;
         let sink = site.sink.map(|s| {
@@ -331,9 +335,8 @@ impl Emitter<'_> {
         inl.ops.sort_unstable();
         inl.ops.dedup();
         // The epilogue's coordinates are (t, head, element).
-        let domain = vec![shape[0], Dim::Const(kv_heads * group), Dim::Const(value_dim)];
-        let (kv, in_group) = index::div_rem(&Scalar::Coord(1), group as i64, &domain);
-        let out = vec![Scalar::Coord(0), kv, in_group, Scalar::Coord(2)];
+        let (outer, rest) = head(&vec![shape[0], Dim::Const(heads), Dim::Const(value_dim)]);
+        let out = vec![Scalar::Coord(0), outer, rest, Scalar::Coord(2)];
         let stores = vec![Store { output: 0, index: out, value: Scalar::Acc(0), guard: None }];
         let (mut reads, ops) = finish(inl);
         for (operand, name) in [(q, "q"), (keys, "keys"), (values, "values")] {

@@ -11,9 +11,9 @@ use weft_ir::shape::{Dim, Sym};
 /// Epsilon of the norms of the narrow values, whatever the model's (DeepSeek's code).
 const NORM_EPS: f64 = 1e-6;
 
-/// Latent attention of x `[t, h]`, in f32, in its absorbed form: a head's key is W·c with c the narrow value, so
-/// q·(W c) = (Wᵀq)·c, and the cache holds c and the rotated elements that all heads share, as one key head. The sum
-/// of values W'·c is W' times the sum of c. Products with a matrix for each head are routed by the head's number.
+/// Latent attention of x `[t, h]`, in f32. The cache holds the narrow value of a token and the rotated elements that all
+/// heads share, as one row; keys and values of every head are products of the cached rows, and attention is that of
+/// any model. Rewriting finds the absorbed form, which expands nothing (`passes/src/eqsat/rules/latent.rs`).
 pub fn attention(
     m: &mut ModelBuilder<'_>,
     x: NodeId,
@@ -45,33 +45,36 @@ pub fn attention(
         let k_pe = m.scoped("k_pe_proj", |m| m.apply(x, shared));
         let (narrow, k_pe) = (split(m, narrow, 1, l.kv_rank), split(m, k_pe, 1, l.rotated));
         let (q_pe, k_pe) = (turn(m, q_pe), turn(m, k_pe));
-        let [keys, values] = by_head(m, name, l);
-        let head = m.g.iota(1, vec![tokens, Dim::Const(heads)]);
         let q_plain = m.g.cast(q_plain, m.dtype);
-        let q_narrow = m.scoped("k_b_proj", |m| m.g.routed_matmul(q_plain, keys, head, m.dtype));
-        let q = m.g.concat(&[q_narrow, q_pe], 2);
+        let q = m.g.concat(&[q_plain, q_pe], 2);
         let row = m.g.concat(&[narrow, k_pe], 2);
         let cache = cached(m, row, &format!("cache.{layer}.latent"));
-        let (rows, sums) = m.scoped("attention", |m| {
-            let rows = visible_rows(m, cache);
-            (rows, m.g.slice(rows, 3, 0, l.kv_rank))
-        });
-        let out = attend_to(m, [q, rows, sums], name, layer);
-        let out = split(m, out, heads, l.kv_rank);
-        let out = m.scoped("v_b_proj", |m| m.g.routed_matmul(out, values, head, m.dtype));
-        let out = m.g.reshape(out, vec![tokens, Dim::Const(heads * l.value)]);
+        let [keys, values] = expanded(m, cache, name, l);
+        let [keys, values] = m.scoped("attention", |m| [keys, values].map(|rows| visible_rows(m, rows)));
+        let out = attend_to(m, [q, keys, values], name, layer);
         m.linear_wide(out, &format!("{name}.o_proj"), c.hidden_size, c.output_bias)
     })
 }
 
-/// The matrices that make keys and values of the narrow value, by head: those of keys turned, `[heads, rank, plain]`,
-/// and those of values, `[heads, value, rank]`.
-fn by_head(m: &mut ModelBuilder<'_>, name: &str, l: Latent) -> [NodeId; 2] {
-    let (heads, of) = (m.config.heads, l.plain + l.value);
-    let weight = m.weight(&format!("{name}.kv_b_proj.weight"), &[heads * of, l.kv_rank]);
-    let grouped = m.g.reshape(weight, [heads, of, l.kv_rank].map(Dim::Const).to_vec());
-    let keys = m.g.slice(grouped, 1, 0, l.plain);
-    [m.g.transpose(keys, &[0, 2, 1]), m.g.slice(grouped, 1, l.plain, l.value)]
+/// Keys `[slots, heads, plain + rotated]` and values `[slots, heads, value]` of the cached rows
+/// `[slots, 1, rank + rotated]`.
+fn expanded(m: &mut ModelBuilder<'_>, cache: NodeId, name: &str, l: Latent) -> [NodeId; 2] {
+    let (heads, of, slots) = (m.config.heads, l.plain + l.value, Dim::Sym(Sym::Slots));
+    let narrow = m.g.slice(cache, 2, 0, l.kv_rank);
+    let narrow = m.g.reshape(narrow, vec![slots, Dim::Const(l.kv_rank)]);
+    let shared = m.g.slice(cache, 2, l.kv_rank, l.rotated);
+    let shared = m.g.broadcast(shared, vec![slots, Dim::Const(heads), Dim::Const(l.rotated)]);
+    let stored = m.stored_linear(narrow, &format!("{name}.kv_b_proj"), heads * of, false, false);
+    let mut part = |scope: &str, start: usize, len: usize| {
+        m.scoped(scope, |m| {
+            let layer = stored.of_groups(m, heads, of, start, len);
+            let rows = m.apply(narrow, layer);
+            let rows = m.g.cast(rows, m.dtype);
+            m.g.reshape(rows, vec![slots, Dim::Const(heads), Dim::Const(len)])
+        })
+    };
+    let (keys, values) = (part("k_b_proj", 0, l.plain), part("v_b_proj", l.plain, l.value));
+    [m.scoped("k_b_proj", |m| m.g.concat(&[keys, shared], 2)), values]
 }
 
 /// Queries, f32: the rotated elements of all heads, and the others.

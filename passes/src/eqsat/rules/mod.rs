@@ -1,6 +1,7 @@
 //! Rewrite rules, by family. A rule is a pattern, what it needs to hold, and what it adds.
 
 mod algebra;
+mod latent;
 mod linear;
 mod movement;
 mod norm;
@@ -43,6 +44,7 @@ pub fn stages() -> Vec<Vec<Rule>> {
             algebra::TIMES_ONE,
             algebra::FOLD,
             algebra::NEGATIONS,
+            latent::ABSORB,
         ],
         vec![linear::PAIR_ROTARY_HALVES],
         vec![linear::MERGE_SHARED_INPUT],

@@ -58,6 +58,48 @@ pub const ATTENTION: Fusion = Fusion {
     },
 };
 
+/// Attention over the narrow rows that the cache holds, in one kernel.
+pub const LATENT: Fusion = Fusion {
+    name: "absorb-latent",
+    numerics: Numerics::ChangesPrecision,
+    summary: "attention whose keys and values are products of cached rows, over those rows themselves: the matrices \
+              go to the queries and to the result",
+    patterns: &["(matmul (softmax ?m) ?v)", "(matmul (cast (softmax ?m)) ?v)"],
+    find: |v, at, vars| {
+        let scores = scores(v, vars.get("?m")?)?;
+        let keys = v.input(scores[0], 1);
+        if v.users[at.index()].iter().any(|u| by_head(v, *u)) && matches!(v.op(keys), Op::Broadcast(_)) {
+            let softmax = v.below(v.input(at, 0));
+            return Some(Site::new(at, scores.into_iter().chain([softmax, at]).collect(), Vec::new()));
+        }
+        let expanded = is_expanded(v, keys);
+        let why = Some("keys and values of all heads are cheaper made once");
+        expanded.then(|| Site { never: why, ..Site::new(at, Vec::new(), Vec::new()) })
+    },
+};
+
+/// Whether a value is taken to a product with a matrix for each head.
+fn by_head(v: &View<'_>, id: NodeId) -> bool {
+    match v.op(id) {
+        Op::RoutedMatMul { .. } => true,
+        Op::Reshape(_) => v.users[id.index()].iter().any(|u| by_head(v, *u)),
+        _ => false,
+    }
+}
+
+/// Whether keys are products of rows of a state.
+fn is_expanded(v: &View<'_>, keys: NodeId) -> bool {
+    let gather = v.below(keys);
+    if !matches!(v.op(gather), Op::Gather) {
+        return false;
+    }
+    let mut rows = v.below(v.input(gather, 0));
+    if let Op::Concat { .. } = v.op(rows) {
+        rows = v.below(v.input(rows, 0));
+    }
+    v.is_linear(rows) && matches!(v.op(v.below(v.input(rows, 0))), Op::State { .. } | Op::Scatter)
+}
+
 /// What is done to the scores, in attention's kernel.
 pub const SCORES: Fusion = Fusion {
     name: "attention-epilogue",

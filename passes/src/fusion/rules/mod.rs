@@ -24,6 +24,7 @@ pub fn all() -> Vec<Fusion> {
         attention::CACHE_WRITE,
         attention::ATTENTION,
         attention::SCORES,
+        attention::LATENT,
         experts::ROUTER,
         experts::EXPERTS,
         linear::HEAD_SAMPLE,
