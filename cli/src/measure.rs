@@ -5,7 +5,7 @@ use crate::errors::Result;
 use weft_codegen::kernels;
 use weft_ir::plan::Role;
 use weft_ir::reference::StepInputs;
-use weft_ir::sampling::Params;
+use weft_ir::sampling::{Params, Penalties};
 use weft_runtime::exec::bench::groups::{Group, repeated};
 use weft_runtime::exec::bench::{Measure, Tokens, Workload};
 use weft_runtime::exec::{
@@ -55,6 +55,8 @@ impl Gpu {
                 start: c.start,
                 ids: &prompts[c.sequence][c.start..c.start + c.len],
                 params: Params::GREEDY,
+                penalties: Penalties::NONE,
+                prompt: 0,
             };
             let pieces: Vec<Piece<'_>> = step_chunks.iter().map(piece).collect();
             let out = step(&mut model, Role::Prefill, &pieces, false)?;
@@ -75,6 +77,8 @@ impl Gpu {
             start: self.work.context + at,
             ids: std::slice::from_ref(id),
             params: Params::GREEDY,
+            penalties: Penalties::NONE,
+            prompt: 0,
         };
         let pieces: Vec<Piece<'_>> = tokens.iter().enumerate().map(piece).collect();
         inputs(&self.model, Role::Decode, &pieces)

@@ -28,11 +28,19 @@ pub struct Emitted {
 /// # Errors
 /// The first kernel, in the plan's order, that could not be built.
 pub fn emit(plan: &Plan) -> Result<Vec<Emitted>, Error> {
+    emit_with(plan, &|kernel| kernel)
+}
+
+/// The same, each kernel changed before it is verified and printed ([`crate::delays`]).
+///
+/// # Errors
+/// As [`emit`].
+pub fn emit_with(plan: &Plan, change: &(dyn Fn(Kernel) -> Kernel + Sync)) -> Result<Vec<Emitted>, Error> {
     let emitted: Vec<Result<Emitted, Error>> = plan
         .kernels
         .par_iter()
         .map(|spec| {
-            let kernel = kernels::build(plan, spec)?;
+            let kernel = change(kernels::build(plan, spec)?);
             verify::kernel::verify(&kernel).map_err(|faults| Error::Invalid {
                 kernel: spec.name.clone(),
                 faults: faults.iter().map(|f| format!("  {f}")).collect::<Vec<_>>().join("\n"),

@@ -4,10 +4,11 @@
 //! on the CPU. Pure: the same plan gives the same bytes, whatever the number of threads.
 
 pub mod cuda;
+pub mod delays;
 mod emit;
 pub mod emulator;
 mod error;
 pub mod kernels;
 
-pub use emit::{Emitted, emit};
+pub use emit::{Emitted, emit, emit_with};
 pub use error::Error;

@@ -57,6 +57,18 @@ fn block_sum_adds_rows() {
 }
 
 #[test]
+fn delays_are_valid_and_change_nothing() {
+    let kernel = block_sum(128, true);
+    for seed in 0..20 {
+        let delayed = weft_codegen::delays::delayed(&kernel, seed);
+        verify(&delayed).expect("verifies");
+        let sleeps = delayed.body.iter().filter(|s| matches!(s, Stmt::Sleep { .. })).count();
+        assert!(sleeps >= 2 && delayed == weft_codegen::delays::delayed(&kernel, seed));
+        assert_eq!(sum_of_blocks(&delayed).expect("runs"), sum_of_blocks(&kernel).expect("runs"));
+    }
+}
+
+#[test]
 fn missing_barrier_is_a_race() {
     let fault = sum_of_blocks(&block_sum(128, false)).expect_err("races");
     assert!(

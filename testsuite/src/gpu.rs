@@ -25,7 +25,24 @@ pub fn device() -> Option<Device> {
 /// # Panics
 /// When it does not load.
 pub fn load(plan: &Arc<Plan>, checkpoint: &Checkpoint, full_edges: bool) -> CudaModel {
-    let kernels = weft_codegen::emit(plan).unwrap_or_else(|e| panic!("{e}"));
+    load_with(plan, checkpoint, full_edges, None)
+}
+
+/// The same; with a seed, kernels have delays.
+///
+/// # Panics
+/// When it does not load.
+pub fn load_with(
+    plan: &Arc<Plan>,
+    checkpoint: &Checkpoint,
+    full_edges: bool,
+    delays: Option<u64>,
+) -> CudaModel {
+    let change = |kernel| match delays {
+        Some(seed) => weft_codegen::delays::delayed(&kernel, seed),
+        None => kernel,
+    };
+    let kernels = weft_codegen::emit_with(plan, &change).unwrap_or_else(|e| panic!("{e}"));
     let sources: Vec<KernelSource> = kernels
         .into_iter()
         .map(|k| KernelSource { name: k.name, source: k.source, dynamic_shared: k.dynamic_shared })

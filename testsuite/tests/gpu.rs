@@ -124,6 +124,28 @@ fn logits_repeat_bit_for_bit_whatever_else_is_in_the_batch() {
     }
 }
 
+/// Kernels that overlap compute what they do one after the other, whenever their blocks run.
+#[test]
+fn delays_change_no_bit() {
+    let fixture = Fixture::open("llama");
+    let rows = fixture.golden_ids("input_ids");
+    let row = |r: usize, n: usize| -> Vec<u32> {
+        rows.values[r * rows.shape[1]..][..n].iter().map(|&v| v as u32).collect()
+    };
+    let Some(plan) = plan(&fixture.checkpoint, DType::BF16, 2, (96, 4)) else { return };
+    let (ids, others) = (row(0, 25), [row(1, 13), row(1, 9), row(1, 7)]);
+    let others: Vec<&[u32]> = others.iter().map(Vec::as_slice).collect();
+    let mut full = gpu::load(&plan, &fixture.checkpoint, true);
+    let wanted = two_steps(&mut full, &ids, &others);
+    for seed in 0..20 {
+        let mut model = gpu::load_with(&plan, &fixture.checkpoint, false, Some(seed));
+        for round in 0..5 {
+            let bits = two_steps(&mut model, &ids, &others);
+            assert!(bits == wanted, "delays of seed {seed}, round {round}: other bits");
+        }
+    }
+}
+
 #[test]
 fn sampling_matches_its_definition() {
     let fixture = Fixture::open("llama");

@@ -30,6 +30,17 @@ fn tiny_llama_for_every_target() {
     }
 }
 
+/// What the test of delays runs on a GPU.
+#[test]
+fn tiny_llama_with_delays() {
+    let Some(nvrtc) = load() else { return };
+    let plan = compile(&Fixture::open("llama").graph(DType::BF16), "sm_90", DType::BF16, 2, (96, 4));
+    let change = |kernel| weft_codegen::delays::delayed(&kernel, 1);
+    let kernels = weft_codegen::emit_with(&plan, &change).unwrap_or_else(|e| panic!("{e}"));
+    assert!(kernels.iter().all(|k| k.source.contains("__nanosleep(")));
+    assert_eq!(compile_all(&nvrtc, &kernels, "sm_90a").len(), plan.kernels.len());
+}
+
 #[test]
 fn tiny_llama_unfused() {
     let graph = Fixture::open("llama").graph(DType::BF16);

@@ -95,6 +95,10 @@ impl Writer<'_> {
             Stmt::Barrier => self.simple("__syncthreads()"),
             Stmt::WarpBarrier => self.simple("__syncwarp()"),
             Stmt::Fence => self.simple("__threadfence()"),
+            Stmt::Sleep { nanoseconds } => {
+                let duration = self.expr(nanoseconds)?;
+                self.simple(&format!("__nanosleep({duration})"))
+            }
             Stmt::GridDependencyWait => self.intrinsic(Helper::GridDependencyWait, &[]),
             Stmt::GridDependencyLaunch => self.intrinsic(Helper::GridDependencyLaunch, &[]),
             Stmt::Mma { dtype, acc, acc_at, a, a_at, b, b_at } => {

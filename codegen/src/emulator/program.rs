@@ -153,7 +153,7 @@ impl Compiler<'_> {
         let number = self.number;
         self.number += 1;
         let op = match s {
-            Stmt::Comment(_) | Stmt::GridDependencyLaunch => Op::Nothing,
+            Stmt::Comment(_) | Stmt::GridDependencyLaunch | Stmt::Sleep { .. } => Op::Nothing,
             Stmt::Let { var, value, mutable: _ } | Stmt::Assign { var, value } => {
                 Op::Set { slot: var.index(), value: self.node(value)? }
             }

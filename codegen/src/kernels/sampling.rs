@@ -1,14 +1,16 @@
 //! Passes over a row of logits by one block, as `weft_ir::sampling` defines them.
 //!
-//! Thresholds of top-k and top-p are found by bisection on the 32 bits of an order-preserving key, each
-//! step one pass over the row; the draw is an arg-max of logit + Gumbel number, so it needs no sort and
+//! Thresholds of top-k and top-p are found by searches on the 32 bits of an order-preserving key, each step
+//! one pass over the row; the draw is an arg-max of logit + Gumbel number, so it needs no sort and
 //! no prefix sum.
 
 use super::Body;
-use super::warp::{Threads, block_reduce, neutral};
+use super::warp::{Threads, block_reduce, neutral, vector_lanes};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{BinaryOp, CompareOp, Expr, MathFn, Mem, ShuffleMode, Stmt, UnaryOp, Unroll};
+use weft_ir::kernel::{
+    BinaryOp, CacheHint, CompareOp, Expr, MathFn, Mem, ShuffleMode, Stmt, UnaryOp, Unroll,
+};
 use weft_ir::sampling;
 use weft_ir::scalar::Reduce;
 use weft_ir::shape::Shape;
@@ -54,13 +56,27 @@ impl Row {
         unroll: Unroll,
         fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
     ) -> Result<(), String> {
-        let along = (Expr::ThreadIdx, Expr::int(self.vocab), Expr::int(i64::from(self.threads)));
+        let lanes = if self.dtype == DType::F32 { vector_lanes(DType::F32, self.vocab as usize) } else { 1 };
+        let wide = i64::from(lanes);
+        let along =
+            (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
         b.for_loop("token", along, unroll, |b, token| {
             let index = b.flat_offset(&self.shape, self.start.clone(), token.clone());
-            let logit = Expr::load(self.logits, index);
-            let logit = if self.dtype.is_half() { logit.cast(DType::F32) } else { logit };
-            let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
-            fill(b, token, scaled)
+            if lanes == 1 {
+                let logit = Expr::load(self.logits, index);
+                let logit = if self.dtype.is_half() { logit.cast(DType::F32) } else { logit };
+                let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
+                return fill(b, token, scaled);
+            }
+            let some = b.k.array("logits_of_lane", DType::F32, lanes, None);
+            let (mem, dst_at, hint) = (self.logits, Expr::int(0), CacheHint::Default);
+            b.k.push(Stmt::LoadVec { dst: some, dst_at, mem, index, lanes, hint });
+            b.unrolled("e", lanes, |b, e| {
+                let logit = Expr::elem(some, e.clone());
+                let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
+                let id = b.k.let_("id", DType::I32, token + e);
+                fill(b, id, scaled)
+            })
         })
     }
 
@@ -72,14 +88,29 @@ impl Row {
         op: Reduce,
         value: impl FnOnce(&mut Body<'_>, Expr) -> Expr,
     ) -> Result<VarId, String> {
-        let var = b.k.let_mut(name, DType::F32, neutral(op));
+        let [var] = self.reduce_all(b, [name], op, |b, x| [value(b, x)])?;
+        Ok(var)
+    }
+
+    /// Reduces several values of every token in one pass.
+    fn reduce_all<const N: usize>(
+        &self,
+        b: &mut Body<'_>,
+        names: [&str; N],
+        op: Reduce,
+        values: impl FnOnce(&mut Body<'_>, Expr) -> [Expr; N],
+    ) -> Result<[VarId; N], String> {
+        let vars = names.map(|name| b.k.let_mut(name, DType::F32, neutral(op)));
         self.each(b, Unroll::By(4), |b, _, scaled| {
-            let v = value(b, scaled);
-            b.k.assign(var, super::warp::combine(op, var.into(), v));
+            for (var, value) in vars.into_iter().zip(values(b, scaled)) {
+                b.k.assign(var, super::warp::combine(op, var.into(), value));
+            }
             Ok(())
         })?;
-        block_reduce(b, &self.t, var, op, self.threads / 32, self.partial)?;
-        Ok(var)
+        for var in vars {
+            block_reduce(b, &self.t, var, op, self.threads / 32, self.partial)?;
+        }
+        Ok(vars)
     }
 }
 
@@ -169,51 +200,77 @@ impl Best {
     }
 }
 
-/// `least` becomes the k-th largest key: the largest that at least k tokens reach.
+/// `least` becomes the k-th largest key: the largest that at least k tokens reach. Two bits a pass.
 fn top_k(b: &mut Body<'_>, r: &Row, k: Expr, least: VarId) -> Result<(), String> {
     let wanted = b.k.let_("wanted_tokens", DType::F32, k.cast(DType::F32));
-    let bits = (Expr::int(0), Expr::int(32), Expr::int(1));
+    let bits = (Expr::int(0), Expr::int(32), Expr::int(2));
     b.for_loop("bit", bits, Unroll::Never, |b, bit| {
-        let shift = (Expr::int(31) - bit).cast(DType::U32);
-        let one = bin(BinaryOp::Shl, Expr::uint(1), shift);
-        let candidate = b.k.let_("candidate", DType::U32, bin(BinaryOp::Or, least.into(), one));
-        let reaching = r.reduce(b, "reaching", Reduce::Sum, |b, x| {
+        let shift = b.k.let_("shift", DType::U32, (Expr::int(30) - bit).cast(DType::U32));
+        let candidates = [1, 2, 3].map(|i| {
+            let digit = bin(BinaryOp::Shl, Expr::uint(i), shift.clone());
+            b.k.let_("candidate", DType::U32, bin(BinaryOp::Or, least.into(), digit))
+        });
+        let names = ["reaching1", "reaching2", "reaching3"];
+        let reaching = r.reduce_all(b, names, Reduce::Sum, |b, x| {
             let key = key(b, x);
-            cmp(CompareOp::Ge, key, candidate.clone()).select(Expr::float(1.0), Expr::float(0.0))
+            let counts = |c: &Expr| cmp(CompareOp::Ge, key.clone(), c.clone());
+            candidates.each_ref().map(|c| counts(c).select(Expr::float(1.0), Expr::float(0.0)))
         })?;
-        b.if_then(cmp(CompareOp::Ge, reaching.into(), wanted), |b| {
-            b.k.assign(least, candidate);
-            Ok(())
-        })
+        // The fewer, the larger the candidate: the last that is enough stays.
+        for (candidate, reaching) in candidates.into_iter().zip(reaching) {
+            let enough = cmp(CompareOp::Ge, reaching.into(), wanted.clone());
+            b.k.assign(least, enough.select(candidate, least.into()));
+        }
+        Ok(())
     })
 }
 
-/// `least` becomes the largest key whose tokens have the fraction p of the mass at `least`.
+/// `least` becomes the largest key, up to that of the maximum, whose tokens have the fraction p of the mass at
+/// `least`. A pass quarters what is left.
 fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result<(), String> {
-    let mass = |b: &mut Body<'_>, name: &str, from: Expr| {
-        r.reduce(b, name, Reduce::Sum, |b, x| {
-            let key = key(b, x.clone());
-            // The maximum has weight 1 even when it is infinite.
-            let at_max = cmp(CompareOp::Eq, x.clone(), max.into());
-            let weight = at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)));
-            cmp(CompareOp::Ge, key, from).select(weight, Expr::float(0.0))
-        })
+    // The maximum has weight 1 even when it is infinite.
+    let weight = |x: Expr| {
+        let at_max = cmp(CompareOp::Eq, x.clone(), max.into());
+        at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)))
     };
-    let all = mass(b, "mass", least.into())?;
+    let all = r.reduce(b, "mass", Reduce::Sum, |b, x| {
+        let key = key(b, x.clone());
+        cmp(CompareOp::Ge, key, least.into()).select(weight(x), Expr::float(0.0))
+    })?;
     let wanted = b.k.let_("wanted_mass", DType::F32, p * Expr::Var(all));
     let top = key(b, max.into());
     let high = b.k.let_mut("high", DType::U32, top);
-    let range = (Expr::int(0), Expr::int(32), Expr::int(1));
-    b.for_loop("halving", range, Unroll::Never, |b, _| {
+    // Invariant: the mass at `least` is enough; keys above `high` are not needed or not enough.
+    let range = (Expr::int(0), Expr::int(16), Expr::int(1));
+    b.for_loop("quartering", range, Unroll::Never, |b, _| {
         b.if_then(cmp(CompareOp::Lt, least.into(), high.into()), |b| {
             let gap = bin(BinaryOp::Sub, high.into(), least.into());
-            let half = bin(BinaryOp::Shr, bin(BinaryOp::Add, gap, Expr::uint(1)), Expr::uint(1));
-            let mid = b.k.let_("mid", DType::U32, bin(BinaryOp::Add, least.into(), half));
-            let mass = mass(b, "mass_at_mid", mid.clone())?;
-            let enough = b.k.let_("enough", DType::Bool, cmp(CompareOp::Ge, mass.into(), wanted));
-            let below = bin(BinaryOp::Sub, mid.clone(), Expr::uint(1));
-            b.k.assign(high, enough.clone().select(high.into(), below));
-            b.k.assign(least, enough.select(mid, least.into()));
+            let quarter = bin(BinaryOp::Shr, gap, Expr::uint(2));
+            let part = b.k.let_("part", DType::U32, bin(BinaryOp::Add, quarter, Expr::uint(1)));
+            let from = b.k.let_("from", DType::U32, least.into());
+            let end = b.k.let_("end", DType::U32, high.into());
+            let keys = [1, 2, 3].map(|i| {
+                let offset = bin(BinaryOp::Mul, part.clone(), Expr::uint(i));
+                let at = bin(BinaryOp::Add, from.clone(), offset);
+                b.k.let_("at", DType::U32, at.min(end.clone()))
+            });
+            let names = ["mass1", "mass2", "mass3"];
+            let masses = r.reduce_all(b, names, Reduce::Sum, |b, x| {
+                let key = key(b, x.clone());
+                let weight = b.k.let_("weight", DType::F32, weight(x));
+                keys.each_ref().map(|at| {
+                    cmp(CompareOp::Ge, key.clone(), at.clone()).select(weight.clone(), Expr::float(0.0))
+                })
+            })?;
+            // From the largest key on: the first that is not enough ends the range, the last that is begins it.
+            for (at, mass) in keys.into_iter().zip(masses).rev() {
+                let enough = cmp(CompareOp::Ge, mass.into(), wanted.clone());
+                let enough = b.k.let_("enough", DType::Bool, enough);
+                let below = bin(BinaryOp::Sub, at.clone(), Expr::uint(1));
+                b.k.assign(high, enough.clone().select(high.into(), below));
+                let larger = Expr::Var(least).max(at);
+                b.k.assign(least, enough.select(larger, least.into()));
+            }
             Ok(())
         })
     })

@@ -222,6 +222,12 @@ pub enum Stmt {
     },
     /// `__threadfence()`.
     Fence,
+    /// `__nanosleep`: the thread waits about so long, at most a millisecond. Only tests use it, to change when
+    /// blocks and kernels run.
+    Sleep {
+        /// Nanoseconds, u32.
+        nanoseconds: Expr,
+    },
     /// The block arrives at a counter that `expected` blocks of the grid share; `last` says, to every thread of
     /// the block, whether all others have arrived before. Every thread of the block reaches it.
     ///
@@ -271,6 +277,7 @@ impl Stmt {
             }
             Stmt::AtomicAdd { mem: _, index, value, old: _ } => vec![index, value],
             Stmt::LastBlock { counter: _, index, expected, last: _ } => vec![index, expected],
+            Stmt::Sleep { nanoseconds } => vec![nanoseconds],
         }
     }
 
@@ -298,6 +305,7 @@ impl Stmt {
             | Stmt::CpAsyncWait { .. }
             | Stmt::AtomicAdd { .. }
             | Stmt::LastBlock { .. }
+            | Stmt::Sleep { .. }
             | Stmt::Fence => Vec::new(),
         }
     }

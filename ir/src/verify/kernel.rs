@@ -71,6 +71,7 @@ fn facts(kernel: &Kernel) -> Facts {
         | Stmt::If { .. }
         | Stmt::Barrier
         | Stmt::WarpBarrier
+        | Stmt::Sleep { .. }
         | Stmt::Fence => {}
     });
     f

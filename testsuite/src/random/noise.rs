@@ -5,6 +5,7 @@
 //! what that many roundings do to this graph on these inputs, cancellation and jumps included.
 
 use super::rng::Rng;
+use std::collections::HashMap;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Literal, Node, Op, ValueType, infer};
 use weft_ir::ids::NodeId;
@@ -25,9 +26,17 @@ pub fn roundoff(d: DType) -> f64 {
 pub fn noisy(graph: &Graph, unit: &dyn Fn(DType) -> f64, phase: usize) -> Graph {
     let rng = Rng::new(phase as u64);
     let mut n = Noise { out: Graph::default(), phases: Vec::new(), unit, rng };
+    let users = graph.users();
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
-    for node in &graph.nodes {
-        let mut inputs: Vec<NodeId> = node.inputs.iter().map(|i| map[i.index()]).collect();
+    // Values that a kernel may compute again, where another has them rounded from memory: each use has its own
+    // noise.
+    let mut again: HashMap<NodeId, (NodeId, f64)> = HashMap::new();
+    for (id, node) in graph.ids().zip(&graph.nodes) {
+        let mut input = |i: &NodeId| match again.get(i) {
+            Some(&(exact, unit)) => n.shaken(exact, unit),
+            None => map[i.index()],
+        };
+        let mut inputs: Vec<NodeId> = node.inputs.iter().map(&mut input).collect();
         let sums = matches!(
             node.op,
             Op::MatMul { .. }
@@ -42,7 +51,12 @@ pub fn noisy(graph: &Graph, unit: &dyn Fn(DType) -> f64, phase: usize) -> Graph 
         }
         let mut made = n.push(node.op.clone(), &inputs, &node.scope);
         if is_rounded(node) {
-            made = n.shaken(made, unit(node.ty.dtype()).max(unit(DType::F32)));
+            let (exact, unit) = (made, unit(node.ty.dtype()).max(unit(DType::F32)));
+            made = n.shaken(exact, unit);
+            let cheap = matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Cast(_));
+            if cheap && node.ty.dtype().is_half() && users[id.index()].len() > 1 {
+                again.insert(id, (exact, unit));
+            }
         }
         map.push(made);
     }

@@ -286,6 +286,7 @@ impl<'k> Verifier<'k> {
             | Stmt::CpAsyncCommit
             | Stmt::CpAsyncWait { pending: _ }
             | Stmt::Fence => {}
+            Stmt::Sleep { nanoseconds } => self.typed(nanoseconds, agreement, DType::U32, "duration"),
             Stmt::Let { var, value, mutable } => {
                 let dtype = self.kernel.var(*var).map(|v| v.dtype);
                 match dtype {

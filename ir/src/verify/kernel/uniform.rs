@@ -81,6 +81,7 @@ impl Uniformity {
             | Stmt::CpAsyncWait { .. }
             | Stmt::AtomicAdd { .. }
             | Stmt::LastBlock { .. }
+            | Stmt::Sleep { .. }
             | Stmt::Fence => {}
         }
     }
