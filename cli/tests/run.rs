@@ -79,6 +79,33 @@ fn seeds_repeat_and_differ() {
     assert_ne!(with("7"), with("8"));
 }
 
+/// Penalties too large to overcome: no token of the answer comes twice, and with the repetition penalty none of
+/// the prompt's comes at all.
+#[test]
+fn penalties_keep_tokens_from_coming_again() {
+    let dir = folder();
+    let ids = |more: &[&str]| -> Vec<i64> {
+        let settings = ["tiny.gguf", "hello hello", "--json", "--max-new-tokens", "30"];
+        let run = run(dir.path(), &[&settings[..], more].concat());
+        let json: serde_json::Value = serde_json::from_str(run.ok()).expect("JSON");
+        serde_json::from_value(json["answers"][0]["token_ids"].clone()).expect("ids")
+    };
+    let distinct = |ids: &[i64]| ids.iter().collect::<std::collections::BTreeSet<_>>().len() == ids.len();
+    let plain = ids(&[]);
+    assert!(!distinct(&plain), "{plain:?}");
+    assert_eq!(plain, ids(&["--repetition-penalty", "1", "--presence-penalty", "0"]));
+    for level in ["0", "2"] {
+        let presence = ids(&["--presence-penalty", "1000", "--opt-level", level]);
+        assert!(distinct(&presence), "{presence:?}");
+        let drawn = ids(&["--presence-penalty", "1000", "--temperature", "2", "--opt-level", level]);
+        assert!(distinct(&drawn), "{drawn:?}");
+    }
+    let both = ["--repetition-penalty", "1.3", "--presence-penalty", "-0.5"];
+    let levels = ["0", "2"].map(|level| ids(&[&both[..], &["--opt-level", level]].concat()));
+    assert!(levels[0] == levels[1] && levels[0] != plain, "{levels:?}");
+    run(dir.path(), &["tiny.gguf", "x", "--repetition-penalty", "0"]).fails(2, &["give a number above 0"]);
+}
+
 #[test]
 fn answers_end_at_stop_strings_and_limits() {
     let dir = folder();

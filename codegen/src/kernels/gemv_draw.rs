@@ -136,7 +136,7 @@ impl<'a> Drawing<'a> {
         let best = best.join(b, (t, s.warps), shared)?;
         let token = b.k.let_mut("drawn", DType::I32, best.token.into());
         let at_row = |b: &mut Body<'_>, o: OperandId, name: &str| {
-            let (value, dtype) = (b.load(o, &[row.clone()]), b.work.reads[o.index()].dtype);
+            let (value, dtype) = (b.load(o, std::slice::from_ref(row)), b.work.reads[o.index()].dtype);
             b.k.let_(name, dtype, value)
         };
         let temperature = at_row(b, self.draw.parameters[0], "temperature_of_row");
@@ -164,7 +164,8 @@ impl<'a> Drawing<'a> {
         let again = b.k.let_("again", DType::Bool, again);
         b.if_then(again, |b| {
             let r = self.passes(b, s, t, row, (&draws, temperature), past.as_ref())?;
-            let [_, top_k, top_p, min_p, seed] = self.draw.parameters.map(|o| b.load(o, &[row.clone()]));
+            let [_, top_k, top_p, min_p, seed] =
+                self.draw.parameters.map(|o| b.load(o, std::slice::from_ref(row)));
             let seed = b.k.let_("seed_of_row", DType::U32, seed);
             let request = Request { position, top_k, top_p, min_p, seed };
             let picked = pick(b, &r, &request, &draws, shared)?;

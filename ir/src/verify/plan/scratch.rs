@@ -24,7 +24,7 @@ pub(super) fn places(plan: &Plan, entry: &Entry, body: &Body) -> (Vec<Used>, Vec
         let scratch = spec.and_then(|k| k.scratch.as_ref()).filter(|s| kernel(s).is_none());
         let Some(scratch) = scratch else { continue };
         let fits = |offset: usize, bytes: usize, of: usize| {
-            offset % SCRATCH_ALIGN == 0 && offset.checked_add(bytes).is_some_and(|end| end <= of)
+            offset.is_multiple_of(SCRATCH_ALIGN) && offset.checked_add(bytes).is_some_and(|end| end <= of)
         };
         let bytes = scratch.layout(&entry.bind).1;
         let count = scratch.counter_bytes(&entry.bind);
