@@ -58,7 +58,7 @@ fn say_and_run(command: &mut Command, remedy: &str) -> Result<()> {
 }
 
 /// Where cargo put the release binary.
-fn built_weft() -> Result<PathBuf> {
+pub fn built_weft() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let weft =
         place::root().join(target).join("release").join(format!("weft{}", std::env::consts::EXE_SUFFIX));

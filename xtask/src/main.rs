@@ -1,7 +1,8 @@
-//! Weft's developer commands: `cargo xtask demo`, `test`, `bless`, `validate`.
+//! Weft's developer commands: `cargo xtask demo`, `test`, `gpu`, `bless`, `validate`.
 
 mod demo;
 mod fetch;
+mod gpu;
 mod place;
 mod process;
 mod snapshots;
@@ -28,6 +29,8 @@ enum Command {
     },
     /// Run every check that needs no GPU.
     Test,
+    /// Run every check that needs a GPU, and measure.
+    Gpu,
     /// Accept the snapshots that the tests make now.
     Bless,
     /// Compile every kernel among the snapshots with NVRTC.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo { prompt } => demo::run(&prompt),
         Command::Test => test::run(),
+        Command::Gpu => gpu::run(),
         Command::Bless => snapshots::bless(),
         Command::Validate => snapshots::validate(),
     };
