@@ -4,6 +4,7 @@
 //! the kernel. Where the fast family cannot take a work, the reason is kept as its fallback and reported.
 //! Tests: `passes/tests/schedule.rs`.
 
+mod attention;
 mod gemv;
 mod routed;
 mod row;
@@ -13,9 +14,7 @@ pub(crate) use row::{REDUCTIONS as ROW_REDUCTIONS, takes as takes_rows};
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
 use weft_ir::ids::KernelId;
-use weft_ir::plan::{
-    Attention, Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, Scratch, Work,
-};
+use weft_ir::plan::{Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, Scratch, Work};
 use weft_ir::shape::{Bindings, Dim, Shape};
 use weft_ir::target::Target;
 
@@ -161,7 +160,8 @@ fn suffix(s: &Schedule) -> String {
         Schedule::BlockRow { .. } => "_block_row".into(),
         Schedule::Gemv { rows, .. } => format!("_gemv_{rows}"),
         Schedule::Gemm { tile_m, tile_n, .. } => format!("_gemm_{tile_m}x{tile_n}"),
-        Schedule::AttentionRow { .. } => "_row".into(),
+        Schedule::AttentionRow { splits: 1, .. } => "_row".into(),
+        Schedule::AttentionRow { splits, .. } => format!("_row_{splits}"),
         Schedule::AttentionTile { tile_q, tile_k } => format!("_tile_{tile_q}x{tile_k}"),
     }
 }
@@ -171,7 +171,7 @@ pub fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Optio
     match &work.compute {
         Compute::Loop(l) => (loop_schedule(l, bind), None),
         Compute::MatMul(m) => matmul_schedule(work, m, bind, target),
-        Compute::Attention(a) => attention_schedule(work, a, bind, target),
+        Compute::Attention(a) => attention::schedule(work, a, bind, target),
         Compute::Steps(s) => (routed::steps(s), None),
         Compute::Routed(r) => routed::products(work, r, bind, target),
         Compute::Grouping(_) => (Schedule::GroupPairs { threads: 128 }, None),
@@ -246,51 +246,14 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
     (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, None)
 }
 
-fn attention_schedule(
-    work: &Work,
-    a: &Attention,
-    bind: &Bindings,
-    target: &Target,
-) -> (Schedule, Option<String>) {
-    // A block of many warps reads the keys of one token fast; while tokens are few, heads go to different
-    // blocks. More tokens share the GPU: fewer warps, and a block reads keys once for several heads.
-    let few = a.tokens.eval(bind) <= GEMV_ROWS;
-    // Queries and accumulators of up to 8 heads of 128 elements fit in registers.
-    let most = (8 * 256 / (a.head_dim + a.value_dim)).clamp(1, 8);
-    let heads = (1..=a.group.min(most)).rev().find(|h| a.group.is_multiple_of(*h)).unwrap_or(1) as u32;
-    let row = match few {
-        true => Schedule::AttentionRow { warps: 16, heads: 1, depth: 4 },
-        false => Schedule::AttentionRow { warps: 4, heads, depth: 1 },
-    };
-    if few {
-        return (row, None);
-    }
-    let dtype = work.reads[a.q.index()].dtype;
-    let why = if !target.features.mma_sync {
-        format!("{} has no mma.sync", target.name)
-    } else if !dtype.is_half() {
-        format!("tensor cores take f16 and bf16, not {dtype}")
-    } else if !a.head_dim.is_multiple_of(16)
-        || !a.value_dim.is_multiple_of(16)
-        || a.head_dim > TILE_HEAD[0]
-        || a.value_dim > TILE_HEAD[1]
-    {
-        let [key, value] = TILE_HEAD;
-        let (k, v) = (a.head_dim, a.value_dim);
-        format!("head sizes {k} and {v} are not multiples of 16 up to {key} and {value}")
-    } else if !a.sequential_slots() {
-        "keys of a sequence are not in consecutive slots".into()
-    } else {
-        return (Schedule::AttentionTile { tile_q: 64, tile_k: 64 }, None);
-    };
-    (row, Some(why))
-}
-
 /// What a schedule needs for its blocks to join their results.
 pub fn scratch(work: &Work, schedule: &Schedule) -> Option<Scratch> {
     match (schedule, &work.compute) {
         (Schedule::Gemv { rows, blocks, .. }, Compute::MatMul(m)) => {
             m.draw.as_ref().map(|d| gemv::draw_scratch(m, d, *rows, *blocks))
+        }
+        (Schedule::AttentionRow { heads, splits, .. }, Compute::Attention(a)) if *splits > 1 => {
+            Some(attention::scratch(a, *heads as usize, *splits as usize))
         }
         _ => None,
     }
@@ -327,9 +290,9 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         (Schedule::Gemm { tile_m, tile_n, warps_m, warps_n, .. }, Compute::MatMul(m)) => {
             ([over(c(m.columns()), *tile_n), over(vec![m.m], *tile_m), one()], warps_m * warps_n * 32)
         }
-        (Schedule::AttentionRow { warps, heads, .. }, Compute::Attention(a)) => {
-            let split = over(c(a.kv_heads * a.group), *heads);
-            ([over(vec![a.tokens], 1), split, one()], warps * 32)
+        (Schedule::AttentionRow { warps, heads, splits, .. }, Compute::Attention(a)) => {
+            let blocks = over(c(a.kv_heads * a.group), *heads);
+            ([over(vec![a.tokens], 1), blocks, over(c(*splits as usize), 1)], warps * 32)
         }
         (Schedule::AttentionTile { tile_q, .. }, Compute::Attention(a)) => {
             let heads = a.kv_heads * a.group;

@@ -76,10 +76,11 @@ fn tweak(variant: &str, work: &Work, s: &mut Schedule) {
                 "staged" => *staged = value != 0,
                 _ => {}
             },
-            Schedule::AttentionRow { warps, heads, depth } => match field {
+            Schedule::AttentionRow { warps, heads, depth, splits } => match field {
                 "warps" => *warps = value,
                 "depth" => *depth = value,
                 "heads" => *heads = value,
+                "splits" => *splits = value,
                 _ => {}
             },
             _ => {}

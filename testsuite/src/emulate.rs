@@ -1,7 +1,7 @@
 //! Runs the kernels of a plan on the emulator, each compared with the reference on the same inputs.
 
 use crate::fixture::Bytes;
-use weft_codegen::emulator::{Arg, Launch, Memory, run};
+use weft_codegen::emulator::{Arg, Launch, Memory, Order, run_in_order};
 use weft_codegen::{Emitted, emit};
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::dtype::DType;
@@ -22,6 +22,8 @@ pub struct Emulated<'a> {
     memory: Memory,
     /// Index in memory of each buffer.
     at: Vec<usize>,
+    /// In which order the blocks of a kernel run.
+    pub order: Order,
     /// Counters of blocks, which steps leave as they find them.
     counters: Vec<i64>,
 }
@@ -80,7 +82,16 @@ impl<'a> Emulated<'a> {
         let kernels = emit(plan).map_err(|e| e.to_string())?;
         let counters = plan.entries.iter().map(|e| e.scratch.counter_bytes / 4).max().unwrap_or(0);
         let counters = vec![0; counters];
-        Ok(Emulated { plan, kernels, oracle, rounded, memory: Memory::new(), at: Vec::new(), counters })
+        Ok(Emulated {
+            plan,
+            kernels,
+            oracle,
+            rounded,
+            memory: Memory::new(),
+            at: Vec::new(),
+            order: Order::Forward,
+            counters,
+        })
     }
 
     /// Prepares memory for an entry: constants, inputs and unwritten results; states are kept.
@@ -173,7 +184,7 @@ impl<'a> Emulated<'a> {
         args.extend(scratch.iter().flat_map(|s| &s.args));
         let launch = Launch { grid, args };
         let kernel = &self.kernels[entry.kernels[&d.work].index()];
-        run(&kernel.kernel, &launch, &mut self.memory)
+        run_in_order(&kernel.kernel, &launch, &mut self.memory, self.order)
             .map_err(|f| format!("{} ({}), dispatch {i}: {f:?}", spec.name, d.scope))?;
         if let Some(s) = scratch {
             self.take_counters(s);

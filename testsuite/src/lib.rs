@@ -1,5 +1,6 @@
 //! Shared helpers of Weft's tests across crates.
 
+pub mod attention;
 pub mod decoder;
 pub mod emulate;
 pub mod emulated_decoder;

@@ -1,7 +1,7 @@
 //! The comment above a kernel: what it is, where it comes from, what it costs, how it is scheduled.
 
 use super::Body;
-use weft_ir::plan::{BufferKind, Dispatch, Plan, cost};
+use weft_ir::plan::{BufferKind, Dispatch, Plan, kernel_cost};
 use weft_ir::shape::shape_text;
 use weft_ir::target::Target;
 
@@ -69,7 +69,7 @@ fn cost_line(b: &Body<'_>) -> Option<String> {
     let at = b.plan.kernels.iter().position(|k| k.name == b.spec.name)?;
     let entry = b.plan.entries.iter().find(|e| e.kernels.values().any(|k| k.index() == at))?;
     let profile = Target::parse(&b.plan.target).ok()?.profile;
-    let cost = cost(b.work, &entry.bind);
+    let cost = kernel_cost(b.work, b.spec, &entry.bind);
     let bound = cost.estimate(&b.spec.schedule, &profile).bound;
     Some(format!(
         "cost: {} bytes, {} flops in {} with context {}; {} bound on {}",

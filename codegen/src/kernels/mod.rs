@@ -3,6 +3,7 @@
 //! Builders share [`Body`]: it declares the parameters in launch order (reads, writes, symbols), turns
 //! scalar expressions into kernel expressions, and emits stores.
 
+mod attention_join;
 mod attention_row;
 mod attention_tile;
 mod elementwise;
@@ -76,8 +77,8 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             };
             gemm::build(&mut body, m, &tile)
         }
-        (Schedule::AttentionRow { warps, heads, depth }, Compute::Attention(a)) => {
-            attention_row::build(&mut body, a, (*warps, *heads, *depth))
+        (Schedule::AttentionRow { warps, heads, depth, splits }, Compute::Attention(a)) => {
+            attention_row::build(&mut body, a, (*warps, *heads, *depth, *splits))
         }
         (Schedule::AttentionTile { tile_q, tile_k }, Compute::Attention(a)) => {
             attention_tile::build(&mut body, a, *tile_q, *tile_k)

@@ -18,11 +18,8 @@ pub(crate) struct Body<'a> {
     pub plan: &'a Plan,
     /// Results of the steps so far: in shared memory, of this type and shape.
     pub locals: Vec<(SharedId, DType, Vec<usize>)>,
-    // Scheduled kernels take them with split attention.
-    #[allow(dead_code)]
     /// Arrays of partial results, in the order of the spec's scratch.
     pub partials: Vec<Mem>,
-    #[allow(dead_code)]
     counters: Option<Mem>,
     syms: Vec<(Sym, Expr)>,
 }
@@ -88,7 +85,6 @@ impl<'a> Body<'a> {
 
     /// Arrives at a counter of the kernel's scratch that `expected` (u32) blocks share: whether this block is the
     /// last, to which everything that the others stored before is visible. All threads of the block take part.
-    #[allow(dead_code)]
     pub fn last_block(&mut self, index: Expr, expected: Expr) -> Result<Expr, String> {
         let counters = self.counters.ok_or("the schedule has no counters for its blocks")?;
         Ok(self.k.last_block("is_last", counters, index, expected))

@@ -8,7 +8,8 @@
 mod routed;
 
 use super::{
-    Attention, Compute, Entry, Loop, MatMul, Penalize, Plan, Sample, Scalar, Schedule, Stage, Store, Work,
+    Attention, Compute, Entry, KernelSpec, Loop, MatMul, Penalize, Plan, Sample, Scalar, Schedule, Stage,
+    Store, Work,
 };
 use crate::dtype::DType;
 use crate::ids::OperandId;
@@ -123,6 +124,15 @@ pub fn cost(work: &Work, bind: &Bindings) -> Cost {
     c.cost
 }
 
+/// What a kernel moves and computes under bindings: its work, and partial results that blocks leave and the last
+/// one reads.
+pub fn kernel_cost(work: &Work, spec: &KernelSpec, bind: &Bindings) -> Cost {
+    let mut cost = cost(work, bind);
+    let partial = spec.scratch.as_ref().map_or(0, |s| s.partial_bytes(bind) as u64);
+    cost += Cost { read: partial, written: partial, ..Cost::default() };
+    cost
+}
+
 /// What a step of an entry launches, moves and computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepCost {
@@ -141,7 +151,7 @@ pub fn step_cost(plan: &Plan, entry: &Entry, bind: &Bindings, profile: &DevicePr
         let (Some(work), Some(spec)) = (plan.works.get(*w as usize), plan.kernels.get(kernel.index())) else {
             continue;
         };
-        let cost = cost(work, bind);
+        let cost = kernel_cost(work, spec, bind);
         of_work.insert(*w, (cost, cost.estimate(&spec.schedule, profile).seconds));
     }
     let mut step = StepCost::default();

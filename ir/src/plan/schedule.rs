@@ -57,7 +57,7 @@ pub enum Schedule {
         /// Stages in flight.
         stages: u32,
     },
-    /// Attention: one block a token and some query heads of a key head; warps split the keys.
+    /// Attention: one block a token, some query heads of a key head, and a share of the keys; warps split these.
     AttentionRow {
         /// Warps of a block.
         warps: u32,
@@ -65,6 +65,9 @@ pub enum Schedule {
         heads: u32,
         /// Keys of a lane whose loads are in flight together.
         depth: u32,
+        /// Blocks that may share the keys of a token; how many do follows its number of keys, on the device.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        splits: u32,
     },
     /// Attention on tensor cores: one block a tile of tokens and a query head.
     AttentionTile {
@@ -131,6 +134,14 @@ impl Schedule {
             | Schedule::SampleRow { .. } => false,
         }
     }
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 /// Number of blocks along a grid axis, or of elements of scratch: ⌈∏ dims / per⌉.

@@ -196,7 +196,18 @@ pub struct Attention {
     pub stores: Vec<Store>,
 }
 
+/// Fewest keys that a block takes of a token whose keys several blocks share: up to so many there is one block.
+pub const SPLIT_KEYS: usize = 256;
+
 impl Attention {
+    /// Lanes of a warp that share a key where keys are taken one by one: 16 bytes of a 16-bit key for each lane
+    /// where the sizes allow it.
+    pub fn row_lanes(&self) -> usize {
+        let fits = |l: &usize| self.head_dim.is_multiple_of(*l) && self.value_dim.is_multiple_of(*l);
+        let wish = (self.head_dim / 8).clamp(1, 32);
+        [1, 2, 4, 8, 16, 32].into_iter().filter(fits).rfind(|l| *l <= wish).unwrap_or(1)
+    }
+
     /// Whether slot(t, j) = base(t) + j: the keys of a sequence lie in consecutive slots.
     pub fn sequential_slots(&self) -> bool {
         self.slot_base().is_some()

@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::fmt;
 use std::io::Write;
 use weft_ir::ids::KernelId;
-use weft_ir::plan::{Bound, Cost, Entry, Plan, cost, step_cost};
+use weft_ir::plan::{Bound, Cost, Entry, Plan, kernel_cost, step_cost};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 use weft_runtime::resources::Resources;
@@ -130,7 +130,7 @@ fn rows(plan: &Plan, entry: &Entry, bind: &Bindings, target: &Target) -> Result<
         let (Some(spec), Some(work)) = (plan.kernels.get(id.index()), plan.works.get(work as usize)) else {
             continue;
         };
-        let cost: Cost = cost(work, bind);
+        let cost: Cost = kernel_cost(work, spec, bind);
         let estimate = cost.estimate(&spec.schedule, &target.profile);
         // The kernel is built anew for its shared memory: plan and bundle have only what is dynamic.
         let (_, shared_bytes) = weft_codegen::kernels::build(plan, spec)?.shared_layout();

@@ -1,0 +1,265 @@
+//! How the softmax states of attention are joined: those of a block's warps through shared memory, those of the
+//! blocks that share a token's keys through the kernel's scratch, by the block that arrives last. Both in a fixed
+//! order, so that the bits do not depend on timing (flash-decoding, Dao et al. 2023, with its second kernel inside).
+
+use super::attention_row::{Layout, Online};
+use super::warp::Threads;
+use super::{Body, Point};
+use weft_ir::dtype::DType;
+use weft_ir::ids::{SharedId, VarId};
+use weft_ir::kernel::{Axis, BinaryOp, Expr, MathFn, Mem, Unroll};
+use weft_ir::plan::{Attention, SPLIT_KEYS};
+
+/// What a block computes: a token and its first head.
+pub(super) struct Place {
+    pub token: Expr,
+    pub first_head: Expr,
+}
+
+/// States of a block's warps in shared memory: row `warp · heads + h`.
+pub(super) struct Warps {
+    max: SharedId,
+    sum: SharedId,
+    out: SharedId,
+}
+
+impl Warps {
+    pub fn declare(b: &mut Body<'_>, a: &Attention, l: &Layout) -> Warps {
+        let rows = l.warps as u32 * l.heads;
+        Warps {
+            max: b.k.shared("warp_max", DType::F32, rows),
+            sum: b.k.shared("warp_sum", DType::F32, rows),
+            out: b.k.shared("warp_out", DType::F32, rows * a.value_dim as u32),
+        }
+    }
+
+    fn parts(&self, l: &Layout, h: &Expr) -> Parts {
+        let [max, sum, out] = [self.max, self.sum, self.out].map(Mem::Shared);
+        let (count, stride) = (Count::Fixed(l.warps as u32), i64::from(l.heads));
+        Parts { count, max, sum, out, first: h.clone(), stride }
+    }
+}
+
+/// The share of a token's keys that a block takes: one of `active` of equal length but for the last. It follows
+/// from the token's number of keys alone, so a result does not depend on what else is in the step.
+pub(super) struct Split {
+    /// Blocks that have keys.
+    active: Expr,
+    pub first: Expr,
+    pub end: Expr,
+    splits: i64,
+}
+
+impl Split {
+    /// Shares of whole steps of the block's warps, at least [`SPLIT_KEYS`] keys each: blocks that find none left
+    /// are done at once.
+    pub fn new(b: &mut Body<'_>, splits: u32, step: i64, length: &Expr) -> Split {
+        let splits = i64::from(splits);
+        let share = ((length.clone() + (splits - 1)) / splits).max(Expr::int(SPLIT_KEYS as i64));
+        let share = b.k.let_("share", DType::I32, (share + (step - 1)) / step * step);
+        let active = b.k.let_("active", DType::I32, (length.clone() + share.clone() - 1) / share.clone());
+        let first = b.k.let_("first", DType::I32, Expr::BlockIdx(Axis::Z) * share.clone());
+        let end = b.k.let_("end", DType::I32, (first.clone() + share).min(length.clone()));
+        Split { active, first, end, splits }
+    }
+
+    /// Whether this block is one of the active ones.
+    pub fn has_keys(&self) -> Expr {
+        Expr::BlockIdx(Axis::Z).lt(self.active.clone())
+    }
+}
+
+/// How many parts there are.
+enum Count {
+    Fixed(u32),
+    Counted(Expr),
+}
+
+/// Softmax states of one head: rows `first + part · stride` of three arrays.
+struct Parts {
+    count: Count,
+    max: Mem,
+    sum: Mem,
+    out: Mem,
+    first: Expr,
+    stride: i64,
+}
+
+impl Parts {
+    fn row(&self, part: Expr) -> Expr {
+        part * self.stride + self.first.clone()
+    }
+
+    /// For each part from a number on, in order.
+    fn each(
+        &self,
+        b: &mut Body<'_>,
+        from: u32,
+        fill: impl FnOnce(&mut Body<'_>, Expr) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let from_part = i64::from(from);
+        match &self.count {
+            Count::Fixed(n) => b.unrolled("w", n - from, |b, w| fill(b, w + from_part)),
+            Count::Counted(n) => {
+                let range = (Expr::int(from_part), n.clone(), Expr::int(1));
+                // Loads of several parts in flight; the sums stay in order.
+                b.for_loop("s", range, Unroll::By(4), fill)
+            }
+        }
+    }
+}
+
+/// A joined state: largest score, sum of weights, weighted sum of one element of the values.
+struct Joined {
+    best: VarId,
+    total: VarId,
+    acc: VarId,
+}
+
+/// Joins the parts of a head for element d, with a score that no key belongs to.
+fn join(
+    b: &mut Body<'_>,
+    parts: &Parts,
+    (d, dim): (Expr, i64),
+    sink: Option<Expr>,
+) -> Result<Joined, String> {
+    let best = b.k.let_mut("best_of_all", DType::F32, Expr::load(parts.max, parts.row(Expr::int(0))));
+    parts.each(b, 1, |b, part| {
+        let other = Expr::load(parts.max, parts.row(part));
+        b.k.assign(best, Expr::Var(best).max(other));
+        Ok(())
+    })?;
+    let mut total = Expr::float(0.0);
+    if let Some(sink) = sink {
+        b.k.assign(best, Expr::Var(best).max(sink.clone()));
+        total = Expr::math(MathFn::Exp, sink - Expr::Var(best));
+    }
+    let total = b.k.let_mut("total_of_all", DType::F32, total);
+    let acc = b.k.let_mut("acc", DType::F32, Expr::float(0.0));
+    parts.each(b, 0, |b, part| {
+        let row = b.k.let_("row", DType::I32, parts.row(part));
+        let scale = Expr::math(MathFn::Exp, Expr::load(parts.max, row.clone()) - Expr::Var(best));
+        let scale = b.k.let_("scale", DType::F32, scale);
+        b.k.assign(total, Expr::fma(Expr::load(parts.sum, row.clone()), scale.clone(), total.into()));
+        b.k.assign(acc, Expr::fma(Expr::load(parts.out, row * dim + d), scale, acc.into()));
+        Ok(())
+    })?;
+    Ok(Joined { best, total, acc })
+}
+
+/// Each thread takes some elements (h, d) of the block's heads.
+fn elements(
+    b: &mut Body<'_>,
+    a: &Attention,
+    l: &Layout,
+    fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
+) -> Result<(), String> {
+    let (heads, dim) = (i64::from(l.heads), a.value_dim as i64);
+    let along = (Expr::ThreadIdx, Expr::int(heads * dim), Expr::int(l.warps * 32));
+    b.for_loop("i", along, Unroll::Never, |b, i| {
+        let h = b.k.let_("h", DType::I32, i.clone() / dim);
+        let d = b.k.let_("d", DType::I32, i % dim);
+        fill(b, h, d)
+    })
+}
+
+/// Joins parts with the sink, divides by the sum of weights, and stores.
+fn finish(
+    b: &mut Body<'_>,
+    a: &Attention,
+    parts: &Parts,
+    place: &Place,
+    (h, d): (Expr, Expr),
+) -> Result<(), String> {
+    let head = place.first_head.clone() + h;
+    let sink = match &a.sink {
+        Some(sink) => {
+            let sink = b.lower(sink, &Point::at(vec![place.token.clone(), head.clone()]))?;
+            Some(b.k.let_("sink", DType::F32, sink))
+        }
+        None => None,
+    };
+    let joined = join(b, parts, (d.clone(), a.value_dim as i64), sink)?;
+    // The best key has weight 1; where every key is hidden the result is 0.
+    let total = Expr::Var(joined.total).max(Expr::float(1.0));
+    let result = Expr::Binary(BinaryOp::Div, Box::new(joined.acc.into()), Box::new(total));
+    let result = b.k.let_("result", DType::F32, result);
+    b.stores(&a.stores, &Point::with_acc(vec![place.token.clone(), head, d], result))
+}
+
+/// Writes a warp's softmax state to shared memory.
+pub(super) fn publish(
+    b: &mut Body<'_>,
+    s: &Online,
+    l: &Layout,
+    t: &Threads,
+    part: &Expr,
+    a: &Attention,
+    to: &Warps,
+) -> Result<(), String> {
+    b.unrolled("h", l.heads, |b, h| {
+        let row = b.k.let_("row", DType::I32, t.warp.clone() * i64::from(l.heads) + h.clone());
+        b.if_then(part.clone().eq_(Expr::int(0)), |b| {
+            b.k.store(Mem::Shared(to.max), row.clone(), Expr::elem(s.max, h.clone()));
+            b.k.store(Mem::Shared(to.sum), row.clone(), Expr::elem(s.sum, h.clone()));
+            Ok(())
+        })?;
+        b.unrolled("e", l.value_slice, |b, e| {
+            let column = part.clone() * i64::from(l.value_slice) + e.clone();
+            let value = Expr::elem(s.out, h * i64::from(l.value_slice) + e);
+            b.k.store(Mem::Shared(to.out), row * a.value_dim as i64 + column, value);
+            Ok(())
+        })
+    })
+}
+
+/// Joins the warps of a block that has all keys of the token; each thread makes some elements of the result.
+pub(super) fn join_warps(
+    b: &mut Body<'_>,
+    a: &Attention,
+    l: &Layout,
+    place: &Place,
+    states: &Warps,
+) -> Result<(), String> {
+    elements(b, a, l, |b, h, d| finish(b, a, &states.parts(l, &h), place, (h, d)))
+}
+
+/// Joins the warps, and then, in the block that arrives last, the blocks that share the token's keys. A block that
+/// is alone stores its result at once.
+pub(super) fn join_splits(
+    b: &mut Body<'_>,
+    a: &Attention,
+    l: &Layout,
+    place: &Place,
+    states: &Warps,
+    split: &Split,
+) -> Result<(), String> {
+    let [max, sum, out] = b.partials[..] else { return Err("splits of keys need three arrays".into()) };
+    let heads = (a.kv_heads * a.group) as i64;
+    // Row of a head's first part in the scratch.
+    let row = |h: Expr| (place.token.clone() * heads + place.first_head.clone() + h) * split.splits;
+    b.if_then(split.active.clone().eq_(Expr::int(1)), |b| join_warps(b, a, l, place, states))?;
+    b.if_then(split.active.clone().ge(Expr::int(2)), |b| {
+        let dim = a.value_dim as i64;
+        elements(b, a, l, |b, h, d| {
+            let joined = join(b, &states.parts(l, &h), (d.clone(), dim), None)?;
+            let own = b.k.let_("own", DType::I32, row(h) + Expr::BlockIdx(Axis::Z));
+            b.if_then(d.clone().eq_(Expr::int(0)), |b| {
+                b.k.store(max, own.clone(), joined.best.into());
+                b.k.store(sum, own.clone(), joined.total.into());
+                Ok(())
+            })?;
+            b.k.store(out, own * dim + d, joined.acc.into());
+            Ok(())
+        })?;
+        let group = place.token.clone() * (heads / i64::from(l.heads)) + Expr::BlockIdx(Axis::Y);
+        let last = b.last_block(group, split.active.clone().cast(DType::U32))?;
+        b.if_then(last, |b| {
+            elements(b, a, l, |b, h, d| {
+                let count = Count::Counted(split.active.clone());
+                let parts = Parts { count, max, sum, out, first: row(h.clone()), stride: 1 };
+                finish(b, a, &parts, place, (h, d))
+            })
+        })
+    })
+}

@@ -1,0 +1,87 @@
+//! Schedules of attention: tensor-core tiles of tokens, or blocks of one token that may share its keys.
+
+use super::{GEMV_ROWS, TILE_HEAD};
+use weft_ir::dtype::DType;
+use weft_ir::plan::{Attention, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, Work};
+use weft_ir::shape::{Bindings, Dim};
+use weft_ir::target::Target;
+
+/// Most bytes of partial results of a dispatch: what stays in a level-2 cache beside the keys.
+const SCRATCH_BYTES: usize = 16 << 20;
+
+/// f32 registers of a lane for the queries and sums of its heads: four heads where a lane has 8 elements of each.
+const HEAD_REGISTERS: usize = 64;
+
+pub(super) fn schedule(
+    work: &Work,
+    a: &Attention,
+    bind: &Bindings,
+    target: &Target,
+) -> (Schedule, Option<String>) {
+    if a.tokens.eval(bind) <= GEMV_ROWS {
+        return (few_tokens(a, bind, target), None);
+    }
+    // More tokens share the GPU: fewer warps, and a block reads keys once for several heads.
+    // Queries and accumulators of up to 8 heads of 128 elements fit in registers.
+    let most = (8 * 256 / (a.head_dim + a.value_dim)).clamp(1, 8);
+    let heads = divisors(a.group).find(|h| *h <= most).unwrap_or(1) as u32;
+    let row = Schedule::AttentionRow { warps: 4, heads, depth: 1, splits: 1 };
+    let dtype = work.reads[a.q.index()].dtype;
+    let why = if !target.features.mma_sync {
+        format!("{} has no mma.sync", target.name)
+    } else if !dtype.is_half() {
+        format!("tensor cores take f16 and bf16, not {dtype}")
+    } else if !a.head_dim.is_multiple_of(16)
+        || !a.value_dim.is_multiple_of(16)
+        || a.head_dim > TILE_HEAD[0]
+        || a.value_dim > TILE_HEAD[1]
+    {
+        let [key, value] = TILE_HEAD;
+        let (k, v) = (a.head_dim, a.value_dim);
+        format!("head sizes {k} and {v} are not multiples of 16 up to {key} and {value}")
+    } else if !a.sequential_slots() {
+        "keys of a sequence are not in consecutive slots".into()
+    } else {
+        return (Schedule::AttentionTile { tile_q: 64, tile_k: 64 }, None);
+    };
+    (row, Some(why))
+}
+
+/// Divisors of a number, the largest first.
+fn divisors(n: usize) -> impl Iterator<Item = usize> {
+    (1..=n).rev().filter(move |d| n.is_multiple_of(*d))
+}
+
+/// Few tokens read their keys fastest where two blocks an SM share the work. A block that takes several heads reads
+/// their keys once, so as many are packed as still leave that many blocks, counting the most splits of the bucket's
+/// longest context; a block of one head is all warps, for a token of few keys.
+fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
+    let wanted = 2 * target.profile.sms as usize;
+    let tokens = a.tokens.eval(bind).max(1);
+    let partial = tokens.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
+    let most = (bind.context / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1);
+    let slice = (a.head_dim + a.value_dim) / a.row_lanes();
+    let blocks = |heads: usize| tokens.saturating_mul(a.kv_heads * (a.group / heads)).max(1);
+    let packed = |h: &usize| h * slice <= HEAD_REGISTERS && blocks(*h).saturating_mul(most) >= wanted;
+    let heads = divisors(a.group).find(packed).unwrap_or(1);
+    let splits = ((wanted + blocks(heads) / 2) / blocks(heads)).clamp(1, most) as u32;
+    let warps = if heads == 1 { 16 } else { 8 };
+    // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
+    let depth = if slice <= 16 { 4 } else { 2 };
+    Schedule::AttentionRow { warps, heads: heads as u32, depth, splits }
+}
+
+/// Largest score, sum of weights and weighted values of each head in each split; a counter for each block of heads.
+pub(super) fn scratch(a: &Attention, heads: usize, splits: usize) -> Scratch {
+    let all = a.kv_heads * a.group;
+    let of = |n: usize| Extent { dims: vec![a.tokens, Dim::Const(n)], per: 1 };
+    let partial = |name: &str, n: usize| Partials { name: name.into(), dtype: DType::F32, elements: of(n) };
+    Scratch {
+        partials: vec![
+            partial("split_max", all * splits),
+            partial("split_sum", all * splits),
+            partial("split_out", all * splits * a.value_dim),
+        ],
+        counters: of(all / heads.max(1)),
+    }
+}

@@ -1,0 +1,183 @@
+//! Attention whose keys several blocks share: on the emulator against the f64 reference, with blocks in both
+//! orders; the same bits whatever else is in the step; what the schedule chooses; NVRTC without spills.
+
+use weft_codegen::emulator::Order;
+use weft_ir::dtype::DType;
+use weft_ir::plan::{SPLIT_KEYS, Schedule};
+use weft_ir::reference::StepInputs;
+use weft_testsuite::attention::{Shape, Token, plan};
+use weft_testsuite::emulate::{Distance, Emulated};
+use weft_testsuite::nvrtc::{compile_all, load};
+
+const LENGTHS: [i32; 7] = [1, 2, 255, 256, 257, 511, 1000];
+
+fn tokens(lengths: &[i32]) -> Vec<Token> {
+    lengths.iter().copied().enumerate().collect()
+}
+
+/// Heads of a block, warps, keys of a lane in flight, blocks that share the keys.
+type Parts = (u32, u32, u32, u32);
+
+fn set((h, w, d, n): Parts) -> impl Fn(&mut Schedule) {
+    move |s| match s {
+        Schedule::AttentionRow { warps, heads, depth, splits } => {
+            (*heads, *warps, *depth, *splits) = (h, w, d, n);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Results of a step, with blocks in an order; each kernel near the reference.
+fn run(s: &Shape, tokens: &[Token], parts: Parts, order: Order) -> Vec<u32> {
+    let (plan, arrays) = plan(s, tokens, 8192, "sm_90", &set(parts));
+    let mut emulated = Emulated::with_weights(&plan, &arrays);
+    emulated.order = order;
+    let distances = emulated.step("step", &StepInputs::default());
+    let far: Vec<&Distance> = distances.iter().filter(|d| !d.is_close()).collect();
+    assert!(far.is_empty(), "{s:?}, {parts:?}: {far:?}");
+    // A second step finds the counters as the first did.
+    if parts.3 > 1 && tokens.len() == 1 {
+        emulated.step("step", &StepInputs::default());
+    }
+    emulated.output("y").into_iter().map(f32::to_bits).collect()
+}
+
+/// All lengths, by 1, 2, 5 and 16 blocks, in both orders.
+fn check(s: &Shape, (heads, warps, depth): (u32, u32, u32)) {
+    let step = tokens(&LENGTHS);
+    let mut whole = Vec::new();
+    for splits in [1, 2, 5, 16] {
+        let parts = (heads, warps, depth, splits);
+        let forward = run(s, &step, parts, Order::Forward);
+        if splits == 1 {
+            whole = forward;
+            continue;
+        }
+        assert_eq!(
+            forward,
+            run(s, &step, parts, Order::Backward),
+            "{s:?}, {parts:?}: the order of blocks shows"
+        );
+        // Up to 256 keys there is one block, which does what a kernel without splits does.
+        let few = 4 * forward.len() / step.len();
+        assert_eq!(forward[..few], whole[..few], "{s:?}, {parts:?}");
+    }
+}
+
+macro_rules! shapes {
+    ($($test:ident: $shape:expr, $parts:expr;)*) => {
+        $(#[test] fn $test() { check(&$shape, $parts); })*
+    };
+}
+
+shapes! {
+    heads_of_64: Shape::new(2, 1, 64, DType::BF16), (1, 16, 4);
+    three_heads_of_80_together: Shape::new(1, 3, 80, DType::F16), (3, 4, 2);
+    four_heads_of_128_together: Shape::new(2, 4, 128, DType::BF16), (4, 8, 4);
+    eight_heads_of_32_in_pairs: Shape::new(1, 8, 32, DType::BF16), (2, 4, 1);
+    window_of_300: Shape { window: Some(300), ..Shape::new(1, 4, 96, DType::F16) }, (2, 8, 1);
+    capped_heads_of_256: Shape { cap: Some(5.0), ..Shape::new(1, 2, 256, DType::BF16) }, (1, 8, 2);
+    sinks: Shape { sink: true, ..Shape::new(2, 2, 64, DType::F16) }, (2, 8, 2);
+    sinks_and_a_window: Shape { sink: true, window: Some(100), ..Shape::new(1, 3, 64, DType::BF16) }, (1, 2, 4);
+    in_f32: Shape::new(1, 2, 64, DType::F32), (1, 4, 2);
+}
+
+#[test]
+fn thousands_of_keys() {
+    let s = Shape::new(1, 2, 64, DType::BF16);
+    for splits in [1, 2, 5, 16] {
+        let bits = run(&s, &tokens(&[4321]), (2, 8, 4, splits), Order::Forward);
+        assert_eq!(bits, run(&s, &tokens(&[4321]), (2, 8, 4, splits), Order::Backward));
+    }
+}
+
+#[test]
+fn latent_attention() {
+    let s = Shape { value_dim: 512, latent: true, ..Shape::new(1, 3, 576, DType::BF16) };
+    for splits in [1, 2, 5] {
+        run(&s, &tokens(&[1, 257, 700]), (1, 16, 4, splits), Order::Forward);
+    }
+}
+
+#[test]
+fn companions_do_not_show() {
+    let s = Shape { sink: true, ..Shape::new(2, 2, 64, DType::BF16) };
+    let all: Vec<Token> = vec![(0, 700), (1, 3), (2, 1500), (3, 256)];
+    for splits in [2, 5, 16] {
+        let parts = (2, 8, 2, splits);
+        let together = run(&s, &all, parts, Order::Forward);
+        let row = together.len() / all.len();
+        for (i, t) in all.iter().enumerate() {
+            assert_eq!(together[i * row..][..row], run(&s, &[*t], parts, Order::Forward), "{t:?}");
+        }
+        let other: Vec<Token> = vec![(3, 900), (2, 1500)];
+        assert_eq!(together[2 * row..][..row], run(&s, &other, parts, Order::Backward)[row..]);
+    }
+}
+
+/// (heads, splits) of a bucket of so many tokens and this context.
+fn chosen(s: &Shape, tokens: usize, context: usize) -> (u32, u32) {
+    let (plan, _) = plan(s, &vec![(0, 1); tokens], context, "sm_90", &|_| {});
+    match plan.kernels[0].schedule {
+        Schedule::AttentionRow { heads, splits, .. } => (heads, splits),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn splits_fill_the_gpu_twice_within_bounds() {
+    let llama8b = Shape::new(8, 4, 128, DType::BF16);
+    assert_eq!(chosen(&llama8b, 1, 131_072), (4, 33));
+    assert_eq!(chosen(&llama8b, 1, 1024), (1, 4));
+    assert_eq!(chosen(&llama8b, 8, 32_768), (4, 4));
+    for s in [
+        llama8b,
+        Shape::new(3, 3, 64, DType::BF16),
+        Shape::new(32, 1, 80, DType::F16),
+        Shape::new(1, 8, 256, DType::BF16),
+        Shape::new(2, 7, 96, DType::F32),
+    ] {
+        for tokens in [1, 2, 4, 8] {
+            for context in [1, 255, 256, 511, 2048, 32_768, 131_072] {
+                let (heads, splits) = chosen(&s, tokens, context);
+                assert!(s.group.is_multiple_of(heads as usize));
+                assert!(splits == 1 || context / splits as usize >= SPLIT_KEYS, "{s:?}, {context}: {splits}");
+                let blocks = tokens * s.kv_heads * s.group / heads as usize;
+                let most = context / SPLIT_KEYS;
+                // About twice the 132 SMs, where there are keys enough for so many blocks.
+                if blocks < 132 && blocks * most >= 264 {
+                    assert!((198..=330).contains(&(blocks * splits as usize)), "{s:?}, {tokens}, {context}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_compile_without_spills() {
+    let Some(nvrtc) = load() else { return };
+    let shapes = [
+        Shape::new(8, 4, 128, DType::BF16),
+        Shape::new(3, 3, 64, DType::F16),
+        Shape { window: Some(512), ..Shape::new(1, 8, 96, DType::BF16) },
+        Shape { cap: Some(30.0), ..Shape::new(1, 2, 256, DType::BF16) },
+        Shape { sink: true, ..Shape::new(8, 8, 64, DType::BF16) },
+        Shape::new(8, 4, 80, DType::F16),
+        Shape::new(8, 8, 32, DType::BF16),
+        Shape::new(2, 4, 128, DType::F32),
+        Shape { value_dim: 512, latent: true, ..Shape::new(1, 16, 576, DType::BF16) },
+    ];
+    for (target, arch) in [("sm_80", "sm_80"), ("sm_90", "sm_90a")] {
+        for s in &shapes {
+            for (tokens, context) in [(1, 2048), (1, 131_072), (8, 131_072)] {
+                let (plan, _) = plan(s, &vec![(0, 1); tokens], context, target, &|_| {});
+                let kernels = weft_codegen::emit(&plan).unwrap_or_else(|e| panic!("{e}"));
+                for b in compile_all(&nvrtc, &kernels, arch) {
+                    let used = b.compiled.report.kernel(&b.name).expect("a report");
+                    let what = format!("{target} {s:?} {:?}: {used:?}", plan.kernels[0].schedule);
+                    assert_eq!((used.spill_stores, used.spill_loads, used.stack), (0, 0, 0), "{what}");
+                }
+            }
+        }
+    }
+}
