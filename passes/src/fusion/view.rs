@@ -141,6 +141,8 @@ impl<'a> View<'a> {
             }
             Op::Penalize => step(inputs[0])?,
             Op::Select => nearest(&inputs[1..])?,
+            // What is of several origins is no layer's result.
+            Op::Concat { .. } if inputs.iter().any(|x| step(*x).is_none()) => return None,
             Op::Concat { .. } => nearest(inputs)?,
             Op::Input(_)
             | Op::Weight { .. }

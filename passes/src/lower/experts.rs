@@ -5,7 +5,7 @@
 //! pick are sorted by their matrix first, once for each index.
 
 use super::Stop;
-use super::emit::{Emitter, Made, coords, finish};
+use super::emit::{Emitter, Made, coords, finish, parts};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};
@@ -20,8 +20,10 @@ const PRODUCTS: usize = 2;
 /// Routed products with their epilogue.
 #[derive(Clone, Debug)]
 pub struct ExpertSite {
-    /// What is stored, `[t, picks, n]`.
+    /// What is stored, `[t, picks, n]`, or such a value beside others that are in memory, `[t, picks, n + …]`.
     pub out: NodeId,
+    /// What the products make.
+    pub made: NodeId,
     /// The products, of the same rows and index.
     pub products: Vec<NodeId>,
     /// Nodes that exist only inside, but for `out`.
@@ -106,7 +108,27 @@ fn joined(
         inside.iter().copied().filter(|id| !users[id.index()].iter().any(|u| inside.contains(u))).collect();
     let (&[out], true) = (&ends[..], products.iter().all(|p| inside.contains(p))) else { return None };
     inside.remove(&out);
-    Some(ExpertSite { out, products: products.to_vec(), covered: inside.into_iter().collect() })
+    let mut site =
+        ExpertSite { out, made: out, products: products.to_vec(), covered: inside.into_iter().collect() };
+    if let Some(whole) = beside(graph, users, kept, &site) {
+        site.covered.insert(out);
+        site.out = whole;
+    }
+    Some(site)
+}
+
+/// The concatenation of what a site makes with values that do not wait for it: the same points store both.
+fn beside(graph: &Graph, users: &[Vec<NodeId>], kept: &HashSet<NodeId>, site: &ExpertSite) -> Option<NodeId> {
+    let &[whole] = &users[site.made.index()][..] else { return None };
+    let node = graph.node(whole);
+    let len = |id: NodeId| graph.ty(id).shape.get(2).and_then(|d| d.as_const());
+    let own = len(site.made)?;
+    let free = |x: &NodeId| {
+        *x == site.made
+            || len(*x).is_some_and(|n| n <= own) && site.products.iter().all(|p| !graph.depends(*x, *p))
+    };
+    let joins = matches!(node.op, Op::Concat { axis: 2 }) && !kept.contains(&site.made);
+    (joins && node.inputs.iter().all(free)).then_some(whole)
 }
 
 impl Emitter<'_> {
@@ -142,7 +164,7 @@ impl Emitter<'_> {
         let known = |d: Dim| {
             d.as_const().ok_or_else(|| Stop::Fault(format!("{first} ({}): symbolic sizes", node.scope)))
         };
-        let shape = graph.ty(site.out).shape.clone();
+        let shape = node.ty.shape.clone();
         let experts = known(graph.ty(node.inputs[1]).shape[0])?;
         let (picks, n, k) = (known(shape[1])?, known(shape[2])?, known(graph.ty(a).shape[2])?);
         // While tokens are few, each pair reads its matrix by itself.
@@ -158,13 +180,18 @@ impl Emitter<'_> {
         }
         let chosen = inl.operand(index)?;
         inl.ops.extend(&site.products);
-        let value = match site.products.contains(&site.out) {
+        let value = match site.products.contains(&site.made) {
             true => Scalar::Acc(0),
-            false => inl.define(site.out, &at)?,
+            false => inl.define(site.made, &at)?,
         };
+        let mut stores = vec![Store { output: 0, index: at.clone(), value, guard: None }];
+        if site.out != site.made {
+            let own = stores.pop().into_iter().map(|s| s.value);
+            inl.known.extend(own.map(|value| (site.made, (at.clone(), value))));
+            stores = parts(&mut inl, site.out, &at)?;
+        }
         inl.ops.sort_unstable();
         inl.ops.dedup();
-        let stores = vec![Store { output: 0, index: at, value, guard: None }];
         let (mut reads, ops) = finish(inl);
         let grouped = sorted.map(|buffers| {
             let [order, begins] = operands(shape[0], picks, experts);

@@ -5,7 +5,7 @@ use super::{Fusion, Site, Vars, View};
 use crate::numerics::Numerics;
 use weft_ir::graph::Op;
 use weft_ir::ids::NodeId;
-use weft_ir::scalar::Binary;
+use weft_ir::scalar::{Binary, Unary};
 
 /// Rotary positions in the projection's epilogue.
 pub const ROPE: Fusion = Fusion {
@@ -32,10 +32,40 @@ pub const ROPE: Fusion = Fusion {
 pub const CACHE_WRITE: Fusion = Fusion {
     name: "cache-write",
     numerics: Numerics::Exact,
-    summary: "a projection's result goes to its cache slot and nowhere else",
+    summary: "a projection's result, or the norm of one, goes to its cache slot and nowhere else",
     patterns: &["(scatter ?c ?x ?i)"],
-    find: |v, at, vars| epilogue(v, at, vars.get("?x")?),
+    find: |v, at, vars| {
+        let x = vars.get("?x")?;
+        epilogue(v, at, x).or_else(|| {
+            let (scaled, scale) = normed(v, x, 12)?;
+            let hint = Some("the norm's rows are not those of the cache");
+            Some(Site { hint, ..Site::new(at, vec![scale, scaled, at], vec![x]) })
+        })
+    },
 };
+
+/// The norm that a value is made from by movement and elementwise ops: what is scaled, and the row's scale.
+fn normed(v: &View<'_>, id: NodeId, budget: usize) -> Option<(NodeId, NodeId)> {
+    if budget == 0 || v.is_linear(id) || v.is_constant(id) {
+        return None;
+    }
+    let inputs = &v.graph.node(id).inputs;
+    match v.op(id) {
+        Op::Binary(Binary::Mul) => {
+            let scale =
+                inputs.iter().map(|x| v.below(*x)).find(|x| matches!(v.op(*x), Op::Unary(Unary::Rsqrt)));
+            scale.map(|s| (id, s)).or_else(|| inputs.iter().find_map(|x| normed(v, *x, budget - 1)))
+        }
+        Op::Binary(_)
+        | Op::Unary(_)
+        | Op::Cast(_)
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Slice { .. }
+        | Op::Concat { .. } => inputs.iter().find_map(|x| normed(v, *x, budget - 1)),
+        _ => None,
+    }
+}
 
 /// Attention as one kernel.
 pub const ATTENTION: Fusion = Fusion {
