@@ -9,5 +9,5 @@ pub mod emulator;
 mod error;
 pub mod kernels;
 
-pub use emit::{Emitted, emit};
+pub use emit::{Emitted, emit, emit_kernel};
 pub use error::Error;
