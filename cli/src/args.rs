@@ -31,6 +31,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the decode steps of a model on the GPU, kernel by kernel, against the streaming ceiling.
     Bench(BenchArgs),
+    /// Measure schedules of a model's decode kernels on the GPU, and keep the fastest for compile.
+    Tune(TuneArgs),
     /// Turn a GGUF file into a Hugging Face folder.
     Convert(ConvertArgs),
     /// Write random weights for a config.json: a checkpoint of any public shape, to measure.
@@ -93,6 +95,9 @@ pub struct BuildArgs {
     /// The most that rules may do to the numbers.
     #[arg(long, value_enum, default_value_t)]
     pub numerics: NumericsArg,
+    /// Measured schedules to compile with, as weft tune writes them [default: those that come with Weft].
+    #[arg(long, value_name = "FILE")]
+    pub schedules: Option<PathBuf>,
 }
 
 /// Classes of rules.
@@ -325,6 +330,32 @@ pub struct BenchArgs {
     #[arg(long, value_parser = Target::parse, requires = "estimate")]
     pub target: Option<&'static Target>,
     /// How to compile a checkpoint; --max-seq is what --context and --tokens take unless it is given.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weft tune`.
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// A checkpoint (as for compile) or a bundle.
+    pub model: PathBuf,
+    /// Seconds to measure for, shared by the shapes that are not in the file yet.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = positive)]
+    pub budget: usize,
+    /// Sequences of a step.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch)]
+    pub batch: usize,
+    /// Tokens of each sequence in the cache.
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = positive)]
+    pub context: usize,
+    /// Measure what is in the file too.
+    #[arg(long)]
+    pub again: bool,
+    /// How to compile a checkpoint; --max-seq is what --context takes unless it is given. --schedules is the file to
+    /// fill, and to go on with when it is there.
     #[command(flatten)]
     pub build: BuildArgs,
     /// Print as JSON.

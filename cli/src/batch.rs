@@ -23,6 +23,14 @@ pub struct Piece<'a> {
     pub prompt: usize,
 }
 
+impl Piece<'_> {
+    /// Tokens after which the most likely one is taken.
+    pub fn greedy(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {
+        let (params, penalties) = (Params::GREEDY, Penalties::NONE);
+        Piece { sequence, start, ids, params, penalties, prompt: 0 }
+    }
+}
+
 /// Runs a step of pieces, whose sequences ascend. `Role::Score` outputs a row for each token, other roles
 /// one for the last token of each piece.
 ///

@@ -195,26 +195,40 @@ impl Source {
                 (compiled.plan, kernels.collect())
             }
         };
-        let options = cuda_options(device);
-        let weights = Weights(&self.checkpoint);
-        let (code, upload) = (progress::count("kernels"), progress::bytes("weights"));
-        let tell = |p: LoadProgress<'_>| match p {
-            LoadProgress::Checked { .. } => {}
-            LoadProgress::Kernel { done, total, .. } => progress::tell(&code, done as u64, total as u64),
-            LoadProgress::Weights { done, total } => progress::tell(&upload, done, total),
-        };
-        let loaded = CudaModel::load(Arc::new(plan), &kernels, &weights, &options, &tell);
-        code.finish_and_clear();
-        upload.finish_and_clear();
-        let loaded = loaded?;
-        for why in &loaded.load_report().cache_errors {
-            eprintln!("warning: {why}");
-        }
-        Ok(loaded)
+        load_on(device, &self.checkpoint, plan, &kernels)
     }
 }
 
-fn cuda_options(device: &Device) -> CudaOptions {
+/// Loads a plan and its kernels on a GPU, with progress bars.
+///
+/// # Errors
+/// What loading reports.
+pub fn load_on(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    plan: Plan,
+    kernels: &[KernelSource],
+) -> Result<CudaModel> {
+    let options = cuda_options(device);
+    let weights = Weights(checkpoint);
+    let (code, upload) = (progress::count("kernels"), progress::bytes("weights"));
+    let tell = |p: LoadProgress<'_>| match p {
+        LoadProgress::Checked { .. } => {}
+        LoadProgress::Kernel { done, total, .. } => progress::tell(&code, done as u64, total as u64),
+        LoadProgress::Weights { done, total } => progress::tell(&upload, done, total),
+    };
+    let loaded = CudaModel::load(Arc::new(plan), kernels, &weights, &options, &tell);
+    code.finish_and_clear();
+    upload.finish_and_clear();
+    let loaded = loaded?;
+    for why in &loaded.load_report().cache_errors {
+        eprintln!("warning: {why}");
+    }
+    Ok(loaded)
+}
+
+/// How plans are loaded on a GPU.
+pub fn cuda_options(device: &Device) -> CudaOptions {
     CudaOptions { device: device.ordinal, nvrtc_dirs: places::nvrtc_folders(), ..CudaOptions::default() }
 }
 
@@ -230,6 +244,14 @@ fn check_choices(path: &Path, bundle: &Bundle, build: &BuildArgs) -> Result<()> 
             m.target
         )))
     };
+    if let Some(file) = &build.schedules {
+        let (path, file) = (path.display(), file.display());
+        return Err(Error::input(format!(
+            "{path}: a bundle's schedules were chosen when it was compiled; leave --schedules out, or compile again: \
+             weft compile {} --target {} --schedules {file}",
+            m.checkpoint, m.target
+        )));
+    }
     match (build.opt_level, build.dtype.map(DType::from), build.max_seq) {
         (Some(level), _, _) if level != plan.opt_level => {
             refuse("--opt-level", level.to_string(), plan.opt_level.to_string())

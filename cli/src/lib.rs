@@ -18,6 +18,7 @@ pub mod nvrtc;
 pub mod picture;
 pub mod places;
 pub mod progress;
+pub mod schedules;
 pub mod score;
 pub mod tensors;
 

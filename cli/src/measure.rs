@@ -1,20 +1,28 @@
 //! A model on the GPU, as [`weft_runtime::exec::bench`] measures it.
 
-use crate::batch::{Piece, chunks, inputs, sampled, step};
+use crate::batch::{Chunk, Piece, chunks, inputs, sampled, step};
+use crate::engine;
 use crate::errors::Result;
 use weft_codegen::kernels;
-use weft_ir::plan::Role;
+use weft_frontend::checkpoint::Checkpoint;
+use weft_ir::plan::{KernelSpec, Plan, Role, Schedule, Scratch};
 use weft_ir::reference::StepInputs;
-use weft_ir::sampling::{Params, Penalties};
+use weft_passes::schedule::{launch_shape, scratch};
+use weft_runtime::exec::bench::figures::Spread;
 use weft_runtime::exec::bench::groups::{Group, repeated};
 use weft_runtime::exec::bench::{Measure, Tokens, Workload};
 use weft_runtime::exec::{
-    CudaModel, CudaOptions, Executor, KernelSource, LaunchMode, StreamChain, StreamDims, StreamKernel,
+    CudaModel, CudaOptions, Executor, KernelSource, LaunchMode, StandIn, StreamChain, StreamDims,
+    StreamKernel,
 };
+use weft_runtime::sys::driver::Device;
 use weft_runtime::{Error, Result as Measured};
 
 /// Launches in the graph that a kernel is timed alone with: enough that what starts the graph does not count.
 const ALONE: usize = 512;
+
+/// A kernel by another schedule than the plan's.
+pub struct Variant(StandIn);
 
 /// A model whose cache is filled with a workload's context.
 pub struct Gpu {
@@ -50,14 +58,8 @@ impl Gpu {
         let mut first = vec![0; work.batch];
         let mut done = 0;
         for step_chunks in chunks(&vec![work.context; work.batch], limits.prefill_tokens) {
-            let piece = |c: &crate::batch::Chunk| Piece {
-                sequence: c.sequence,
-                start: c.start,
-                ids: &prompts[c.sequence][c.start..c.start + c.len],
-                params: Params::GREEDY,
-                penalties: Penalties::NONE,
-                prompt: 0,
-            };
+            let ids = |c: &Chunk| &prompts[c.sequence][c.start..c.start + c.len];
+            let piece = |c: &Chunk| Piece::greedy(c.sequence, c.start, ids(c));
             let pieces: Vec<Piece<'_>> = step_chunks.iter().map(piece).collect();
             let out = step(&mut model, Role::Prefill, &pieces, false)?;
             for (c, token) in step_chunks.iter().zip(out.tokens) {
@@ -72,16 +74,81 @@ impl Gpu {
 
     /// The inputs of the step that makes token `at` of each sequence, from the tokens before it.
     fn inputs(&self, at: usize, tokens: &[u32]) -> StepInputs {
-        let piece = |(sequence, id)| Piece {
-            sequence,
-            start: self.work.context + at,
-            ids: std::slice::from_ref(id),
-            params: Params::GREEDY,
-            penalties: Penalties::NONE,
-            prompt: 0,
-        };
+        let start = self.work.context + at;
+        let piece = |(sequence, id)| Piece::greedy(sequence, start, std::slice::from_ref(id));
         let pieces: Vec<Piece<'_>> = tokens.iter().enumerate().map(piece).collect();
         inputs(&self.model, Role::Decode, &pieces)
+    }
+
+    /// The kernels of a work of the plan by other schedules, compiled together; or why one cannot be.
+    pub fn variants(&self, plan: &Plan, work: u32, schedules: &[Schedule]) -> Vec<Result<Variant, String>> {
+        let Some(spec) = self.spec(plan, work) else {
+            return schedules.iter().map(|_| Err("the plan has no kernel for it".into())).collect();
+        };
+        let emitted: Vec<Result<_, String>> =
+            schedules.iter().map(|s| self.emit(plan, spec, s.clone())).collect();
+        let wanted: Vec<_> = emitted.iter().flatten().cloned().collect();
+        let mut made = match self.model.stand_ins(&wanted, &self.options) {
+            Ok(made) => made.into_iter(),
+            Err(why) => return schedules.iter().map(|_| Err(why.to_string())).collect(),
+        };
+        let next = |e: Result<_, String>| {
+            e?;
+            let made = made.next().ok_or("it was not compiled")?;
+            made.map(Variant).map_err(|why| why.to_string())
+        };
+        emitted.into_iter().map(next).collect()
+    }
+
+    /// The kernel that the plan has for a work in the entry.
+    fn spec<'a>(&self, plan: &'a Plan, work: u32) -> Option<&'a KernelSpec> {
+        let kernel = plan.entries.get(self.entry)?.kernels.get(&work)?;
+        plan.kernels.get(kernel.index())
+    }
+
+    /// Source, grid and threads of a kernel by another schedule.
+    fn emit(
+        &self,
+        plan: &Plan,
+        spec: &KernelSpec,
+        schedule: Schedule,
+    ) -> Result<(KernelSource, [u32; 3], u32), String> {
+        let missing = || "the plan is not whole".to_owned();
+        let work = plan.works.get(spec.work as usize).ok_or_else(missing)?;
+        let bind = plan.entries.get(self.entry).ok_or_else(missing)?.bind;
+        let (grid, threads) = launch_shape(work, &schedule);
+        let scratch = scratch(work, &schedule);
+        let room = |s: &Option<Scratch>| -> Vec<usize> {
+            let partials = s.iter().flat_map(|s| s.partials.iter().map(|p| p.elements.blocks(&bind)));
+            s.iter().map(|s| s.counters.blocks(&bind)).chain(partials).collect()
+        };
+        let (takes, has) = (room(&scratch), room(&spec.scratch));
+        if takes.len() != has.len() || takes.iter().zip(&has).any(|(takes, has)| takes > has) {
+            return Err("it needs more scratch than the plan has".into());
+        }
+        let blocks = [0, 1, 2].map(|axis: usize| grid[axis].blocks(&bind) as u32);
+        let spec = KernelSpec { schedule, grid, threads, scratch, ..spec.clone() };
+        let emitted = weft_codegen::emit_kernel(plan, &spec).map_err(|e| e.to_string())?;
+        let source = KernelSource {
+            name: emitted.name,
+            source: emitted.source,
+            dynamic_shared: emitted.dynamic_shared,
+        };
+        Ok((source, blocks, threads))
+    }
+
+    /// Times of a launch of a group's kernel alone, or of a variant of it.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn time(&mut self, group: &Group, variant: Option<&Variant>, runs: usize) -> Measured<Vec<f64>> {
+        let turns = !group.reads_made_integers;
+        if let (false, Some(last)) = (turns, group.dispatches.last()) {
+            let inputs = self.middle()?;
+            self.model.run_up_to(self.entry, &inputs, *last)?;
+        }
+        let order = repeated(&group.dispatches, turns, ALONE);
+        self.model.time_launches(self.entry, &order, variant.map(|v| &v.0), runs)
     }
 
     fn steps(&mut self) -> Measured<(Tokens, f64)> {
@@ -111,6 +178,28 @@ impl Gpu {
         };
         Ok(self.inputs(at, &before))
     }
+}
+
+/// Seconds of a decode step of one sequence of a plan that is not loaded yet: the median of five times its graph
+/// launched back to back, with up to 1024 tokens in the cache.
+///
+/// # Errors
+/// What loading and steps report.
+pub fn decode_step(device: &Device, checkpoint: &Checkpoint, plan: &Plan) -> Result<f64> {
+    let kernels = weft_codegen::emit(plan)?.into_iter().map(|k| KernelSource {
+        name: k.name,
+        source: k.source,
+        dynamic_shared: k.dynamic_shared,
+    });
+    let kernels: Vec<KernelSource> = kernels.collect();
+    let loaded = engine::load_on(device, checkpoint, plan.clone(), &kernels)?;
+    let tokens = (plan.max_seq / 2).clamp(1, 64);
+    let context = plan.max_seq.saturating_sub(tokens).clamp(1, 1024);
+    let work = Workload { batch: 1, context, tokens, runs: 5 };
+    let mut gpu = Gpu::new(loaded, engine::cuda_options(device), work, &mut |_, _| {})?;
+    gpu.generate()?;
+    let samples = (0..work.runs).map(|_| gpu.step()).collect::<Measured<Vec<f64>>>()?;
+    Ok(Spread::of(&samples).map(|s| s.median).ok_or_else(|| bad("a step took no time"))?)
 }
 
 impl Measure for Gpu {
@@ -155,12 +244,7 @@ impl Measure for Gpu {
     fn kernel(&mut self, group: &Group, runs: usize) -> Measured<Vec<f64>> {
         // The chain's memory is no longer needed.
         self.chain = None;
-        let turns = !group.reads_made_integers;
-        if let (false, Some(last)) = (turns, group.dispatches.last()) {
-            let inputs = self.middle()?;
-            self.model.run_up_to(self.entry, &inputs, *last)?;
-        }
-        self.model.time_launches(self.entry, &repeated(&group.dispatches, turns, ALONE), None, runs)
+        self.time(group, None, runs)
     }
 }
 

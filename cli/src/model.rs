@@ -2,6 +2,7 @@
 
 use crate::args::BuildArgs;
 use crate::errors::{Error, Result};
+use crate::schedules;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -48,6 +49,7 @@ pub fn options(
             ..Selection::default()
         },
         dump: false,
+        schedules: schedules::chosen(args.schedules.as_deref())?,
     })
 }
 

@@ -10,5 +10,5 @@ pub mod emulator;
 mod error;
 pub mod kernels;
 
-pub use emit::{Emitted, emit, emit_with};
+pub use emit::{Emitted, emit, emit_kernel, emit_with};
 pub use error::Error;

@@ -2,6 +2,8 @@
 
 use crate::fusion::BodyContracts;
 use crate::numerics::Selection;
+use crate::schedule::database::Database;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_ir::dtype::DType;
 use weft_ir::target::Target;
@@ -26,6 +28,8 @@ pub struct Options {
     pub selection: Selection,
     /// Whether to keep the IR's text after each pass.
     pub dump: bool,
+    /// Measured schedules.
+    pub schedules: Arc<Database>,
 }
 
 /// Time a pass took.

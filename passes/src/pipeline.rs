@@ -204,7 +204,12 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     let (kernels, chosen) = c.timed("schedule", |_| {
         let uses = |body: usize| -> BTreeSet<u32> { lowered.bodies[body].iter().map(|d| d.work).collect() };
         let uses: Vec<BTreeSet<u32>> = (0..lowered.bodies.len()).map(uses).collect();
-        schedule::run(&lowered.works, &buckets, &|b, w| uses[body_of(b)].contains(&w), o.target)
+        schedule::run(
+            &lowered.works,
+            &buckets,
+            &|b, w| uses[body_of(b)].contains(&w),
+            (o.target, &o.schedules),
+        )
     });
     let entries = |arenas: Vec<Arena>| -> Vec<Entry> {
         let entry = |((bucket, kernels), arena): ((&schedule::Bucket, &schedule::Chosen), Arena)| Entry {

@@ -5,16 +5,22 @@
 //! Tests: `passes/tests/schedule.rs`.
 
 mod attention;
+pub mod candidates;
+pub mod database;
 mod gemv;
 mod routed;
 mod row;
+pub mod tune;
 
+use database::Database;
 pub(crate) use row::{REDUCTIONS as ROW_REDUCTIONS, takes as takes_rows};
 
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
 use weft_ir::ids::KernelId;
-use weft_ir::plan::{Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, Scratch, Work};
+use weft_ir::plan::{
+    Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, ScheduleSource, Scratch, Work,
+};
 use weft_ir::shape::{Bindings, Dim, Shape};
 use weft_ir::target::Target;
 
@@ -93,7 +99,7 @@ pub fn run(
     works: &[Work],
     buckets: &[Bucket],
     uses: &dyn Fn(&Bucket, u32) -> bool,
-    target: &Target,
+    (target, measured): (&Target, &Database),
 ) -> (Vec<KernelSpec>, Vec<Chosen>) {
     let mut kernels: Vec<KernelSpec> = Vec::new();
     let mut chosen = vec![Chosen::new(); buckets.len()];
@@ -103,7 +109,7 @@ pub fn run(
             if !uses(bucket, w as u32) {
                 continue;
             }
-            let (schedule, fallback) = choose(work, &bucket.bind, target);
+            let (schedule, fallback, source) = choose_measured(work, &bucket.bind, target, measured);
             let same = kernels[first..].iter().position(|k| k.schedule == schedule);
             if let Some(i) = same {
                 // One bucket may fall back to what is right for another.
@@ -119,6 +125,7 @@ pub fn run(
                     name: format!("{}{}", work.name, suffix(&schedule)),
                     work: w as u32,
                     schedule,
+                    source,
                     grid,
                     threads,
                     scratch,
@@ -176,6 +183,25 @@ pub fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Optio
         Compute::Routed(r) => routed::products(work, r, bind, target),
         Compute::Grouping(_) => (Schedule::GroupPairs { threads: 128 }, None),
         Compute::Penalize(_) | Compute::Sample(_) => (Schedule::SampleRow { threads: 1024 }, None),
+    }
+}
+
+/// The same, from measurements where there are any for the work's shape or one near it. Only works of the decode
+/// families are measured.
+pub fn choose_measured(
+    work: &Work,
+    bind: &Bindings,
+    target: &Target,
+    measured: &Database,
+) -> (Schedule, Option<String>, ScheduleSource) {
+    let (schedule, fallback) = choose(work, bind, target);
+    let found = match schedule {
+        Schedule::Gemv { .. } | Schedule::AttentionRow { .. } => measured.find(work, bind, target),
+        _ => None,
+    };
+    match found {
+        Some((schedule, source)) => (schedule, fallback, source),
+        None => (schedule, fallback, ScheduleSource::Estimated),
     }
 }
 

@@ -13,8 +13,16 @@ fn plan(graph: &Graph, opt_level: u8) -> Plan {
 
 fn plan_with(graph: &Graph, opt_level: u8, selection: Selection) -> Plan {
     let target = Target::parse("sm_90").expect("sm_90");
-    let options =
-        Options { target, dtype: DType::BF16, opt_level, max_seq: 128, max_batch: 4, selection, dump: false };
+    let options = Options {
+        target,
+        dtype: DType::BF16,
+        opt_level,
+        max_seq: 128,
+        max_batch: 4,
+        selection,
+        dump: false,
+        schedules: Default::default(),
+    };
     compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }
 
@@ -97,6 +105,7 @@ fn an_output_that_nothing_computes_is_an_error() {
         max_batch: 4,
         selection: Default::default(),
         dump: false,
+        schedules: Default::default(),
     };
     let error = compile(&graph, options).expect_err("nothing to compute").to_string();
     assert!(error.contains("is not computed by the step"), "{error}");

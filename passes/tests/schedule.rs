@@ -18,6 +18,7 @@ fn plan(text: &str, dtype: DType, target: &str) -> Plan {
         max_batch: 8,
         selection: Default::default(),
         dump: false,
+        schedules: Default::default(),
     };
     compile(&graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }

@@ -7,7 +7,7 @@ use weft_ir::graph::Literal;
 use weft_ir::ids::{BufferId, DispatchId, KernelId, OperandId};
 use weft_ir::plan::{
     Attention, Body, Buffer, BufferKind, Compute, Dispatch, Entry, KernelSpec, Launch, Operand, Pack, Plan,
-    Role, Scalar, Schedule, Work,
+    Role, Scalar, Schedule, ScheduleSource, Work,
 };
 use weft_ir::reference::WeightBytes;
 use weft_ir::scalar::{Binary, Unary};
@@ -194,6 +194,7 @@ pub fn plan(
         threads,
         scratch: schedule::scratch(&work, &chosen),
         schedule: chosen,
+        source: ScheduleSource::Estimated,
         programmatic: target.features.programmatic_launch,
         fallback,
     };

@@ -8,7 +8,7 @@ use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::{BufferId, KernelId, OperandId};
 use weft_ir::plan::{
     Attention, Body, Buffer, BufferKind, Compute, Dispatch, Entry, KernelSpec, Loop, MatMul, Operand, Pack,
-    Plan, Role, Sample, Scalar, Schedule, Stage, Store, Work,
+    Plan, Role, Sample, Scalar, Schedule, ScheduleSource, Stage, Store, Work,
 };
 use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
 use weft_ir::shape::{Bindings, Dim, Sym};
@@ -289,7 +289,17 @@ fn assemble(
         let name = format!("{}_kernel", work.name);
         let programmatic = target.features.programmatic_launch;
         let scratch = schedule::scratch(work, &schedule);
-        KernelSpec { name, work: i as u32, schedule, grid, threads, scratch, programmatic, fallback }
+        KernelSpec {
+            name,
+            work: i as u32,
+            schedule,
+            source: ScheduleSource::Estimated,
+            grid,
+            threads,
+            scratch,
+            programmatic,
+            fallback,
+        }
     });
     let kernels: Vec<KernelSpec> = kernels.collect();
     let scratch = |d: &Dispatch| kernels[d.work as usize].scratch.as_ref();

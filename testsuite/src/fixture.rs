@@ -135,7 +135,16 @@ pub fn compile_with(
     selection: Selection,
 ) -> Compiled {
     let target = Target::parse(target).unwrap_or_else(|e| panic!("{e}"));
-    let options = Options { target, dtype, opt_level, max_seq, max_batch, selection, dump: false };
+    let options = Options {
+        target,
+        dtype,
+        opt_level,
+        max_seq,
+        max_batch,
+        selection,
+        dump: false,
+        schedules: Default::default(),
+    };
     weft_passes::compile(graph, options).unwrap_or_else(|e| panic!("{e}"))
 }
 

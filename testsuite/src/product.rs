@@ -9,7 +9,7 @@ use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::{BufferId, DispatchId, KernelId, OperandId};
 use weft_ir::plan::{
     Body, Buffer, BufferKind, Compute, Dispatch, Entry, KernelSpec, Launch, MatMul, Operand, Pack, Plan,
-    Role, Scalar, Schedule, Stage, Store, Work,
+    Role, Scalar, Schedule, ScheduleSource, Stage, Store, Work,
 };
 use weft_ir::reference::{StepInputs, WeightBytes};
 use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
@@ -115,8 +115,17 @@ impl Maker {
         let (grid, threads) = schedule::launch_shape(&work, &schedule);
         let name = "product_test".into();
         let scratch = schedule::scratch(&work, &schedule);
-        let kernel =
-            KernelSpec { name, work: 0, schedule, grid, threads, scratch, programmatic: true, fallback };
+        let kernel = KernelSpec {
+            name,
+            work: 0,
+            schedule,
+            source: ScheduleSource::Estimated,
+            grid,
+            threads,
+            scratch,
+            programmatic: true,
+            fallback,
+        };
         let arena = memory_plan::run(&self.buffers, std::slice::from_ref(&dispatch), &bind, &|_| {
             kernel.scratch.as_ref()
         });

@@ -10,7 +10,11 @@ use weft_ir::plan::{Entry, Plan, Role, step_cost};
 use weft_passes::Options;
 use weft_passes::provenance::numerics;
 
-/// The plan with all rules, and with each left out. Times are estimates by the roofline, not measurements.
+/// Measures a decode step of one sequence: seconds; `None` where there is no GPU for it.
+pub type MeasureStep<'a> = dyn FnMut(&Plan) -> Result<Option<f64>> + 'a;
+
+/// The plan with all rules, and with each left out. Estimates are by the roofline; decode steps are measured, too, where
+/// there is a GPU.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ablation {
     /// GPU whose figures the estimates are made with.
@@ -29,6 +33,8 @@ struct Step {
     bytes: u64,
     flops: u64,
     estimated_s: f64,
+    /// Of a decode step, where there is a GPU.
+    measured_s: Option<f64>,
 }
 
 /// Steps without a rule; differences are to those with all rules.
@@ -46,6 +52,7 @@ struct Changed {
     dispatches_more: i64,
     bytes_more: i64,
     estimated_s_more: f64,
+    measured_s_more: Option<f64>,
 }
 
 impl Changed {
@@ -56,11 +63,11 @@ impl Changed {
 }
 
 /// Compiles again with each rule left out.
-pub fn run(model: &Model, options: &Options) -> Result<Ablation> {
+pub fn run(model: &Model, options: &Options, measure: &mut MeasureStep<'_>) -> Result<Ablation> {
     if options.opt_level == 0 {
         return Err(Error::input("--ablate: level 0 uses no rules; give --opt-level 1 or 2"));
     }
-    let with_all = steps(&model.plan, options);
+    let with_all = measured(&model.plan, options, measure)?;
     let on = |name: &&str| !options.selection.disabled.iter().any(|d| d == name);
     let names: Vec<&str> = weft_passes::names().into_iter().filter(on).collect();
     let bar = progress::count("compiling without each rule");
@@ -70,10 +77,16 @@ pub fn run(model: &Model, options: &Options) -> Result<Ablation> {
         options.dump = false;
         options.selection.disabled.push((*name).into());
         let compiled = weft_passes::compile(&model.graph, options.clone())?;
-        let changed = steps(&compiled.plan, &options).into_iter().zip(&with_all).map(|(step, all)| Changed {
+        // The same plan takes the same time.
+        let steps = match compiled.plan == model.plan {
+            true => with_all.clone(),
+            false => measured(&compiled.plan, &options, measure)?,
+        };
+        let changed = steps.into_iter().zip(&with_all).map(|(step, all)| Changed {
             dispatches_more: step.dispatches as i64 - all.dispatches as i64,
             bytes_more: step.bytes as i64 - all.bytes as i64,
             estimated_s_more: step.estimated_s - all.estimated_s,
+            measured_s_more: step.measured_s.zip(all.measured_s).map(|(step, all)| step - all),
             step,
         });
         let numerics = numerics(name).unwrap_or_default().into();
@@ -82,6 +95,18 @@ pub fn run(model: &Model, options: &Options) -> Result<Ablation> {
     }
     bar.finish_and_clear();
     Ok(Ablation { device: options.target.profile.name.into(), with_all, without })
+}
+
+/// The steps, decode measured where that can be.
+fn measured(plan: &Plan, options: &Options, measure: &mut MeasureStep<'_>) -> Result<Vec<Step>> {
+    let mut steps = steps(plan, options);
+    let is_decode = |s: &&mut Step| {
+        plan.entries.iter().any(|e| e.name == s.entry && e.role == Role::Decode && e.bind.tokens == 1)
+    };
+    if let Some(step) = steps.iter_mut().find(is_decode) {
+        step.measured_s = measure(plan)?;
+    }
+    Ok(steps)
 }
 
 /// Decode of one sequence and the largest prefill; of an encoder, the largest step.
@@ -96,6 +121,7 @@ fn steps(plan: &Plan, options: &Options) -> Vec<Step> {
             bytes: step.cost.bytes(),
             flops: step.cost.flops(),
             estimated_s: step.seconds,
+            measured_s: None,
         }
     };
     [single, largest(Role::Prefill), largest(Role::Encode)].into_iter().flatten().map(step).collect()
@@ -115,6 +141,10 @@ impl fmt::Display for Ablation {
         for s in &self.with_all {
             head.extend([format!("{}: kernels", s.entry), "bytes".into(), "est. µs".into()]);
             all.extend([s.dispatches.to_string(), size(s.bytes), micros(s.estimated_s)]);
+            if let Some(seconds) = s.measured_s {
+                head.push("measured µs".into());
+                all.push(micros(seconds));
+            }
         }
         let mut rows = vec![all];
         let (changing, same): (Vec<&Without>, Vec<&Without>) =
@@ -127,6 +157,9 @@ impl fmt::Display for Ablation {
                 let percent = 100.0 * c.estimated_s_more / (c.step.estimated_s - c.estimated_s_more);
                 let time = if c.estimated_s_more == 0.0 { "=".into() } else { format!("{percent:+.1}%") };
                 row.extend([kernels, more(c.bytes_more), time]);
+                if let Some((seconds, more)) = c.step.measured_s.zip(c.measured_s_more) {
+                    row.push(format!("{:+.1}%", 100.0 * more / (seconds - more)));
+                }
             }
             rows.push(row);
         }
@@ -136,6 +169,47 @@ impl fmt::Display for Ablation {
             let names: Vec<&str> = same.iter().map(|w| w.rule.as_str()).collect();
             writeln!(f, "no difference without {}", names.join(", "))?;
         }
-        writeln!(f, "a step's kernels and bytes; times by the roofline of {}, not measured", self.device)
+        let how = match self.with_all.iter().any(|s| s.measured_s.is_some()) {
+            true => "; measured: a decode step's graph launched back to back, as weft bench does",
+            false => ", not measured",
+        };
+        writeln!(f, "a step's kernels and bytes; estimated times by the roofline of {}{how}", self.device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ablation, Changed, Step, Without};
+
+    fn ablation(measured: Option<f64>) -> Ablation {
+        let step = |dispatches, estimated_s, measured_s| Step {
+            entry: "decode_1".into(),
+            dispatches,
+            bytes: 1 << 20,
+            flops: 9,
+            estimated_s,
+            measured_s,
+        };
+        let changed = Changed {
+            step: step(12, 11e-6, measured.map(|s| s * 1.5)),
+            dispatches_more: 2,
+            bytes_more: 0,
+            estimated_s_more: 1e-6,
+            measured_s_more: measured.map(|s| s * 0.5),
+        };
+        let without =
+            Without { rule: "merge-linears".into(), numerics: "exact".into(), steps: vec![changed] };
+        let with_all = vec![step(10, 10e-6, measured)];
+        Ablation { device: "H200".into(), with_all, without: vec![without] }
+    }
+
+    #[test]
+    fn measured_times_stand_beside_estimates() {
+        let text = ablation(Some(20e-6)).to_string();
+        for part in ["est. µs", "measured µs", "20.0", "+10.0%", "+50.0%", "back to back"] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        let text = ablation(None).to_string();
+        assert!(text.contains("not measured") && !text.contains("measured µs"), "{text}");
     }
 }

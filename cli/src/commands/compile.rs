@@ -4,12 +4,14 @@ use super::summary::{NvrtcSummary, Summary};
 use super::{ablate, contracts, dump, print_json};
 use crate::args::CompileArgs;
 use crate::errors::{Error, Result};
+use crate::measure::decode_step;
 use crate::{bundle, engine, model, nvrtc};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 use weft_codegen::Emitted;
 use weft_frontend::checkpoint::Checkpoint;
+use weft_ir::plan::Plan;
 use weft_ir::target::Target;
 use weft_runtime::compile::Origin;
 
@@ -45,7 +47,11 @@ pub fn run(args: &CompileArgs) -> Result<()> {
         summary.nvrtc = Some(check(&compiled.kernels, target)?);
     }
     if args.ablate {
-        summary.ablation = Some(ablate::run(&compiled, &options)?);
+        // Where the plan's GPU is at hand, decode steps are measured, too.
+        let gpu =
+            engine::usable_gpu().ok().filter(|(_, own)| own.name == target.name).map(|(device, _)| device);
+        let mut step = |plan: &Plan| gpu.as_ref().map(|d| decode_step(d, &checkpoint, plan)).transpose();
+        summary.ablation = Some(ablate::run(&compiled, &options, &mut step)?);
     }
     if args.json {
         return print_json(&summary);

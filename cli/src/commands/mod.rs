@@ -15,11 +15,13 @@ mod models;
 mod run;
 mod summary;
 mod synth;
+mod tune;
 
 use crate::args::Command;
 use crate::errors::{Error, Result};
 use serde::Serialize;
 use std::io::Write;
+use weft_ir::plan::ScheduleSource;
 
 /// Runs a command.
 ///
@@ -33,6 +35,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Embed(args) => embed::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -75,6 +78,13 @@ fn count(n: u64) -> String {
     } else {
         format!("{value:.1} {}", units.get(unit).copied().unwrap_or_default())
     }
+}
+
+/// How many schedules come from where, in words.
+fn sources(count: impl Fn(ScheduleSource) -> usize) -> String {
+    let (measured, near) = (count(ScheduleSource::Measured), count(ScheduleSource::Neighbour));
+    let near = if near > 0 { format!(", {near} measured for a neighbouring shape") } else { String::new() };
+    format!("{measured} measured{near}, {} estimated", count(ScheduleSource::Estimated))
 }
 
 /// Bytes as text: 64 B, 1.5 MiB.

@@ -2,7 +2,7 @@
 
 use super::ablate::Ablation;
 use super::contracts::{self, FusionRow};
-use super::size;
+use super::{size, sources};
 use crate::model::Model;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 use weft_frontend::checkpoint::Checkpoint;
-use weft_ir::plan::{BufferKind, Plan};
+use weft_ir::plan::{BufferKind, Plan, ScheduleSource};
 use weft_runtime::resources::{LogReport, Resources};
 
 /// A compiled model in figures. Sizes are bytes, times milliseconds.
@@ -31,6 +31,8 @@ pub struct Summary {
     state_bytes: u64,
     entries: Vec<EntrySummary>,
     fallbacks: Vec<Fallback>,
+    /// Kernels by where their schedules come from.
+    schedules: BTreeMap<ScheduleSource, usize>,
     /// Sites at which each rewrite rule added an equal form, in the form of the step for decode.
     rules: BTreeMap<String, usize>,
     /// Layers whose saturation stopped at a limit.
@@ -109,6 +111,9 @@ impl Summary {
             weight_bytes: bytes(plan, |k| matches!(k, BufferKind::Weight(_))),
             state_bytes: bytes(plan, |k| matches!(k, BufferKind::State(_))),
             entries: entries(plan),
+            schedules: [ScheduleSource::Estimated, ScheduleSource::Measured, ScheduleSource::Neighbour]
+                .map(|source| (source, plan.kernels.iter().filter(|k| k.source == source).count()))
+                .into(),
             fallbacks: reasons
                 .into_iter()
                 .map(|(reason, kernels)| Fallback { reason: reason.into(), kernels })
@@ -195,6 +200,8 @@ impl fmt::Display for Summary {
                 size(e.unshared_bytes)
             )?;
         }
+        let count = |source| self.schedules.get(&source).copied().unwrap_or_default();
+        writeln!(f, "  schedules   {}", sources(count))?;
         if self.fallbacks.is_empty() {
             writeln!(f, "  fallbacks   none")?;
         }

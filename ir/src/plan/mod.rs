@@ -15,7 +15,7 @@ mod work;
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, kernel_cost, step_cost};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;
-pub use schedule::{Extent, Grid, KernelSpec, Schedule};
+pub use schedule::{Extent, Grid, KernelSpec, Schedule, ScheduleSource};
 pub use scratch::{ALIGN as SCRATCH_ALIGN, Partials, Scratch, ScratchPlace, ScratchPlaces};
 pub use work::{
     Attention, Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue, SPLIT_KEYS,

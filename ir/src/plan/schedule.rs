@@ -168,6 +168,35 @@ impl Extent {
 /// Launch grid: x, y, z.
 pub type Grid = [Extent; 3];
 
+/// Where a schedule comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleSource {
+    /// Chosen from shape and target by estimate.
+    #[default]
+    Estimated,
+    /// The fastest that was measured for its shape.
+    Measured,
+    /// The fastest that was measured for the nearest shape, scaled.
+    Neighbour,
+}
+
+impl ScheduleSource {
+    /// Lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ScheduleSource::Estimated => "estimated",
+            ScheduleSource::Measured => "measured",
+            ScheduleSource::Neighbour => "neighbour",
+        }
+    }
+
+    /// Whether it is what needs no word.
+    pub fn is_estimated(&self) -> bool {
+        *self == ScheduleSource::Estimated
+    }
+}
+
 /// A kernel: a work with a schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelSpec {
@@ -177,6 +206,9 @@ pub struct KernelSpec {
     pub work: u32,
     /// How.
     pub schedule: Schedule,
+    /// Whether the schedule was measured or estimated.
+    #[serde(default, skip_serializing_if = "ScheduleSource::is_estimated")]
+    pub source: ScheduleSource,
     /// Blocks.
     pub grid: Grid,
     /// Threads of a block.

@@ -56,19 +56,39 @@ fn divisors(n: usize) -> impl Iterator<Item = usize> {
 /// their keys once, so as many are packed as still leave that many blocks, counting the most splits of the bucket's
 /// longest context; a block of one head is all warps, for a token of few keys.
 fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
-    let wanted = 2 * target.profile.sms as usize;
-    let tokens = a.tokens.eval(bind).max(1);
-    let partial = tokens.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
-    let most = (bind.context / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1);
     let slice = (a.head_dim + a.value_dim) / a.row_lanes();
-    let blocks = |heads: usize| tokens.saturating_mul(a.kv_heads * (a.group / heads)).max(1);
-    let packed = |h: &usize| h * slice <= HEAD_REGISTERS && blocks(*h).saturating_mul(most) >= wanted;
+    let (wanted, most) = (blocks_wanted(target), most_splits(a, bind));
+    let packed =
+        |h: &usize| h * slice <= HEAD_REGISTERS && blocks(a, *h, bind).saturating_mul(most) >= wanted;
     let heads = divisors(a.group).find(packed).unwrap_or(1);
-    let splits = ((wanted + blocks(heads) / 2) / blocks(heads)).clamp(1, most) as u32;
+    let splits = splits(a, heads, bind, target);
     let warps = if heads == 1 { 16 } else { 8 };
     // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
     let depth = if slice <= 16 { 4 } else { 2 };
     Schedule::AttentionRow { warps, heads: heads as u32, depth, splits }
+}
+
+/// Two blocks an SM.
+fn blocks_wanted(target: &Target) -> usize {
+    2 * target.profile.sms as usize
+}
+
+/// Blocks of a step without splits.
+fn blocks(a: &Attention, heads: usize, bind: &Bindings) -> usize {
+    a.tokens.eval(bind).saturating_mul(a.kv_heads * (a.group / heads.max(1))).max(1)
+}
+
+/// Most splits that have enough keys of the bucket's longest context, and room for their results.
+fn most_splits(a: &Attention, bind: &Bindings) -> usize {
+    let tokens = a.tokens.eval(bind).max(1);
+    let partial = tokens.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
+    (bind.context / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1)
+}
+
+/// Splits of the keys where a block takes so many heads: as many as bring the blocks nearest to two an SM.
+pub(super) fn splits(a: &Attention, heads: usize, bind: &Bindings, target: &Target) -> u32 {
+    let (wanted, blocks) = (blocks_wanted(target), blocks(a, heads, bind));
+    ((wanted + blocks / 2) / blocks).clamp(1, most_splits(a, bind)) as u32
 }
 
 /// Largest score, sum of weights and weighted values of each head in each split; a counter for each block of heads.

@@ -288,17 +288,27 @@ fn compile(
     compiler.compile_all(jobs, target.nvrtc_arch, progress)
 }
 
-/// Compiles and loads one kernel that no plan has.
-pub(super) fn kernel_alone(
+/// Compiles and loads kernels that no plan has, each with the threads of its blocks.
+pub(super) fn kernels_alone(
     context: &Context,
-    source: &KernelSource,
-    threads: u32,
+    wanted: &[(&KernelSource, u32)],
     target: &Target,
     options: &CudaOptions,
-) -> Result<Kernel> {
-    let built = compile(&[Job::new(&source.name, &source.source)], target, options, &|_| {})?;
-    let built = built.first().ok_or_else(|| Error::bad("kernel", "nothing was compiled"))?;
-    kernel(context, built, source, threads)
+) -> Vec<Result<Kernel>> {
+    let jobs: Vec<Job> = wanted.iter().map(|(s, _)| Job::new(&s.name, &s.source)).collect();
+    let nothing = || Error::bad("kernel", "nothing was compiled");
+    let built: Vec<Result<Built>> = match compile(&jobs, target, options, &|_| {}) {
+        Ok(built) => built.into_iter().map(Ok).collect(),
+        // One that does not compile ends them all: find which.
+        Err(_) => {
+            let one = |job: &Job| compile(std::slice::from_ref(job), target, options, &|_| {});
+            jobs.iter().map(|job| one(job)?.into_iter().next().ok_or_else(nothing)).collect()
+        }
+    };
+    let load = |(built, (source, threads)): (Result<Built>, &(&KernelSource, u32))| {
+        kernel(context, &built?, source, *threads)
+    };
+    built.into_iter().zip(wanted).map(load).collect()
 }
 
 fn kernel(context: &Context, built: &Built, source: &KernelSource, threads: u32) -> Result<Kernel> {

@@ -229,6 +229,7 @@ pub fn plan(target: &str) -> Plan {
         name: format!("toy_{}", p.name),
         work: i as u32,
         schedule: Schedule::Elementwise { threads: 32 },
+        source: Default::default(),
         grid: [Extent { dims: p.grid.clone(), per: 32 }, Extent::one(), Extent::one()],
         threads: 32,
         scratch: None,

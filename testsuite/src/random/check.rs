@@ -44,6 +44,7 @@ pub fn options(opt_level: u8) -> Options {
         max_batch: MAX_BATCH,
         selection: Default::default(),
         dump: false,
+        schedules: Default::default(),
     }
 }
 

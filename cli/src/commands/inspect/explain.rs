@@ -40,7 +40,7 @@ pub fn run(path: &Path, bundle: &Bundle, name: &str, json: bool) -> Result<()> {
         plan.entries.iter().filter(|e| e.kernels.values().any(|k| k.index() == at)).collect();
     let explained = Explained {
         kernel: name,
-        schedule: format!("{:?}", spec.schedule),
+        schedule: format!("{:?}, {}", spec.schedule, spec.source.name()),
         fallback: spec.fallback.as_deref(),
         entries: used.iter().map(|e| e.name.as_str()).collect(),
         source,

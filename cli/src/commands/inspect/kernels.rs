@@ -2,14 +2,14 @@
 
 use crate::args::InspectArgs;
 use crate::bundle::Bundle;
-use crate::commands::{count, print_json, size, table};
+use crate::commands::{count, print_json, size, sources, table};
 use crate::errors::{Error, Result};
 use crate::nvrtc;
 use serde::Serialize;
 use std::fmt;
 use std::io::Write;
 use weft_ir::ids::KernelId;
-use weft_ir::plan::{Bound, Cost, Entry, Plan, kernel_cost, step_cost};
+use weft_ir::plan::{Bound, Cost, Entry, Plan, ScheduleSource, kernel_cost, step_cost};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 use weft_runtime::resources::Resources;
@@ -43,6 +43,7 @@ struct Row {
     ops: Vec<String>,
     rules: Vec<String>,
     schedule: String,
+    schedule_source: ScheduleSource,
     fallback: Option<String>,
     /// Launches in a step of this entry.
     launches: usize,
@@ -142,6 +143,7 @@ fn rows(plan: &Plan, entry: &Entry, bind: &Bindings, target: &Target) -> Result<
             ops: work.ops.clone(),
             rules: work.rules.clone(),
             schedule: format!("{:?}", spec.schedule),
+            schedule_source: spec.source,
             fallback: spec.fallback.clone(),
             launches,
             entries: plan.entries.iter().filter(uses).map(|e| e.name.clone()).collect(),
@@ -254,6 +256,14 @@ impl fmt::Display for Report {
              row is the step",
             self.device
         )?;
+        let of = |source| self.kernels.iter().filter(move |k| k.schedule_source == source);
+        writeln!(f, "schedules: {}", sources(|source| of(source).count()))?;
+        for source in [ScheduleSource::Measured, ScheduleSource::Neighbour] {
+            let names: Vec<&str> = of(source).map(|k| k.name.as_str()).collect();
+            if !names.is_empty() {
+                writeln!(f, "  {}: {}", source.name(), names.join(", "))?;
+            }
+        }
         match (&self.nvrtc, &self.nvrtc_note) {
             (None, note) => {
                 writeln!(f, "registers and spills (–): {}", note.as_deref().unwrap_or("NVRTC was not asked"))

@@ -70,23 +70,26 @@ impl CudaModel {
         self.context.device()
     }
 
-    /// Compiles and loads a kernel that may stand in for one of the plan: the same parameters.
+    /// Compiles and loads kernels that may stand in for one of the plan: the same parameters, each with its grid and
+    /// the threads of a block. Those that do not compile, or need more than a block can have, are errors of their own.
     ///
     /// # Errors
-    /// A kernel that does not compile, or needs more than a block can have.
-    pub fn stand_in(
+    /// [`Error::Plan`] for a target that is not known.
+    pub fn stand_ins(
         &self,
-        source: &KernelSource,
-        (grid, threads): ([u32; 3], u32),
+        wanted: &[(KernelSource, [u32; 3], u32)],
         options: &CudaOptions,
-    ) -> Result<StandIn> {
-        let kernel = self.load_kernel(source, threads, options)?;
-        Ok(StandIn { kernel: [kernel], grid, threads })
+    ) -> Result<Vec<Result<StandIn>>> {
+        let sources: Vec<(&KernelSource, u32)> = wanted.iter().map(|(s, _, t)| (s, *t)).collect();
+        let kernels = load::kernels_alone(&self.context, &sources, self.target()?, options);
+        let made = kernels.into_iter().zip(wanted).map(|(kernel, (_, grid, threads))| {
+            Ok(StandIn { kernel: [kernel?], grid: *grid, threads: *threads })
+        });
+        Ok(made.collect())
     }
 
-    fn load_kernel(&self, source: &KernelSource, threads: u32, options: &CudaOptions) -> Result<Kernel> {
-        let target = Target::parse(&self.plan.target).map_err(|why| Error::plan("target", why))?;
-        load::kernel_alone(&self.context, source, threads, target, options)
+    fn target(&self) -> Result<&'static Target> {
+        Target::parse(&self.plan.target).map_err(|why| Error::plan("target", why))
     }
 
     /// Runs a step of an entry up to a dispatch, so that its inputs are what they are in a step.
@@ -170,8 +173,10 @@ impl CudaModel {
         bytes: &[u64],
         options: &CudaOptions,
     ) -> Result<StreamChain> {
-        let target = Target::parse(&self.plan.target).map_err(|why| Error::plan("target", why))?;
-        let kernel = self.load_kernel(&stream.source, stream.threads, options)?;
+        let target = self.target()?;
+        let kernel = load::kernels_alone(&self.context, &[(&stream.source, stream.threads)], target, options);
+        let kernel =
+            kernel.into_iter().next().ok_or_else(|| Error::bad("streaming chain", "no kernel"))??;
         let free = self.context.memory()?.free.saturating_sub(super::super::memory::RESERVE) / 256 * 256;
         let room = super::super::bench::groups::chain_memory(bytes).min(free);
         let fault = |why: String| Error::bad("streaming chain", why);

@@ -1,0 +1,264 @@
+//! `weft tune`: the schedules of decode kernels, measured on the GPU at hand.
+
+use super::{print_json, table};
+use crate::args::{BuildArgs, DeviceArg, TuneArgs};
+use crate::engine::{Request, Source};
+use crate::errors::{Error, Result};
+use crate::measure::{Gpu, Variant};
+use crate::{progress, schedules};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use weft_ir::plan::{Plan, Schedule};
+use weft_ir::target::{PROFILES, Target};
+use weft_passes::schedule::database::{Database, Shape};
+use weft_passes::schedule::tune::{Outcome, Settings, Task, TaskReport, Timer, tasks, tune};
+use weft_runtime::exec::bench::groups::{Group, groups};
+use weft_runtime::exec::bench::{Measure, Workload};
+
+/// The file to fill, unless another is named.
+const FILE: &str = "schedules.ron";
+/// Runs of a candidate, of which the median counts.
+const RUNS: usize = 3;
+
+/// What became of one shape.
+#[derive(Debug, Serialize)]
+struct Row {
+    work: String,
+    shape: String,
+    dtype: String,
+    outcome: &'static str,
+    schedule: Option<String>,
+    microseconds: Option<f64>,
+    estimated_schedule_microseconds: Option<f64>,
+    tried: usize,
+    candidates: usize,
+    failures: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Output {
+    device: String,
+    schedules: String,
+    seconds: f64,
+    shapes: Vec<Row>,
+}
+
+/// Tunes a model's decode kernels.
+pub fn run(args: &TuneArgs) -> Result<()> {
+    let file = args.build.schedules.clone().unwrap_or_else(|| PathBuf::from(FILE));
+    let mut database = match file.exists() {
+        true => schedules::read(&file)?,
+        false => Database::default(),
+    };
+    let work = Workload { batch: args.batch, context: args.context, tokens: 2, runs: RUNS };
+    let source = Source::open(&args.model)?;
+    // The file to fill is no choice of the plan: kernels are timed whatever their schedules are in it.
+    let mut build = BuildArgs { schedules: None, ..args.build.clone() };
+    if source.target().is_none() {
+        build.max_seq = build.max_seq.or(Some(work.context + work.tokens));
+    }
+    let request = Request { device: DeviceArg::Cuda, build: &build, sequences: args.batch };
+    let remedy = "tune where the GPU is, and give its file to weft compile --schedules";
+    let (loaded, options) = source.load_to_measure(request, remedy)?;
+    let plan = loaded.plan().clone();
+    work.check(&plan).map_err(|e| Error::input(e.to_string()))?;
+    let target = Target::parse(&plan.target).map_err(Error::failed)?;
+    let device = profile_name(target, &loaded.gpu().name);
+    let (_, entry, bind) = work.entry(&plan)?;
+    let all = tasks(&plan, entry, target, &device);
+    let bar = progress::count("filling the cache");
+    let mut gpu = Gpu::new(loaded, options, work, &mut |done, total| {
+        progress::tell(&bar, done as u64, total as u64);
+    })?;
+    bar.finish_and_clear();
+    // Puts a step's inputs and values where kernels find them.
+    gpu.generate()?;
+    let mut timer = OnGpu {
+        groups: groups(&plan, entry, &bind)?,
+        plan: plan.clone(),
+        gpu,
+        ready: Vec::new(),
+        start: Instant::now(),
+        budget: args.budget as f64,
+        bar: progress::count("tuning, s"),
+    };
+    let settings = Settings { budget: args.budget as f64, context: args.context, again: args.again };
+    let reports = tune(&all, &mut database, &settings, &mut timer, &mut |database, _, _| {
+        schedules::write(&file, database)
+    });
+    timer.bar.finish_and_clear();
+    let seconds = timer.start.elapsed().as_secs_f64();
+    let shapes: Vec<Row> = reports?.iter().map(row).collect();
+    for row in &shapes {
+        for why in &row.failures {
+            eprintln!("warning: {}: passed over {why}", row.work);
+        }
+    }
+    let output = Output { device, schedules: file.display().to_string(), seconds, shapes };
+    if args.json {
+        return print_json(&output);
+    }
+    print(&output, &file)
+}
+
+/// The device profile of a GPU: the longest name of the target's that its own has in it, else its own name.
+fn profile_name(target: &Target, gpu: &str) -> String {
+    let known = PROFILES.iter().filter(|(name, p)| *name == target.name && gpu.contains(p.name));
+    let longest = known.map(|(_, p)| p.name).max_by_key(|name| name.len());
+    longest.map_or_else(|| gpu.trim_start_matches("NVIDIA ").to_owned(), str::to_owned)
+}
+
+/// Candidates on the GPU.
+struct OnGpu {
+    gpu: Gpu,
+    plan: Arc<Plan>,
+    groups: Vec<Group>,
+    /// Candidates that were compiled, and why others were not.
+    ready: Vec<(Schedule, Result<Variant, String>)>,
+    start: Instant,
+    budget: f64,
+    bar: ProgressBar,
+}
+
+impl Timer for OnGpu {
+    fn elapsed(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    fn prepare(&mut self, task: &Task, schedules: &[Schedule]) {
+        let variants = self.gpu.variants(&self.plan, task.work, schedules);
+        self.ready = schedules.iter().cloned().zip(variants).collect();
+    }
+
+    fn time(&mut self, task: &Task, schedule: &Schedule) -> Result<Vec<f64>, String> {
+        progress::tell(&self.bar, self.elapsed().min(self.budget) as u64, self.budget as u64);
+        let group = self.groups.iter().find(|g| g.work == task.work).ok_or("the step does not launch it")?;
+        let ready = self.ready.iter().find(|(s, _)| s == schedule).ok_or("it was not compiled")?;
+        let variant = ready.1.as_ref().map_err(Clone::clone)?;
+        self.gpu.time(group, Some(variant), RUNS).map_err(|e| e.to_string())
+    }
+}
+
+fn shape_text(shape: &Shape) -> String {
+    match shape {
+        Shape::Gemv { columns, k, group, computed } => {
+            let group = if *group > 1 { format!(", {group} rows a point") } else { String::new() };
+            let left = if *computed { ", computed left" } else { "" };
+            format!("product {columns}×{k}{group}{left}")
+        }
+        Shape::AttentionRow { kv_heads, group, head_dim, value_dim } => {
+            let sizes =
+                if head_dim == value_dim { head_dim.to_string() } else { format!("{head_dim}/{value_dim}") };
+            format!("attention {kv_heads}×{group} heads of {sizes}")
+        }
+    }
+}
+
+fn row(report: &TaskReport) -> Row {
+    let (outcome, measured) = match &report.outcome {
+        Outcome::Known => ("known", None),
+        Outcome::Tuned(m) => ("tuned", Some(m)),
+        Outcome::NotReached => ("not reached", None),
+        Outcome::Failed => ("failed", None),
+    };
+    let micros = |ns: u64| ns as f64 / 1e3;
+    Row {
+        work: report.name.clone(),
+        shape: shape_text(&report.key.shape),
+        dtype: report.key.dtype.to_string(),
+        outcome,
+        schedule: measured.map(|m| format!("{:?}", m.schedule)),
+        microseconds: measured.map(|m| micros(m.ns)),
+        estimated_schedule_microseconds: measured
+            .filter(|m| m.estimated_ns > 0)
+            .map(|m| micros(m.estimated_ns)),
+        tried: measured.map_or(0, |m| m.tried),
+        candidates: measured.map_or(0, |m| m.of),
+        failures: report.failures.iter().map(|(schedule, why)| format!("{schedule:?}: {why}")).collect(),
+    }
+}
+
+fn print(output: &Output, file: &Path) -> Result<()> {
+    let text = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{x:.2}"));
+    let rows: Vec<Vec<String>> = output
+        .shapes
+        .iter()
+        .map(|r| {
+            let tried =
+                if r.candidates > 0 { format!("{} of {}", r.tried, r.candidates) } else { "–".into() };
+            vec![
+                r.work.clone(),
+                r.shape.clone(),
+                r.outcome.into(),
+                r.schedule.clone().unwrap_or_default(),
+                tried,
+                text(r.estimated_schedule_microseconds),
+                text(r.microseconds),
+            ]
+        })
+        .collect();
+    let head = ["work", "shape", "", "schedule", "measured", "estimate's µs", "best µs"];
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", table(&head, &rows, 4))?;
+    let count = |outcome: &str| output.shapes.iter().filter(|r| r.outcome == outcome).count();
+    let left = count("not reached");
+    writeln!(
+        out,
+        "{}: {} tuned, {} known before, {} failed, {left} not reached, in {:.0} s on {}",
+        file.display(),
+        count("tuned"),
+        count("known"),
+        count("failed"),
+        output.seconds,
+        output.device
+    )?;
+    if left > 0 {
+        writeln!(out, "run it again for the rest, or give a larger --budget")?;
+    }
+    writeln!(out, "weft compile --schedules {} takes them", file.display())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{profile_name, row, shape_text};
+    use weft_ir::dtype::DType;
+    use weft_ir::plan::Schedule;
+    use weft_ir::target::Target;
+    use weft_passes::schedule::database::{Key, Measured, Shape};
+    use weft_passes::schedule::tune::{Outcome, TaskReport};
+
+    #[test]
+    fn the_longest_profile_that_a_gpu_is_named_after() {
+        let name = |target: &str, gpu: &str| profile_name(Target::parse(target).expect("a target"), gpu);
+        assert_eq!(name("sm_90", "NVIDIA H200"), "H200");
+        assert_eq!(name("sm_90", "NVIDIA GH200 480GB"), "GH200");
+        assert_eq!(name("sm_90", "NVIDIA H100 80GB HBM3"), "H100");
+        assert_eq!(name("sm_89", "NVIDIA L40S"), "L40S");
+    }
+
+    #[test]
+    fn rows_say_what_became_of_a_shape() {
+        let shape = Shape::Gemv { columns: 64, k: 32, group: 2, computed: true };
+        assert_eq!(shape_text(&shape), "product 64×32, 2 rows a point, computed left");
+        let key = Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape };
+        let schedule = Schedule::AttentionRow { warps: 4, heads: 1, depth: 2 };
+        let measured =
+            Measured { schedule: schedule.clone(), ns: 1500, estimated_ns: 0, tried: 3, of: 9, context: 64 };
+        let report = |outcome| TaskReport {
+            name: "gate_up".into(),
+            key: key.clone(),
+            outcome,
+            failures: vec![(schedule.clone(), "too many registers".into())],
+        };
+        let tuned = row(&report(Outcome::Tuned(measured)));
+        assert_eq!((tuned.outcome, tuned.microseconds, tuned.tried), ("tuned", Some(1.5), 3));
+        assert_eq!(tuned.estimated_schedule_microseconds, None);
+        assert!(tuned.failures[0].contains("too many registers"));
+        assert_eq!(row(&report(Outcome::NotReached)).outcome, "not reached");
+    }
+}

@@ -1,0 +1,236 @@
+//! Legal schedules of the decode families, the likely ones first: what `weft tune` measures, and what a schedule
+//! from the database must be to be taken for another shape.
+//!
+//! *Legal* is what the kernel builders accept, and what the registers and the shared memory of the target hold by
+//! an estimate (ptxas has the last word; a candidate that does not run is reported and passed over).
+
+use super::attention::splits;
+use super::{GEMV_ROWS, choose};
+use weft_ir::dtype::DType;
+use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
+use weft_ir::shape::Bindings;
+use weft_ir::target::Target;
+
+/// Registers of a thread that candidates may take by estimate, of 255.
+const REGISTERS: usize = 200;
+/// Bytes that an SM should have in flight: a few microseconds of its share of the bandwidth.
+const IN_FLIGHT: usize = 64 * 1024;
+/// How much more work past the end of rows and columns a candidate may do than the best, relative to the work itself.
+const WASTE: f64 = 0.34;
+
+/// Schedules of a work's family in a decode bucket, the one that the estimate chooses first; empty for works of
+/// other families.
+pub fn candidates(work: &Work, bind: &Bindings, target: &Target) -> Vec<Schedule> {
+    let (first, _) = choose(work, bind, target);
+    let others = match (&work.compute, &first) {
+        (Compute::MatMul(m), Schedule::Gemv { rows, blocks, .. }) => {
+            // Blocks that join their draws have as much scratch as the estimate's.
+            let most = if m.draw.is_some() { *blocks } else { u32::MAX };
+            gemv(work, m, (*rows, most), target)
+        }
+        (Compute::Attention(a), Schedule::AttentionRow { .. }) if few(a, bind) => {
+            attention(work, a, bind, target)
+        }
+        _ => return Vec::new(),
+    };
+    let mut out = vec![first];
+    for schedule in others {
+        if !out.contains(&schedule) {
+            out.push(schedule);
+        }
+    }
+    out
+}
+
+/// Whether an attention has so few tokens that keys are what it reads.
+pub(super) fn few(a: &Attention, bind: &Bindings) -> bool {
+    a.tokens.eval(bind) <= GEMV_ROWS
+}
+
+/// What a team of a skinny product is, before blocks are counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Team {
+    pub warps: usize,
+    pub lanes: usize,
+    pub split: usize,
+    pub columns: usize,
+    pub depth: usize,
+    /// Blocks on an SM.
+    pub per_sm: usize,
+}
+
+/// Elements of a 16-byte load of the right operand (fewer where rows are not whole loads).
+fn vector(dtype: DType, k: usize) -> usize {
+    let most = (16 / dtype.size()).max(1);
+    (1..=most).rev().find(|v| v.is_power_of_two() && k.is_multiple_of(*v)).unwrap_or(1)
+}
+
+/// k up to whole loads of all lanes.
+fn padded(m: &MatMul, dtype: DType, t: &Team) -> usize {
+    m.k.next_multiple_of(vector(dtype, m.k) * t.lanes * t.split * t.depth)
+}
+
+/// The schedule of such teams: as many blocks as give every team the same number of rounds, the left operand in
+/// shared memory where two blocks have room for it.
+pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &Target) -> Schedule {
+    let dtype = work.reads[m.b.index()].dtype;
+    let teams = (t.warps * 32 / t.lanes / t.split).max(1);
+    let tasks = m.columns().div_ceil(t.columns).max(1);
+    let most = target.profile.sms as usize * t.per_sm.max(1);
+    let rounds = tasks.div_ceil(teams * most);
+    let blocks = tasks.div_ceil(teams * rounds);
+    let staged =
+        rows as usize * padded(m, dtype, t) * left_size(work, m) <= target.shared_bytes as usize / 2 - 2048;
+    Schedule::Gemv {
+        rows,
+        warps: t.warps as u32,
+        lanes: t.lanes as u32,
+        split: t.split as u32,
+        columns: t.columns as u32,
+        depth: t.depth as u32,
+        blocks: blocks as u32,
+        staged,
+    }
+}
+
+/// Bytes of an element of the left operand in shared memory.
+fn left_size(work: &Work, m: &MatMul) -> usize {
+    let plain = m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half());
+    if plain { 2 } else { 4 }
+}
+
+fn gemv(work: &Work, m: &MatMul, (rows, most): (u32, u32), target: &Target) -> Vec<Schedule> {
+    let dtype = work.reads[m.b.index()].dtype;
+    let mut found: Vec<(f64, u64, Schedule)> = Vec::new();
+    let teams = [(32, 1), (16, 1), (8, 1), (32, 2), (32, 4)];
+    for (lanes, split) in teams {
+        for warps in [8, 4, 16] {
+            for columns in [1, 2, 4].map(|c| c * m.group) {
+                for (depth, per_sm) in (1..=9).flat_map(|d| [2, 1, 4].map(|p| (d, p))) {
+                    let team = Team { warps, lanes, split, columns, depth, per_sm };
+                    let schedule = with_team(work, m, rows, &team, target);
+                    let more = matches!(schedule, Schedule::Gemv { blocks, .. } if blocks > most);
+                    if more || legal(work, &schedule, target).is_err() {
+                        continue;
+                    }
+                    let flight = (per_sm * warps * 32 * columns * depth * 16) as f64 / IN_FLIGHT as f64;
+                    let waste = waste(m, dtype, &team, &schedule);
+                    found.push((waste, (flight.log2().abs() * 4.0) as u64, schedule));
+                }
+            }
+        }
+    }
+    let least = found.iter().map(|f| f.0).fold(f64::INFINITY, f64::min);
+    found.retain(|f| f.0 <= least + WASTE);
+    // In steps of 2%, so that what is in flight decides among equals.
+    found.sort_by_key(|(waste, flight, _)| ((waste * 50.0) as u64, *flight));
+    found.into_iter().map(|(_, _, s)| s).collect()
+}
+
+/// Loads past the end of rows, and columns past the last, relative to the work itself.
+fn waste(m: &MatMul, dtype: DType, t: &Team, schedule: &Schedule) -> f64 {
+    let Schedule::Gemv { blocks, .. } = schedule else { return f64::INFINITY };
+    let teams = (t.warps * 32 / t.lanes / t.split).max(1) * *blocks as usize;
+    let tasks = m.columns().div_ceil(t.columns);
+    let columns = tasks.div_ceil(teams) * teams * t.columns;
+    let share = |done: usize, needed: usize| done as f64 / needed.max(1) as f64;
+    share(padded(m, dtype, t), m.k) * share(columns, m.columns()) - 1.0
+}
+
+fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Vec<Schedule> {
+    let heads = (1..=a.group.min(8)).filter(|h| a.group.is_multiple_of(*h));
+    let all = heads.flat_map(|heads| {
+        // Splits follow the bucket's context and the blocks that there are.
+        let splits = splits(a, heads, bind, target);
+        let heads = heads as u32;
+        [16, 8, 4, 32].into_iter().flat_map(move |warps| {
+            [4, 2, 1, 8].map(|depth| Schedule::AttentionRow { warps, heads, depth, splits })
+        })
+    });
+    all.filter(|s| legal(work, s, target).is_ok()).collect()
+}
+
+/// Whether a schedule of a decode family can be built for a work, and fits the target by estimate.
+///
+/// # Errors
+/// Why not.
+pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), String> {
+    match (&work.compute, schedule) {
+        (
+            Compute::MatMul(m),
+            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged },
+        ) => {
+            let team = Team {
+                warps: *warps as usize,
+                lanes: *lanes as usize,
+                split: *split as usize,
+                columns: *columns as usize,
+                depth: *depth as usize,
+                per_sm: 1,
+            };
+            legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)
+        }
+        (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {
+            legal_attention(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
+        }
+        (_, other) => Err(format!("{other:?} is of another family")),
+    }
+}
+
+fn need(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why()) }
+}
+
+/// Threads and registers of a block, and its shared memory, fit.
+fn fits(warps: usize, registers: usize, shared: usize, target: &Target) -> Result<(), String> {
+    need((1..=32).contains(&warps), || format!("{warps} warps"))?;
+    let most = REGISTERS.min(target.registers as usize / (warps * 32));
+    need(registers <= most, || format!("about {registers} registers a thread, of {most}"))?;
+    let room = target.shared_bytes as usize;
+    need(shared <= room, || format!("{shared} bytes of shared memory, of {room}"))
+}
+
+fn legal_gemv(
+    work: &Work,
+    m: &MatMul,
+    (rows, blocks, staged): (usize, usize, bool),
+    t: &Team,
+    target: &Target,
+) -> Result<(), String> {
+    need(m.row.is_none(), || "the product makes whole rows".into())?;
+    let team = t.lanes.is_power_of_two() && t.lanes <= 32 && t.split >= 1 && (t.lanes == 32 || t.split == 1);
+    need(team && t.warps.is_multiple_of(t.split), || format!("teams of {} lanes × {}", t.lanes, t.split))?;
+    let whole = t.columns >= 1 && t.columns.is_multiple_of(m.group.max(1));
+    need(whole, || format!("{} columns in groups of {}", t.columns, m.group))?;
+    need(t.depth >= 1 && blocks >= 1, || "nothing in flight".into())?;
+    need((1..=GEMV_ROWS).contains(&rows), || format!("{rows} rows"))?;
+    let dtype = work.reads[m.b.index()].dtype;
+    let vector = vector(dtype, m.k);
+    // Loads in flight, sums, a vector of the left operand, addresses, and what the epilogue takes.
+    let loads = t.columns * t.depth * (vector * dtype.size()).div_ceil(4);
+    let registers = loads + rows * t.columns + vector + 2 * t.columns + 24;
+    let left = if staged { rows * padded(m, dtype, t) * left_size(work, m) } else { 0 };
+    let partial = if t.split > 1 { 2 * t.warps * rows * t.columns * 4 } else { 0 };
+    let stages = m.stages.len() * rows * t.warps * 4;
+    // A draw joins the best of each team's points.
+    let points = t.warps * 32 / t.lanes / t.split * rows * t.columns / m.group.max(1);
+    let draw = if m.draw.is_some() { points.max(t.warps) * 8 + t.warps * 4 } else { 0 };
+    fits(t.warps, registers, left + partial + stages + draw + 64, target)
+}
+
+fn legal_attention(
+    work: &Work,
+    a: &Attention,
+    (warps, heads, depth): (usize, usize, usize),
+    target: &Target,
+) -> Result<(), String> {
+    need(heads >= 1 && a.group.is_multiple_of(heads), || format!("{heads} heads of a group of {}", a.group))?;
+    need(depth >= 1, || "nothing in flight".into())?;
+    let wish = (a.head_dim / 8).clamp(1, 32);
+    let even = |l: &usize| a.head_dim.is_multiple_of(*l) && a.value_dim.is_multiple_of(*l);
+    let lanes = [32, 16, 8, 4, 2, 1].into_iter().filter(even).find(|l| *l <= wish).unwrap_or(1);
+    let slices = a.head_dim / lanes + a.value_dim / lanes;
+    let size = work.reads[a.keys.index()].dtype.size();
+    let registers = heads * (slices + 2) + (depth * slices * size).div_ceil(4) + depth + 40;
+    fits(warps, registers, warps * heads * (a.value_dim + 2) * 4 + 64, target)
+}

@@ -1,0 +1,328 @@
+//! Schedules that were measured: a readable text, one a line, that `weft tune` writes and compiling looks into.
+//!
+//! A key is what decides the speed of a schedule and is the same in every decode bucket: so a row's sums have the
+//! same order in all of them. Rows of the bucket and the length of the context are not in it, but noted.
+
+use super::GEMV_ROWS;
+use super::attention::splits;
+use super::candidates::{Team, few, legal, with_team};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use weft_ir::dtype::DType;
+use weft_ir::plan::{Compute, MatMul, Schedule, ScheduleSource, Work};
+use weft_ir::shape::Bindings;
+use weft_ir::target::Target;
+
+/// The database that comes with Weft.
+const SHIPPED: &str = include_str!("../../schedules/h200.ron");
+/// How much larger or smaller a shape may be for its neighbour's schedule to be taken: the product over its extents.
+const REACH: f64 = 8.0;
+
+/// Shape of a work, by family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Shape {
+    /// A skinny product.
+    Gemv {
+        /// Rows of the right operand.
+        columns: usize,
+        /// Length of the products.
+        k: usize,
+        /// Rows of the right operand of a point.
+        group: usize,
+        /// Whether the left operand is computed.
+        computed: bool,
+    },
+    /// Attention of few tokens.
+    AttentionRow {
+        /// Heads of keys and values.
+        kv_heads: usize,
+        /// Query heads for each.
+        group: usize,
+        /// Elements of a key.
+        head_dim: usize,
+        /// Elements of a value.
+        value_dim: usize,
+    },
+}
+
+/// What a schedule was measured for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Target: `sm_90`.
+    pub target: String,
+    /// Device profile: `H200`.
+    pub device: String,
+    /// Type of what is streamed: the right operand, the keys.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Shape,
+}
+
+/// A measured schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// The fastest.
+    pub schedule: Schedule,
+    /// Median of a launch, in nanoseconds.
+    pub ns: u64,
+    /// The same of the schedule that the estimate chooses.
+    pub estimated_ns: u64,
+    /// Candidates that were measured.
+    pub tried: usize,
+    /// Candidates that there were.
+    pub of: usize,
+    /// Context it was measured with, in tokens.
+    pub context: usize,
+}
+
+/// A line of the text.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    target: String,
+    device: String,
+    dtype: DType,
+    shape: Shape,
+    schedule: Schedule,
+    ns: u64,
+    estimated_ns: u64,
+    tried: usize,
+    of: usize,
+    context: usize,
+}
+
+/// Measured schedules by key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Database {
+    entries: BTreeMap<Key, Measured>,
+}
+
+/// The key of a work in a decode bucket; `None` for works that are not tuned.
+pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Option<Key> {
+    let (shape, streamed) = match &work.compute {
+        Compute::MatMul(m) if m.row.is_none() => {
+            let computed = m.plain_left().is_none() || !m.stages.is_empty();
+            (Shape::Gemv { columns: m.columns(), k: m.k, group: m.group, computed }, m.b)
+        }
+        Compute::Attention(a) if few(a, bind) => {
+            let (kv_heads, group, head_dim, value_dim) = (a.kv_heads, a.group, a.head_dim, a.value_dim);
+            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim }, a.keys)
+        }
+        Compute::Loop(_)
+        | Compute::MatMul(_)
+        | Compute::Attention(_)
+        | Compute::Steps(_)
+        | Compute::Routed(_)
+        | Compute::Grouping(_)
+        | Compute::Penalize(_)
+        | Compute::Sample(_) => return None,
+    };
+    let dtype = work.reads.get(streamed.index())?.dtype;
+    Some(Key { target: target.name.into(), device: device.into(), dtype, shape })
+}
+
+impl Shape {
+    /// How far another shape is, as the logarithm of the ratio of extents; `None` when nothing can be taken over.
+    fn distance(&self, other: &Shape) -> Option<f64> {
+        let apart = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).ln().abs();
+        match (self, other) {
+            (
+                Shape::Gemv { columns, k, group, computed },
+                Shape::Gemv { columns: c, k: other_k, group: g, computed: p },
+            ) if group == g && computed == p => Some(apart(*columns, *c) + apart(*k, *other_k)),
+            (
+                Shape::AttentionRow { kv_heads, group, head_dim, value_dim },
+                Shape::AttentionRow { kv_heads: h, group: g, head_dim: d, value_dim: v },
+            ) => {
+                Some(apart(*kv_heads, *h) + apart(*group, *g) + apart(*head_dim, *d) + apart(*value_dim, *v))
+            }
+            (Shape::Gemv { .. }, _) | (Shape::AttentionRow { .. }, _) => None,
+        }
+    }
+}
+
+impl Database {
+    /// The database that comes with Weft; empty, with a line that says why, were it damaged (a test reads it).
+    pub fn shipped() -> Result<Database, String> {
+        Database::parse(SHIPPED).map_err(|why| format!("the schedules that come with Weft: {why}"))
+    }
+
+    /// Reads the text.
+    ///
+    /// # Errors
+    /// Line, column and what is wrong there; two lines for one key.
+    pub fn parse(text: &str) -> Result<Database, String> {
+        let lines: Vec<Line> = ron::from_str(text).map_err(|e| e.to_string())?;
+        let mut database = Database::default();
+        for l in lines {
+            let key = Key { target: l.target, device: l.device, dtype: l.dtype, shape: l.shape };
+            let (ns, estimated_ns, tried) = (l.ns, l.estimated_ns, l.tried);
+            let (schedule, of, context) = (l.schedule, l.of, l.context);
+            let text = format!("{} {} {:?}", key.device, key.dtype, key.shape);
+            let measured = Measured { schedule, ns, estimated_ns, tried, of, context };
+            if database.entries.insert(key, measured).is_some() {
+                return Err(format!("two lines for {text}: leave one"));
+            }
+        }
+        Ok(database)
+    }
+
+    /// The text: a header, then a line for each entry, in the order of the keys.
+    ///
+    /// # Errors
+    /// A value that RON cannot express.
+    pub fn text(&self) -> Result<String, String> {
+        let header = SHIPPED.split("[\n").next().unwrap_or_default();
+        let mut out = String::new();
+        // The header of an empty database says so.
+        for line in header.lines() {
+            out.push_str(line.strip_suffix(" Empty: none was measured yet.").unwrap_or(line));
+            out.push('\n');
+        }
+        out.push_str("[\n");
+        let config = || ron::ser::PrettyConfig::new().depth_limit(0);
+        for (key, m) in &self.entries {
+            let line = Line {
+                target: key.target.clone(),
+                device: key.device.clone(),
+                dtype: key.dtype,
+                shape: key.shape.clone(),
+                schedule: m.schedule.clone(),
+                ns: m.ns,
+                estimated_ns: m.estimated_ns,
+                tried: m.tried,
+                of: m.of,
+                context: m.context,
+            };
+            let line = ron::ser::to_string_pretty(&line, config()).map_err(|e| e.to_string())?;
+            out.push_str(&format!("  {line},\n"));
+        }
+        out.push_str("]\n");
+        Ok(out)
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entry of a key.
+    pub fn get(&self, key: &Key) -> Option<&Measured> {
+        self.entries.get(key)
+    }
+
+    /// Adds an entry, or replaces it.
+    pub fn insert(&mut self, key: Key, measured: Measured) {
+        self.entries.insert(key, measured);
+    }
+
+    /// Takes over all entries of another, which replace those of equal key.
+    pub fn merge(&mut self, other: Database) {
+        self.entries.extend(other.entries);
+    }
+
+    /// The schedule of a work: as measured for its shape, else that of the nearest measured shape of the same family
+    /// and type, scaled; `None` when there is none near, or none that is legal here.
+    pub fn find(&self, work: &Work, bind: &Bindings, target: &Target) -> Option<(Schedule, ScheduleSource)> {
+        if self.is_empty() {
+            return None;
+        }
+        let wanted = key(work, bind, target, target.profile.name)?;
+        let near = self.entries.iter().filter(|(k, _)| k.target == wanted.target && k.dtype == wanted.dtype);
+        // Figures of the target's usual GPU, if there are any; else of another of the family.
+        let mut near: Vec<(&Key, &Measured)> = near.collect();
+        if near.iter().any(|(k, _)| k.device == wanted.device) {
+            near.retain(|(k, _)| k.device == wanted.device);
+        }
+        let mut near: Vec<(f64, &Measured)> = near
+            .into_iter()
+            .filter_map(|(k, m)| Some((wanted.shape.distance(&k.shape)?, m)))
+            .filter(|(distance, _)| *distance <= REACH.ln())
+            .collect();
+        // Stable: of equal distances the lower key's.
+        near.sort_by(|a, b| a.0.total_cmp(&b.0));
+        near.into_iter().find_map(|(distance, m)| {
+            let schedule = adapted(work, bind, &m.schedule, distance == 0.0, target)?;
+            legal(work, &schedule, target).ok()?;
+            let source = if distance == 0.0 { ScheduleSource::Measured } else { ScheduleSource::Neighbour };
+            Some((schedule, source))
+        })
+    }
+}
+
+/// A measured schedule for the rows of a bucket, and for another shape unless it is `exact`. How k is shared out
+/// depends on the shape alone: lanes, split and warps are never changed for the rows.
+fn adapted(
+    work: &Work,
+    bind: &Bindings,
+    measured: &Schedule,
+    exact: bool,
+    target: &Target,
+) -> Option<Schedule> {
+    match (&work.compute, measured) {
+        (Compute::MatMul(m), Schedule::Gemv { .. }) => {
+            let rows = m.m.eval(bind).min(GEMV_ROWS).next_power_of_two() as u32;
+            gemv(work, m, rows, measured, exact, target)
+        }
+        (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {
+            let most = (*heads as usize).min(a.group);
+            let heads = (1..=most).rev().find(|h| a.group.is_multiple_of(*h))? as u32;
+            let splits = splits(a, heads as usize, bind, target);
+            Some(Schedule::AttentionRow { warps: *warps, heads, depth: *depth, splits })
+        }
+        _ => None,
+    }
+}
+
+fn gemv(
+    work: &Work,
+    m: &MatMul,
+    rows: u32,
+    measured: &Schedule,
+    exact: bool,
+    target: &Target,
+) -> Option<Schedule> {
+    let Schedule::Gemv { rows: at, warps, lanes, split, columns, depth, blocks, .. } = measured else {
+        return None;
+    };
+    if exact && rows == *at {
+        return Some(measured.clone());
+    }
+    let sms = target.profile.sms as usize;
+    let columns = (*columns as usize).next_multiple_of(m.group.max(1));
+    let per_sm = (*blocks as usize).div_ceil(sms.max(1));
+    let mut team = Team {
+        warps: *warps as usize,
+        lanes: *lanes as usize,
+        split: *split as usize,
+        columns,
+        depth: *depth as usize,
+        per_sm,
+    };
+    if !exact {
+        // As many loads in flight, but no more past the end of a row than need be.
+        let dtype = work.reads.get(m.b.index())?.dtype;
+        let bytes = team.lanes * team.split * 16 / dtype.size();
+        let cost = |d: &usize| (m.k.next_multiple_of(bytes * d), usize::MAX - d);
+        team.depth = (team.depth.div_ceil(2)..=team.depth).min_by_key(cost)?;
+    }
+    // Further rows take registers: fewer loads in flight, then fewer columns, whatever is the first to fit.
+    loop {
+        let schedule = with_team(work, m, rows, &team, target);
+        if legal(work, &schedule, target).is_ok() {
+            return Some(schedule);
+        }
+        if team.depth > 1 {
+            team.depth -= 1;
+        } else if team.columns >= 2 * m.group.max(1) {
+            team.columns = (team.columns / 2).next_multiple_of(m.group.max(1));
+        } else {
+            return None;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Schedules that the database gives for shapes that are not in it: legal, right on the emulator, without spills.
+//! And candidates of `weft tune`: a sample of each family's.
+
+use weft_ir::dtype::DType;
+use weft_ir::plan::{BufferKind, MatMul, Scalar, Schedule, ScheduleSource};
+use weft_ir::scalar::{Binary, Unary};
+use weft_ir::shape::Dim;
+use weft_ir::target::Target;
+use weft_passes::schedule::candidates::{candidates, legal};
+use weft_passes::schedule::database::{Database, Key, Measured, Shape};
+use weft_testsuite::product::{Maker, TOKENS, at, load_at, norm, op, store};
+
+/// Shapes whose schedules a database has; made up.
+const MEASURED: &[(usize, usize, [u32; 6])] = &[
+    // columns, k, [warps, lanes, split, columns, depth, blocks]
+    (64, 128, [4, 32, 2, 2, 2, 16]),
+    (300, 80, [8, 16, 1, 4, 3, 40]),
+    (40, 576, [4, 32, 4, 2, 5, 10]),
+    (1024, 1024, [16, 32, 1, 4, 4, 132]),
+];
+
+fn key(columns: usize, k: usize, group: usize, computed: bool) -> Key {
+    let shape = Shape::Gemv { columns, k, group, computed };
+    Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape }
+}
+
+fn database() -> Database {
+    let mut out = Database::default();
+    for &(n, k, [warps, lanes, split, columns, depth, blocks]) in MEASURED {
+        let schedule = Schedule::Gemv { rows: 1, warps, lanes, split, columns, depth, blocks, staged: true };
+        let measured = Measured { schedule, ns: 1000, estimated_ns: 1100, tried: 5, of: 50, context: 1024 };
+        for (group, computed) in [(1, false), (1, true), (2, true)] {
+            out.insert(key(n, k, group, computed), measured.clone());
+        }
+    }
+    out
+}
+
+/// A plain product.
+fn plain(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
+    let mut mk = Maker::default();
+    let x = mk.floats("x", DType::BF16, &[rows, k], 1.0);
+    let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
+    mk.write("y", DType::F32, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
+    let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
+    let a = load_at(x, &[at(0), at(1)]);
+    (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores, draw: None })
+}
+
+/// Gate and up after a norm.
+fn gated(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
+    let mut mk = Maker::default();
+    let x = mk.floats("x", DType::F32, &[rows, k], 1.0);
+    let gamma = mk.floats("w_norm", DType::BF16, &[k], 1.0);
+    let b = mk.floats("w", DType::BF16, &[2 * n, k], 0.2);
+    mk.write("y", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
+    let (a, stages, scale) = norm(x, gamma, k);
+    let scaled = |i| op(Binary::Mul, Scalar::Acc(i), scale.clone());
+    let value = op(Binary::Mul, Scalar::unary(Unary::Silu, scaled(0)), scaled(1));
+    let stores = vec![store(0, &[at(0), at(1)], value, None)];
+    (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores, draw: None })
+}
+
+#[test]
+fn ten_shapes_that_are_not_in_the_database() {
+    let (database, target) = (database(), Target::parse("sm_90").expect("sm_90"));
+    let shapes = [
+        (72, 128),
+        (64, 136),
+        (37, 80),
+        (250, 72),
+        (41, 576),
+        (40, 600),
+        (96, 200),
+        (17, 64),
+        (500, 96),
+        (130, 1000),
+    ];
+    assert_eq!(shapes.len(), 10);
+    for (i, (n, k)) in shapes.into_iter().enumerate() {
+        let make = |rows| if i % 2 == 0 { plain(n, k, rows) } else { gated(n / 2, k, rows) };
+        let mut orders = Vec::new();
+        for rows in [1, 2, 8] {
+            let (maker, m) = make(rows);
+            let plan = maker.plan(m.clone(), rows, &|_| {});
+            let (work, bind) = (&plan.works[0], plan.entries[0].bind);
+            let (schedule, source) =
+                database.find(work, &bind, target).unwrap_or_else(|| panic!("{n}×{k}: no neighbour"));
+            assert_eq!(source, ScheduleSource::Neighbour);
+            legal(work, &schedule, target).unwrap_or_else(|why| panic!("{n}×{k}: {schedule:?}: {why}"));
+            let Schedule::Gemv { warps, lanes, split, .. } = schedule else { panic!("{schedule:?}") };
+            orders.push((warps, lanes, split));
+            maker.check(&m, rows, &|s| *s = schedule.clone());
+        }
+        // What shares k out is the same for any number of rows.
+        assert!(orders.iter().all(|o| *o == orders[0]), "{n}×{k}: {orders:?}");
+    }
+}
+
+#[test]
+fn candidates_compute_the_same() {
+    let target = Target::parse("sm_90").expect("sm_90");
+    for (i, (n, k)) in [(96, 256), (50, 136)].into_iter().enumerate() {
+        for rows in [1, 4] {
+            let (maker, m) = if i == 0 { plain(n, k, rows) } else { gated(n / 2, k, rows) };
+            let plan = maker.plan(m.clone(), rows, &|_| {});
+            let all = candidates(&plan.works[0], &plan.entries[0].bind, target);
+            // A sample that has every team.
+            let step = (all.len() / 12).max(1);
+            for schedule in all.iter().step_by(step) {
+                maker.check(&m, rows, &|s| *s = schedule.clone());
+            }
+        }
+    }
+}
