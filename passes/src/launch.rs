@@ -19,7 +19,7 @@ enum Place {
 
 /// Launches for dispatches in order; `programmatic` says which dispatches wait inside the kernel.
 pub fn run(dispatches: &[Dispatch], arenas: &[&Arena], programmatic: &[bool]) -> Vec<Launch> {
-    let aliases = aliases(arenas);
+    let mut occupied: Vec<Occupied> = arenas.iter().map(|a| Occupied::new(a)).collect();
     let mut last_write: HashMap<Place, usize> = HashMap::new();
     let mut last_reads: HashMap<Place, Vec<usize>> = HashMap::new();
     let mut before: Vec<Vec<bool>> = Vec::with_capacity(dispatches.len());
@@ -32,9 +32,10 @@ pub fn run(dispatches: &[Dispatch], arenas: &[&Arena], programmatic: &[bool]) ->
             needs.extend(last_write.get(&Place::Buffer(*b)));
         }
         for b in &writes {
-            for same in std::iter::once(b).chain(aliases.get(b).into_iter().flatten()) {
-                needs.extend(last_write.get(same));
-                needs.extend(last_reads.get(same).into_iter().flatten());
+            let earlier = occupied.iter_mut().flat_map(|o| o.take(*b));
+            for same in std::iter::once(*b).chain(earlier) {
+                needs.extend(last_write.get(&same));
+                needs.extend(last_reads.get(&same).into_iter().flatten());
             }
         }
         needs.sort_unstable();
@@ -67,24 +68,33 @@ pub fn run(dispatches: &[Dispatch], arenas: &[&Arena], programmatic: &[bool]) ->
     launches
 }
 
-/// For each temporary and each scratch, those that share memory with it in some entry.
-fn aliases(arenas: &[&Arena]) -> HashMap<Place, Vec<Place>> {
-    let mut out: HashMap<Place, Vec<Place>> = HashMap::new();
-    for arena in arenas {
-        let buffers = arena.placements.iter().map(|p| (p.offset, p.bytes, Place::Buffer(p.buffer)));
-        let scratch = arena.scratch.places.iter().map(|p| (p.offset, p.bytes, Place::Scratch(p.dispatch)));
-        let mut by_offset: Vec<_> = buffers.chain(scratch).collect();
-        by_offset.sort_by_key(|p| p.0);
-        for (i, (offset, bytes, a)) in by_offset.iter().enumerate() {
-            for (_, _, b) in by_offset[i + 1..].iter().take_while(|b| b.0 < offset + bytes) {
-                out.entry(*a).or_default().push(*b);
-                out.entry(*b).or_default().push(*a);
-            }
+/// What lies in an arena as dispatches run: each part of it belongs to the place that was written there last. What
+/// lay there before was done with, and its dispatches come before the writer's, so nothing later need wait for it.
+struct Occupied {
+    /// Bytes `from..to` of each place.
+    ranges: HashMap<Place, (usize, usize)>,
+    /// Parts that do not overlap.
+    parts: Vec<(usize, usize, Place)>,
+}
+
+impl Occupied {
+    fn new(arena: &Arena) -> Occupied {
+        let buffers = arena.placements.iter().map(|p| (Place::Buffer(p.buffer), p.offset, p.bytes));
+        let scratch = arena.scratch.places.iter().map(|p| (Place::Scratch(p.dispatch), p.offset, p.bytes));
+        let ranges = buffers.chain(scratch).map(|(place, from, bytes)| (place, (from, from + bytes)));
+        Occupied { ranges: ranges.collect(), parts: Vec::new() }
+    }
+
+    /// Lets a place have its bytes: the places that had some of them.
+    fn take(&mut self, place: Place) -> Vec<Place> {
+        let Some(&(from, to)) = self.ranges.get(&place) else { return Vec::new() };
+        let (over, mut rest): (Vec<_>, Vec<_>) =
+            self.parts.iter().copied().partition(|&(start, end, _)| start < to && from < end);
+        for &(start, end, other) in &over {
+            rest.extend([(start, from, other), (to, end, other)].into_iter().filter(|p| p.0 < p.1));
         }
+        rest.push((from, to, place));
+        self.parts = rest;
+        over.into_iter().map(|p| p.2).filter(|other| *other != place).collect()
     }
-    for list in out.values_mut() {
-        list.sort_unstable();
-        list.dedup();
-    }
-    out
 }

@@ -157,15 +157,19 @@ impl Maker {
         plan
     }
 
-    /// The tokens that the product's kernel draws, on the emulator.
+    /// The tokens that the product's kernel draws, on the emulator, whatever the order of its blocks.
     ///
     /// # Panics
     /// When it draws none, or its kernel faults.
     pub fn tokens(&self, m: &MatMul, rows: usize) -> Vec<i32> {
         let plan = self.plan(m.clone(), rows, &|_| {});
-        let mut emulated = Emulated::with_weights(&plan, self);
-        emulated.run("step", &self.inputs).unwrap_or_else(|why| panic!("{why}"));
-        emulated.output_ids("tokens")
+        let [first, second] = [Order::Forward, Order::Backward].map(|order| {
+            let mut emulated = Emulated::with_weights(&plan, self).in_order(order);
+            emulated.run("step", &self.inputs).unwrap_or_else(|why| panic!("{why}"));
+            emulated.output_ids("tokens")
+        });
+        assert_eq!(first, second, "the order of the blocks decides");
+        first
     }
 
     /// Runs and compiles the product for a bucket of some rows.

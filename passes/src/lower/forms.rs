@@ -8,7 +8,7 @@ use super::{Variant, rows};
 use crate::context::Options;
 use crate::numerics::Numerics;
 use crate::schedule;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
 use weft_ir::shape::Dim;
@@ -56,6 +56,8 @@ pub struct Forms {
     pub prologues: bool,
     /// Attention sites by their last node.
     pub attention: BTreeMap<NodeId, AttentionSite>,
+    /// For each node of a site, the last.
+    attention_of: HashMap<NodeId, NodeId>,
     /// Routers, in order.
     pub routing: Vec<RoutingSite>,
     /// Routed products with their epilogues, by what they store.
@@ -86,6 +88,7 @@ impl Forms {
             product_of: BTreeMap::new(),
             prologues: prologues && opt_level >= 2,
             attention: BTreeMap::new(),
+            attention_of: HashMap::new(),
             routing: Vec::new(),
             experts: BTreeMap::new(),
             users,
@@ -94,6 +97,8 @@ impl Forms {
         if opt_level >= 2 {
             for site in attention::find(graph, variant.sites.at("attention"), &forms.users, &kept) {
                 covered.extend(site.covered.iter().copied());
+                let nodes = site.covered.iter().copied().chain([site.out]);
+                forms.attention_of.extend(nodes.map(|n| (n, site.out)));
                 forms.attention.insert(site.out, site);
             }
             forms.find_mixtures(graph, &load, &kept, &mut covered);
@@ -181,7 +186,7 @@ impl Forms {
 
     /// Whether `user` takes `input` as an array rather than element by element.
     pub(super) fn reads_buffer(&self, graph: &Graph, user: NodeId, input: NodeId) -> bool {
-        if let Some(site) = self.attention.values().find(|s| s.covered.contains(&user) || s.out == user) {
+        if let Some(site) = self.attention_of.get(&user).and_then(|out| self.attention.get(out)) {
             return [site.q, site.keys, site.values].contains(&input);
         }
         match &graph.node(user).op {
