@@ -115,11 +115,29 @@ fn companions_do_not_show() {
     }
 }
 
-/// (heads, splits) of a bucket of so many tokens and this context.
-fn chosen(s: &Shape, tokens: usize, context: usize) -> (u32, u32) {
+#[test]
+fn a_token_has_the_same_bits_in_every_bucket() {
+    for s in [Shape::new(2, 4, 64, DType::BF16), Shape::new(1, 2, 128, DType::F16)] {
+        let step: Vec<Token> = vec![(0, 700), (1, 3), (2, 1500), (3, 256), (4, 20)];
+        let of = |tokens: &[Token]| {
+            let (plan, arrays) = plan(&s, tokens, 131_072, "sm_90", &|_| {});
+            let mut emulated = Emulated::with_weights(&plan, &arrays);
+            emulated.step("step", &StepInputs::default());
+            (plan.kernels[0].schedule.clone(), emulated.output("y"))
+        };
+        let (all, together) = of(&step);
+        let row = together.len() / step.len();
+        let (one, alone) = of(&step[2..3]);
+        let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&together[2 * row..][..row]), bits(&alone), "{all:?}, {one:?}");
+    }
+}
+
+/// Warps, heads, loads in flight and splits of a bucket of so many tokens and this context.
+fn chosen(s: &Shape, tokens: usize, context: usize) -> [u32; 4] {
     let (plan, _) = plan(s, &vec![(0, 1); tokens], context, "sm_90", &|_| {});
     match plan.kernels[0].schedule {
-        Schedule::AttentionRow { heads, splits, .. } => (heads, splits),
+        Schedule::AttentionRow { warps, heads, depth, splits } => [warps, heads, depth, splits],
         ref other => panic!("{other:?}"),
     }
 }
@@ -127,9 +145,10 @@ fn chosen(s: &Shape, tokens: usize, context: usize) -> (u32, u32) {
 #[test]
 fn splits_fill_the_gpu_twice_within_bounds() {
     let llama8b = Shape::new(8, 4, 128, DType::BF16);
-    assert_eq!(chosen(&llama8b, 1, 131_072), (4, 33));
-    assert_eq!(chosen(&llama8b, 1, 1024), (1, 4));
-    assert_eq!(chosen(&llama8b, 8, 32_768), (4, 4));
+    assert_eq!(chosen(&llama8b, 1, 131_072), [8, 4, 4, 33]);
+    assert_eq!(chosen(&llama8b, 1, 1024), [16, 1, 4, 4]);
+    assert_eq!(chosen(&llama8b, 8, 1024), [16, 2, 4, 4]);
+    assert_eq!(chosen(&llama8b, 8, 2048), [16, 2, 4, 8]);
     for s in [
         llama8b,
         Shape::new(3, 3, 64, DType::BF16),
@@ -137,17 +156,22 @@ fn splits_fill_the_gpu_twice_within_bounds() {
         Shape::new(1, 8, 256, DType::BF16),
         Shape::new(2, 7, 96, DType::F32),
     ] {
-        for tokens in [1, 2, 4, 8] {
-            for context in [1, 255, 256, 511, 2048, 32_768, 131_072] {
-                let (heads, splits) = chosen(&s, tokens, context);
+        for context in [1, 255, 256, 511, 2048, 32_768, 131_072] {
+            let [warps, one, depth, splits] = chosen(&s, 1, context);
+            assert!(splits == 1 || context / splits as usize >= SPLIT_KEYS, "{s:?}, {context}: {splits}");
+            // About twice the 132 SMs, where there are keys enough for so many blocks.
+            let blocks = s.kv_heads * s.group / one as usize;
+            if blocks < 132 && blocks * (context / SPLIT_KEYS) >= 264 {
+                assert!((198..=330).contains(&(blocks * splits as usize)), "{s:?}, {context}");
+            }
+            for tokens in [2, 4, 8] {
+                let [w, heads, d, n] = chosen(&s, tokens, context);
                 assert!(s.group.is_multiple_of(heads as usize));
-                assert!(splits == 1 || context / splits as usize >= SPLIT_KEYS, "{s:?}, {context}: {splits}");
-                let blocks = tokens * s.kv_heads * s.group / heads as usize;
-                let most = context / SPLIT_KEYS;
-                // About twice the 132 SMs, where there are keys enough for so many blocks.
-                if blocks < 132 && blocks * most >= 264 {
-                    assert!((198..=330).contains(&(blocks * splits as usize)), "{s:?}, {tokens}, {context}");
-                }
+                assert_eq!(
+                    (w, d, n),
+                    (warps, depth, splits),
+                    "{s:?}, {tokens}, {context}: sums in another order"
+                );
             }
         }
     }
@@ -169,7 +193,7 @@ fn kernels_compile_without_spills() {
     ];
     for (target, arch) in [("sm_80", "sm_80"), ("sm_90", "sm_90a")] {
         for s in &shapes {
-            for (tokens, context) in [(1, 2048), (1, 131_072), (8, 131_072)] {
+            for (tokens, context) in [(1, 2048), (1, 131_072), (8, 2048), (8, 131_072)] {
                 let (plan, _) = plan(s, &vec![(0, 1); tokens], context, target, &|_| {});
                 let kernels = weft_codegen::emit(&plan).unwrap_or_else(|e| panic!("{e}"));
                 for b in compile_all(&nvrtc, &kernels, arch) {

@@ -6,8 +6,8 @@ use weft_ir::plan::{Attention, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, 
 use weft_ir::shape::{Bindings, Dim};
 use weft_ir::target::Target;
 
-/// Most bytes of partial results of a dispatch: what stays in a level-2 cache beside the keys.
-const SCRATCH_BYTES: usize = 16 << 20;
+/// Most bytes of partial results of a dispatch of [`GEMV_ROWS`] tokens.
+const SCRATCH_BYTES: usize = 64 << 20;
 
 /// f32 registers of a lane for the queries and sums of its heads: four heads where a lane has 8 elements of each.
 const HEAD_REGISTERS: usize = 64;
@@ -53,16 +53,25 @@ fn divisors(n: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Few tokens read their keys fastest where two blocks an SM share the work. A block that takes several heads reads
-/// their keys once, so as many are packed as still leave that many blocks, counting the most splits of the bucket's
-/// longest context; a block of one head is all warps, for a token of few keys.
+/// their keys once, so as many are packed as still leave that many blocks, counting the most splits of the longest
+/// context.
+///
+/// How keys are shared (splits, warps, loads in flight) follows from a step of one token, and only how many heads
+/// are packed from the bucket's tokens: so a token's sums have the same order in every bucket.
 fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let slice = (a.head_dim + a.value_dim) / a.row_lanes();
-    let (wanted, most) = (blocks_wanted(target), most_splits(a, bind));
-    let packed =
-        |h: &usize| h * slice <= HEAD_REGISTERS && blocks(a, *h, bind).saturating_mul(most) >= wanted;
-    let heads = divisors(a.group).find(packed).unwrap_or(1);
-    let splits = splits(a, heads, bind, target);
-    let warps = if heads == 1 { 16 } else { 8 };
+    let pack = |tokens: usize, splits: usize, registers: usize| {
+        let fills = |h: &usize| blocks(a, *h, tokens).saturating_mul(splits) >= blocks_wanted(target);
+        divisors(a.group).find(|h| h * slice <= registers && fills(h)).unwrap_or(1)
+    };
+    let alone = pack(1, most_splits(a, bind), HEAD_REGISTERS);
+    let splits = splits(a, alone, bind, target);
+    // A block of one head is all warps, for a token of few keys; such leave less room for heads.
+    let (warps, registers) = if alone == 1 { (16, HEAD_REGISTERS / 2) } else { (8, HEAD_REGISTERS) };
+    let heads = match a.tokens.eval(bind) {
+        0 | 1 => alone,
+        tokens => pack(tokens, splits as usize, registers).max(alone),
+    };
     // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
     let depth = if slice <= 16 { 4 } else { 2 };
     Schedule::AttentionRow { warps, heads: heads as u32, depth, splits }
@@ -73,21 +82,21 @@ fn blocks_wanted(target: &Target) -> usize {
     2 * target.profile.sms as usize
 }
 
-/// Blocks of a step without splits.
-fn blocks(a: &Attention, heads: usize, bind: &Bindings) -> usize {
-    a.tokens.eval(bind).saturating_mul(a.kv_heads * (a.group / heads.max(1))).max(1)
+/// Blocks of a step of some tokens without splits.
+fn blocks(a: &Attention, heads: usize, tokens: usize) -> usize {
+    tokens.saturating_mul(a.kv_heads * (a.group / heads.max(1))).max(1)
 }
 
-/// Most splits that have enough keys of the bucket's longest context, and room for their results.
+/// Most splits that have enough keys of the longest context, and room for their results in any bucket.
 fn most_splits(a: &Attention, bind: &Bindings) -> usize {
-    let tokens = a.tokens.eval(bind).max(1);
-    let partial = tokens.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
+    let partial = GEMV_ROWS.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
     (bind.context / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1)
 }
 
-/// Splits of the keys where a block takes so many heads: as many as bring the blocks nearest to two an SM.
+/// Splits of the keys where a block takes so many heads: as many as bring the blocks of a step of one token nearest
+/// to two an SM. The same for every bucket, since the order of a token's sums follows from it.
 pub(super) fn splits(a: &Attention, heads: usize, bind: &Bindings, target: &Target) -> u32 {
-    let (wanted, blocks) = (blocks_wanted(target), blocks(a, heads, bind));
+    let (wanted, blocks) = (blocks_wanted(target), blocks(a, heads, 1));
     ((wanted + blocks / 2) / blocks).clamp(1, most_splits(a, bind)) as u32
 }
 
