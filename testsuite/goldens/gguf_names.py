@@ -29,6 +29,8 @@ FAMILIES = {
                 OUTER),
     "qwen3_moe": ("QWEN3MOE", HF, LLAMA[:6] + POST[2:] + [f"mlp.{p}" for p in ["gate", "experts.gate_proj",
                   "experts.up_proj", "experts.down_proj"]], OUTER),
+    "gpt_oss": ("GPT_OSS", HF, LLAMA[:6] + ["self_attn.sinks", "mlp.router"] + [f"mlp.experts.{p}_proj" for p in
+                ["gate", "up", "down"]], OUTER),
     "granite": ("GRANITE", HF, LLAMA, OUTER),
     "smollm3": ("SMOLLM3", HF, LLAMA, OUTER),
     "olmo2": ("OLMO2", HF, LLAMA[2:] + POST, OUTER),

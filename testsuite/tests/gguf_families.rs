@@ -57,8 +57,9 @@ fn convert(
         ("attention.value_length", size(c.head_dim)),
     ];
     let rotary = rotary.into_iter().filter(|_| c.positions == PositionKind::Rotary);
-    let more = more.iter().map(|(k, v)| (*k, v.clone()));
-    meta.extend(sizes.into_iter().chain(rotary).chain(more).map(|(k, v)| (format!("{arch}.{k}"), v)));
+    let own = more.iter().map(|(k, v)| (*k, v.clone()));
+    let usual = sizes.into_iter().chain(rotary).filter(|(k, _)| more.iter().all(|(other, _)| other != k));
+    meta.extend(usual.chain(own).map(|(k, v)| (format!("{arch}.{k}"), v)));
     let names = Names::of(&c.model_type);
     let gemma = arch.starts_with("gemma");
     let mut out: BTreeMap<String, Tensor> = BTreeMap::new();
@@ -72,6 +73,12 @@ fn convert(
         let queries = if c.qk_norm == QkNorm::None { "q_proj.weight" } else { "q_norm.weight" };
         if gemma && name.ends_with(queries) {
             t.1.iter_mut().for_each(|v| *v *= 0.5f32.sqrt());
+        }
+        if arch == "gpt-oss"
+            && let Some(stored) = gpt_oss(&name, &t)
+        {
+            out.extend(stored.into_iter().map(|(name, t)| (names.get(&name), t)));
+            continue;
         }
         // StableLM's norms of heads are stacked.
         if let Some((stem, row)) = name.split_once(".norms.") {
@@ -109,6 +116,33 @@ fn convert(
     }
     out.extend(factors.iter().map(|(n, v)| ((*n).to_owned(), (vec![v.len()], v.clone()))));
     write(to, &meta, &out.into_iter().collect::<Vec<_>>());
+}
+
+/// What the converter makes of gpt-oss's experts (gate and up of even and odd columns, matrices turned) and sinks
+/// (`GptOssModel.modify_tensors`).
+fn gpt_oss(name: &str, (shape, values): &Tensor) -> Option<Vec<(String, Tensor)>> {
+    if name.ends_with(".sinks") {
+        return Some(vec![(format!("{name}.weight"), (shape.clone(), values.clone()))]);
+    }
+    let (stem, part) = name.split_once(".experts.")?;
+    let is_bias = part.ends_with("_bias");
+    let (matrix, kind) = (part.trim_end_matches("_bias"), if is_bias { "bias" } else { "weight" });
+    let (experts, columns) = (shape[0], *shape.last().expect("columns"));
+    let rows = values.len() / experts / columns;
+    // Columns `from, from + step, …` of each expert as rows.
+    let turned = |to: &str, from: usize, step: usize| {
+        let of = |e: usize, c: usize| (0..rows).map(move |r| values[(e * rows + r) * columns + c]);
+        let chosen = (0..experts).flat_map(|e| (from..columns).step_by(step).flat_map(move |c| of(e, c)));
+        let mut shape = vec![experts, columns / step];
+        if !is_bias {
+            shape.push(rows);
+        }
+        (format!("{stem}.experts.{to}.{kind}"), (shape, chosen.collect()))
+    };
+    Some(match matrix {
+        "gate_up_proj" => vec![turned("gate_proj", 0, 2), turned("up_proj", 1, 2)],
+        other => vec![turned(other, 0, 1)],
+    })
 }
 
 fn model(checkpoint: &Checkpoint) -> CpuModel {
@@ -173,6 +207,16 @@ fn families_with_a_golden() {
     golden("mixtral", "llama", &experts(4));
     let width = ("expert_feed_forward_length", Meta::Size(48));
     golden("qwen3-moe", "qwen3moe", &[&experts(8)[..], &[width]].concat());
+    let yarn = [
+        ("rope.scaling.type", Meta::Text("yarn")),
+        ("rope.scaling.factor", Meta::Number(32.0)),
+        ("rope.scaling.original_context_length", Meta::Size(4096)),
+        ("expert_feed_forward_length", Meta::Size(192)),
+        // The fixture's context is shorter than what its scaling is for.
+        ("context_length", Meta::Size(4096)),
+        window(16),
+    ];
+    golden("gpt-oss", "gpt-oss", &[&experts(4)[..], &yarn].concat());
     let caps = [
         window(16),
         ("attn_logit_softcapping", Meta::Number(50.0)),

@@ -88,6 +88,23 @@ const MIXTRAL: Names = Names { own: &[("block_sparse_moe.gate", "ffn_gate_inp")]
 
 const QWEN_MOE: Names = Names { own: &[("mlp.gate", "ffn_gate_inp")], ..LLAMA };
 
+/// Gate and up of gpt-oss are one tensor in Hugging Face's files and two in these, which have names that Hugging Face
+/// gives to experts of other families.
+const GPT_OSS: Names = Names {
+    own: &[
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("mlp.router", "ffn_gate_inp"),
+        ("mlp.experts.gate_proj", "ffn_gate_exps"),
+        ("mlp.experts.up_proj", "ffn_up_exps"),
+        ("mlp.experts.down_proj", "ffn_down_exps"),
+        (SINKS, "attn_sinks"),
+    ],
+    ..LLAMA
+};
+
+/// A tensor whose name has no kind in Hugging Face's files.
+const SINKS: &str = "self_attn.sinks";
+
 const GLM4: Names = Names {
     own: &[
         ("post_self_attn_layernorm", "post_attention_norm"),
@@ -167,6 +184,7 @@ fn names(model_type: &str) -> &'static Names {
         "phi3" => &PHI3,
         "mixtral" => &MIXTRAL,
         "qwen3_moe" => &QWEN_MOE,
+        "gpt_oss" => &GPT_OSS,
         "phi" => &PHI,
         "starcoder2" => &STARCODER2,
         "glm4" => &GLM4,
@@ -202,7 +220,10 @@ fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static
 
 /// The GGUF name of a Hugging Face name of a family.
 pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
-    let (stem, kind) = hf_name.rsplit_once('.')?;
+    let (stem, kind) = match hf_name.strip_suffix(SINKS) {
+        Some(_) => (hf_name, "weight"),
+        None => hf_name.rsplit_once('.')?,
+    };
     if kind != "weight" && kind != "bias" {
         return None;
     }
@@ -234,6 +255,9 @@ pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
     let (name, _) = names.own.iter().chain(names.parts).find(|(_, gguf)| *gguf == part)?;
+    if *name == SINKS {
+        return Some(format!("{}{layer}.{name}", names.block));
+    }
     Some(format!("{}{layer}.{name}.{kind}", names.block))
 }
 

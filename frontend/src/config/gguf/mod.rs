@@ -39,6 +39,7 @@ const ARCHITECTURES: &[(&str, &str)] = &[
     ("glm4", "glm4"),
     ("smollm3", "smollm3"),
     ("qwen3moe", "qwen3_moe"),
+    ("gpt-oss", "gpt_oss"),
 ];
 
 /// Token ids of `tokenizer.ggml.*` at which a generation ends.
@@ -112,7 +113,12 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         model_type: spec.model_type.to_owned(),
         vocab_size,
         hidden_size,
-        intermediate_size: m.required("feed_forward_length")?,
+        intermediate_size: match (spec.model_type, m.size("feed_forward_length")?) {
+            (_, Some(n)) => n,
+            // All its layers have experts.
+            ("gpt_oss", None) => m.required("expert_feed_forward_length")?,
+            (_, None) => return Err(m.absent("feed_forward_length")),
+        },
         layers,
         heads,
         kv_heads: m.size("attention.head_count_kv")?.unwrap_or(heads),

@@ -3,13 +3,17 @@
 use super::metadata::Metadata;
 use crate::config::spec::{RopeLayers, Spec, Windows};
 use crate::config::{
-    Experts, LayerAttention, LayerRope, MAX_COUNT, ModelConfig, Placement, QkNorm, Rope, RopeScaling, Scoring,
+    Clamped, Experts, LayerAttention, LayerRope, MAX_COUNT, ModelConfig, Placement, QkNorm, Rope,
+    RopeScaling, Scoring,
 };
 use crate::error::{Error, Result};
 use crate::gguf::Value;
 
 /// Layers of the 27B variants of Gemma, whose scores llama.cpp scales by another width.
 const GEMMA_27B: &[(&str, usize)] = &[("gemma2", 46), ("gemma3_text", 62)];
+
+/// The limited SwiGLU of gpt-oss.
+const CLAMPED: Clamped = Clamped { alpha: 1.702, limit: 7.0 };
 
 /// Largest bias of BLOOM's ALiBi slopes.
 const ALIBI: f64 = 8.0;
@@ -50,6 +54,13 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
                 return Err(m.unsupported("attention.max_alibi_bias", other, "absent or 8"));
             }
         }
+        "gpt_oss" => {
+            c.sinks = true;
+            // As the model was trained, which its files do not say.
+            if let RopeScaling::Yarn { truncate, .. } = &mut c.rope.scaling {
+                *truncate = false;
+            }
+        }
         "phi3" => {
             if let RopeScaling::LongRope { original_max_position, .. } = &c.rope.scaling {
                 c.max_position = c.max_position.min(*original_max_position);
@@ -64,7 +75,7 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
 pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option<Experts>> {
     let width = match spec.model_type {
         "mixtral" => m.required("feed_forward_length")?,
-        "qwen3_moe" => m.required("expert_feed_forward_length")?,
+        "qwen3_moe" | "gpt_oss" => m.required("expert_feed_forward_length")?,
         _ => {
             return match m.size("expert_count")?.filter(|&n| n > 0) {
                 None => Ok(None),
@@ -86,7 +97,7 @@ pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option
         scale: 1.0,
         groups: None,
         shared: None,
-        clamped: None,
+        clamped: (spec.model_type == "gpt_oss").then_some(CLAMPED),
         sparse: vec![true; layers],
     }))
 }
@@ -119,9 +130,8 @@ pub(super) fn attention(m: &Metadata, spec: &Spec, layers: usize) -> Result<Vec<
     let (window, every) = match spec.windows {
         Windows::Pattern(every) => (m.size("attention.sliding_window")?.or(gemma.then_some(4096)), every),
         Windows::All(_) => (m.size("attention.sliding_window")?, usize::MAX),
-        Windows::None | Windows::Used | Windows::NoRope | Windows::Cycle(_) | Windows::Alternate(_) => {
-            (None, usize::MAX)
-        }
+        Windows::Alternate(default) => (m.size("attention.sliding_window")?.or(Some(default)), 2),
+        Windows::None | Windows::Used | Windows::NoRope | Windows::Cycle(_) => (None, usize::MAX),
     };
     let window = window.filter(|&w| w > 0);
     let configured = window.is_some();
