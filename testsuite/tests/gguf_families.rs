@@ -74,6 +74,12 @@ fn convert(
         if gemma && name.ends_with(queries) {
             t.1.iter_mut().for_each(|v| *v *= 0.5f32.sqrt());
         }
+        if arch == "deepseek2"
+            && let Some(stored) = deepseek(&name, &t, hf)
+        {
+            out.extend(stored.into_iter().map(|(name, t)| (names.get(&name), t)));
+            continue;
+        }
         if arch == "gpt-oss"
             && let Some(stored) = gpt_oss(&name, &t)
         {
@@ -116,6 +122,26 @@ fn convert(
     }
     out.extend(factors.iter().map(|(n, v)| ((*n).to_owned(), (vec![v.len()], v.clone()))));
     write(to, &meta, &out.into_iter().collect::<Vec<_>>());
+}
+
+/// What the converter makes of DeepSeek's matrices of keys, which it turns, and of values, and of the routers' biases
+/// (`DeepseekV2Model.modify_tensors`).
+fn deepseek(name: &str, (_, values): &Tensor, hf: &Checkpoint) -> Option<Vec<(String, Tensor)>> {
+    if let Some(stem) = name.strip_suffix("_bias") {
+        return Some(vec![(format!("{stem}.bias"), (vec![values.len()], values.clone()))]);
+    }
+    let stem = name.strip_suffix("kv_b_proj.weight")?;
+    let (heads, l) = (hf.config().heads, hf.config().latent.expect("latent attention"));
+    let of = l.plain + l.value;
+    let row = |h: usize, i: usize| values[(h * of + i) * l.kv_rank..][..l.kv_rank].to_vec();
+    let turned = |h: usize| (0..l.kv_rank).flat_map(move |r| (0..l.plain).map(move |i| row(h, i)[r]));
+    let keys = (0..heads).flat_map(turned).collect();
+    let kept = |h: usize| (l.plain..of).flat_map(move |i| row(h, i));
+    let values = (0..heads).flat_map(kept).collect();
+    Some(vec![
+        (format!("{stem}k_b_proj.weight"), (vec![heads, l.kv_rank, l.plain], keys)),
+        (format!("{stem}v_b_proj.weight"), (vec![heads, l.value, l.kv_rank], values)),
+    ])
 }
 
 /// What the converter makes of gpt-oss's experts (gate and up of even and odd columns, matrices turned) and sinks
@@ -226,6 +252,45 @@ fn families_with_a_golden() {
     let flags = Meta::Flags(vec![true, true, true, false]);
     golden("gemma3", "gemma3", &[window(16), ("attention.sliding_window_pattern", flags)]);
     golden("phi3", "phi3", &[window(0), ("rope.scaling.original_context_length", Meta::Size(4096))]);
+}
+
+/// DeepSeek V3's metadata of a checkpoint, as newer converters write it.
+fn of_deepseek(hf: &Checkpoint) -> Vec<(&'static str, Meta)> {
+    let (c, size) = (hf.config(), |n: usize| Meta::Size(n as u32));
+    let (l, e) = (c.latent.expect("latent attention"), c.experts.clone().expect("experts"));
+    let groups = e.groups.expect("groups");
+    let mut meta = vec![
+        ("attention.head_count_kv", size(1)),
+        ("attention.key_length", size(l.kv_rank + l.rotated)),
+        ("attention.value_length", size(l.kv_rank)),
+        ("attention.key_length_mla", size(l.plain + l.rotated)),
+        ("attention.value_length_mla", size(l.value)),
+        ("attention.kv_lora_rank", size(l.kv_rank)),
+        ("expert_count", size(e.count)),
+        ("expert_used_count", size(e.picks)),
+        ("expert_feed_forward_length", size(e.width)),
+        ("expert_shared_count", size(e.shared.expect("a shared expert").width / e.width)),
+        ("expert_group_count", size(groups.count)),
+        ("expert_group_used_count", size(groups.picks)),
+        ("expert_weights_scale", Meta::Number(e.scale as f32)),
+        ("expert_weights_norm", Meta::Flag(e.normalised)),
+        ("expert_gating_func", size(2)),
+        ("leading_dense_block_count", size(e.sparse.iter().filter(|s| !**s).count())),
+    ];
+    meta.extend(l.q_rank.map(|n| ("attention.q_lora_rank", size(n))));
+    meta
+}
+
+/// Latent attention, with its matrices of keys and values apart; queries narrow or not, YaRN.
+#[test]
+fn deepseek2() {
+    let hf = Fixture::open("deepseek-v3").checkpoint;
+    golden("deepseek-v3", "deepseek2", &of_deepseek(&hf));
+    let variant = |name: &str| Fixture::at(weft_testsuite::fixture::folder().join("variants").join(name));
+    for name in ["deepseek-v3-no-q-rank", "deepseek-v3-groups"] {
+        let hf = variant(name).checkpoint;
+        agree(&hf, "deepseek2", &of_deepseek(&hf));
+    }
 }
 
 /// A family without a golden: a configuration of width 64 with four heads of 16, and random tensors.

@@ -97,13 +97,33 @@ const GPT_OSS: Names = Names {
         ("mlp.experts.gate_proj", "ffn_gate_exps"),
         ("mlp.experts.up_proj", "ffn_up_exps"),
         ("mlp.experts.down_proj", "ffn_down_exps"),
-        (SINKS, "attn_sinks"),
+        ("self_attn.sinks", "attn_sinks"),
     ],
     ..LLAMA
 };
 
-/// A tensor whose name has no kind in Hugging Face's files.
-const SINKS: &str = "self_attn.sinks";
+/// What makes keys and values of the narrow value is one tensor in Hugging Face's files and in older ones of these.
+const DEEPSEEK: Names = Names {
+    own: &[
+        ("self_attn.q_a_proj", "attn_q_a"),
+        ("self_attn.q_a_layernorm", "attn_q_a_norm"),
+        ("self_attn.q_b_proj", "attn_q_b"),
+        ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+        ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
+        ("self_attn.kv_b_proj", "attn_kv_b"),
+        ("self_attn.k_b_proj", "attn_k_b"),
+        ("self_attn.v_b_proj", "attn_v_b"),
+        ("mlp.gate", "ffn_gate_inp"),
+        ("mlp.gate.e_score_correction_bias", "exp_probs_b"),
+        ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
+        ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
+        ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
+    ],
+    ..LLAMA
+};
+
+/// Tensors whose names have no kind in Hugging Face's files, and the kind that they have in these.
+const BARE: &[(&str, &str)] = &[("self_attn.sinks", "weight"), ("mlp.gate.e_score_correction_bias", "bias")];
 
 const GLM4: Names = Names {
     own: &[
@@ -185,6 +205,7 @@ fn names(model_type: &str) -> &'static Names {
         "mixtral" => &MIXTRAL,
         "qwen3_moe" => &QWEN_MOE,
         "gpt_oss" => &GPT_OSS,
+        "deepseek_v3" => &DEEPSEEK,
         "phi" => &PHI,
         "starcoder2" => &STARCODER2,
         "glm4" => &GLM4,
@@ -209,7 +230,7 @@ fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static
             ("block_sparse_moe.experts.", ".w3", "ffn_up_exps"),
             ("block_sparse_moe.experts.", ".w2", "ffn_down_exps"),
         ],
-        "qwen3_moe" => &[
+        "qwen3_moe" | "deepseek_v3" => &[
             ("mlp.experts.", ".gate_proj", "ffn_gate_exps"),
             ("mlp.experts.", ".up_proj", "ffn_up_exps"),
             ("mlp.experts.", ".down_proj", "ffn_down_exps"),
@@ -220,8 +241,8 @@ fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static
 
 /// The GGUF name of a Hugging Face name of a family.
 pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
-    let (stem, kind) = match hf_name.strip_suffix(SINKS) {
-        Some(_) => (hf_name, "weight"),
+    let (stem, kind) = match BARE.iter().find(|(name, _)| hf_name.ends_with(name)) {
+        Some((_, kind)) => (hf_name, *kind),
         None => hf_name.rsplit_once('.')?,
     };
     if kind != "weight" && kind != "bias" {
@@ -255,7 +276,7 @@ pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
     let (name, _) = names.own.iter().chain(names.parts).find(|(_, gguf)| *gguf == part)?;
-    if *name == SINKS {
+    if BARE.iter().any(|(bare, _)| bare == name) {
         return Some(format!("{}{layer}.{name}", names.block));
     }
     Some(format!("{}{layer}.{name}.{kind}", names.block))
