@@ -29,6 +29,12 @@ FAMILIES = {
                 OUTER),
     "qwen3_moe": ("QWEN3MOE", HF, LLAMA[:6] + POST[2:] + [f"mlp.{p}" for p in ["gate", "experts.gate_proj",
                   "experts.up_proj", "experts.down_proj"]], OUTER),
+    "gpt_oss": ("GPT_OSS", HF, LLAMA[:6] + ["self_attn.sinks", "mlp.router"] + [f"mlp.experts.{p}_proj" for p in
+                ["gate", "up", "down"]], OUTER),
+    "deepseek_v3": ("DEEPSEEK2", HF, LLAMA[:2] + [f"self_attn.{p}" for p in ["q_proj", "q_a_proj", "q_a_layernorm",
+                    "q_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "k_b_proj", "v_b_proj", "o_proj"]]
+                    + LLAMA[6:] + ["mlp.gate"] + [f"mlp.{e}.{p}_proj" for e in ["experts", "shared_experts"]
+                    for p in ["gate", "up", "down"]] + ["mlp.gate.e_score_correction"], OUTER),
     "granite": ("GRANITE", HF, LLAMA, OUTER),
     "smollm3": ("SMOLLM3", HF, LLAMA, OUTER),
     "olmo2": ("OLMO2", HF, LLAMA[2:] + POST, OUTER),

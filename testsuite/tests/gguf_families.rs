@@ -57,8 +57,9 @@ fn convert(
         ("attention.value_length", size(c.head_dim)),
     ];
     let rotary = rotary.into_iter().filter(|_| c.positions == PositionKind::Rotary);
-    let more = more.iter().map(|(k, v)| (*k, v.clone()));
-    meta.extend(sizes.into_iter().chain(rotary).chain(more).map(|(k, v)| (format!("{arch}.{k}"), v)));
+    let own = more.iter().map(|(k, v)| (*k, v.clone()));
+    let usual = sizes.into_iter().chain(rotary).filter(|(k, _)| more.iter().all(|(other, _)| other != k));
+    meta.extend(usual.chain(own).map(|(k, v)| (format!("{arch}.{k}"), v)));
     let names = Names::of(&c.model_type);
     let gemma = arch.starts_with("gemma");
     let mut out: BTreeMap<String, Tensor> = BTreeMap::new();
@@ -72,6 +73,18 @@ fn convert(
         let queries = if c.qk_norm == QkNorm::None { "q_proj.weight" } else { "q_norm.weight" };
         if gemma && name.ends_with(queries) {
             t.1.iter_mut().for_each(|v| *v *= 0.5f32.sqrt());
+        }
+        if arch == "deepseek2"
+            && let Some(stored) = deepseek(&name, &t, hf)
+        {
+            out.extend(stored.into_iter().map(|(name, t)| (names.get(&name), t)));
+            continue;
+        }
+        if arch == "gpt-oss"
+            && let Some(stored) = gpt_oss(&name, &t)
+        {
+            out.extend(stored.into_iter().map(|(name, t)| (names.get(&name), t)));
+            continue;
         }
         // StableLM's norms of heads are stacked.
         if let Some((stem, row)) = name.split_once(".norms.") {
@@ -109,6 +122,53 @@ fn convert(
     }
     out.extend(factors.iter().map(|(n, v)| ((*n).to_owned(), (vec![v.len()], v.clone()))));
     write(to, &meta, &out.into_iter().collect::<Vec<_>>());
+}
+
+/// What the converter makes of DeepSeek's matrices of keys, which it turns, and of values, and of the routers' biases
+/// (`DeepseekV2Model.modify_tensors`).
+fn deepseek(name: &str, (_, values): &Tensor, hf: &Checkpoint) -> Option<Vec<(String, Tensor)>> {
+    if let Some(stem) = name.strip_suffix("_bias") {
+        return Some(vec![(format!("{stem}.bias"), (vec![values.len()], values.clone()))]);
+    }
+    let stem = name.strip_suffix("kv_b_proj.weight")?;
+    let (heads, l) = (hf.config().heads, hf.config().latent.expect("latent attention"));
+    let of = l.plain + l.value;
+    let row = |h: usize, i: usize| values[(h * of + i) * l.kv_rank..][..l.kv_rank].to_vec();
+    let turned = |h: usize| (0..l.kv_rank).flat_map(move |r| (0..l.plain).map(move |i| row(h, i)[r]));
+    let keys = (0..heads).flat_map(turned).collect();
+    let kept = |h: usize| (l.plain..of).flat_map(move |i| row(h, i));
+    let values = (0..heads).flat_map(kept).collect();
+    Some(vec![
+        (format!("{stem}k_b_proj.weight"), (vec![heads, l.kv_rank, l.plain], keys)),
+        (format!("{stem}v_b_proj.weight"), (vec![heads, l.value, l.kv_rank], values)),
+    ])
+}
+
+/// What the converter makes of gpt-oss's experts (gate and up of even and odd columns, matrices turned) and sinks
+/// (`GptOssModel.modify_tensors`).
+fn gpt_oss(name: &str, (shape, values): &Tensor) -> Option<Vec<(String, Tensor)>> {
+    if name.ends_with(".sinks") {
+        return Some(vec![(format!("{name}.weight"), (shape.clone(), values.clone()))]);
+    }
+    let (stem, part) = name.split_once(".experts.")?;
+    let is_bias = part.ends_with("_bias");
+    let (matrix, kind) = (part.trim_end_matches("_bias"), if is_bias { "bias" } else { "weight" });
+    let (experts, columns) = (shape[0], *shape.last().expect("columns"));
+    let rows = values.len() / experts / columns;
+    // Columns `from, from + step, …` of each expert as rows.
+    let turned = |to: &str, from: usize, step: usize| {
+        let of = |e: usize, c: usize| (0..rows).map(move |r| values[(e * rows + r) * columns + c]);
+        let chosen = (0..experts).flat_map(|e| (from..columns).step_by(step).flat_map(move |c| of(e, c)));
+        let mut shape = vec![experts, columns / step];
+        if !is_bias {
+            shape.push(rows);
+        }
+        (format!("{stem}.experts.{to}.{kind}"), (shape, chosen.collect()))
+    };
+    Some(match matrix {
+        "gate_up_proj" => vec![turned("gate_proj", 0, 2), turned("up_proj", 1, 2)],
+        other => vec![turned(other, 0, 1)],
+    })
 }
 
 fn model(checkpoint: &Checkpoint) -> CpuModel {
@@ -173,6 +233,16 @@ fn families_with_a_golden() {
     golden("mixtral", "llama", &experts(4));
     let width = ("expert_feed_forward_length", Meta::Size(48));
     golden("qwen3-moe", "qwen3moe", &[&experts(8)[..], &[width]].concat());
+    let yarn = [
+        ("rope.scaling.type", Meta::Text("yarn")),
+        ("rope.scaling.factor", Meta::Number(32.0)),
+        ("rope.scaling.original_context_length", Meta::Size(4096)),
+        ("expert_feed_forward_length", Meta::Size(192)),
+        // The fixture's context is shorter than what its scaling is for.
+        ("context_length", Meta::Size(4096)),
+        window(16),
+    ];
+    golden("gpt-oss", "gpt-oss", &[&experts(4)[..], &yarn].concat());
     let caps = [
         window(16),
         ("attn_logit_softcapping", Meta::Number(50.0)),
@@ -182,6 +252,45 @@ fn families_with_a_golden() {
     let flags = Meta::Flags(vec![true, true, true, false]);
     golden("gemma3", "gemma3", &[window(16), ("attention.sliding_window_pattern", flags)]);
     golden("phi3", "phi3", &[window(0), ("rope.scaling.original_context_length", Meta::Size(4096))]);
+}
+
+/// DeepSeek V3's metadata of a checkpoint, as newer converters write it.
+fn of_deepseek(hf: &Checkpoint) -> Vec<(&'static str, Meta)> {
+    let (c, size) = (hf.config(), |n: usize| Meta::Size(n as u32));
+    let (l, e) = (c.latent.expect("latent attention"), c.experts.clone().expect("experts"));
+    let groups = e.groups.expect("groups");
+    let mut meta = vec![
+        ("attention.head_count_kv", size(1)),
+        ("attention.key_length", size(l.kv_rank + l.rotated)),
+        ("attention.value_length", size(l.kv_rank)),
+        ("attention.key_length_mla", size(l.plain + l.rotated)),
+        ("attention.value_length_mla", size(l.value)),
+        ("attention.kv_lora_rank", size(l.kv_rank)),
+        ("expert_count", size(e.count)),
+        ("expert_used_count", size(e.picks)),
+        ("expert_feed_forward_length", size(e.width)),
+        ("expert_shared_count", size(e.shared.expect("a shared expert").width / e.width)),
+        ("expert_group_count", size(groups.count)),
+        ("expert_group_used_count", size(groups.picks)),
+        ("expert_weights_scale", Meta::Number(e.scale as f32)),
+        ("expert_weights_norm", Meta::Flag(e.normalised)),
+        ("expert_gating_func", size(2)),
+        ("leading_dense_block_count", size(e.sparse.iter().filter(|s| !**s).count())),
+    ];
+    meta.extend(l.q_rank.map(|n| ("attention.q_lora_rank", size(n))));
+    meta
+}
+
+/// Latent attention, with its matrices of keys and values apart; queries narrow or not, YaRN.
+#[test]
+fn deepseek2() {
+    let hf = Fixture::open("deepseek-v3").checkpoint;
+    golden("deepseek-v3", "deepseek2", &of_deepseek(&hf));
+    let variant = |name: &str| Fixture::at(weft_testsuite::fixture::folder().join("variants").join(name));
+    for name in ["deepseek-v3-no-q-rank", "deepseek-v3-groups"] {
+        let hf = variant(name).checkpoint;
+        agree(&hf, "deepseek2", &of_deepseek(&hf));
+    }
 }
 
 /// A family without a golden: a configuration of width 64 with four heads of 16, and random tensors.

@@ -88,6 +88,43 @@ const MIXTRAL: Names = Names { own: &[("block_sparse_moe.gate", "ffn_gate_inp")]
 
 const QWEN_MOE: Names = Names { own: &[("mlp.gate", "ffn_gate_inp")], ..LLAMA };
 
+/// Gate and up of gpt-oss are one tensor in Hugging Face's files and two in these, which have names that Hugging Face
+/// gives to experts of other families.
+const GPT_OSS: Names = Names {
+    own: &[
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("mlp.router", "ffn_gate_inp"),
+        ("mlp.experts.gate_proj", "ffn_gate_exps"),
+        ("mlp.experts.up_proj", "ffn_up_exps"),
+        ("mlp.experts.down_proj", "ffn_down_exps"),
+        ("self_attn.sinks", "attn_sinks"),
+    ],
+    ..LLAMA
+};
+
+/// What makes keys and values of the narrow value is one tensor in Hugging Face's files and in older ones of these.
+const DEEPSEEK: Names = Names {
+    own: &[
+        ("self_attn.q_a_proj", "attn_q_a"),
+        ("self_attn.q_a_layernorm", "attn_q_a_norm"),
+        ("self_attn.q_b_proj", "attn_q_b"),
+        ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+        ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
+        ("self_attn.kv_b_proj", "attn_kv_b"),
+        ("self_attn.k_b_proj", "attn_k_b"),
+        ("self_attn.v_b_proj", "attn_v_b"),
+        ("mlp.gate", "ffn_gate_inp"),
+        ("mlp.gate.e_score_correction_bias", "exp_probs_b"),
+        ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
+        ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
+        ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
+    ],
+    ..LLAMA
+};
+
+/// Tensors whose names have no kind in Hugging Face's files, and the kind that they have in these.
+const BARE: &[(&str, &str)] = &[("self_attn.sinks", "weight"), ("mlp.gate.e_score_correction_bias", "bias")];
+
 const GLM4: Names = Names {
     own: &[
         ("post_self_attn_layernorm", "post_attention_norm"),
@@ -167,6 +204,8 @@ fn names(model_type: &str) -> &'static Names {
         "phi3" => &PHI3,
         "mixtral" => &MIXTRAL,
         "qwen3_moe" => &QWEN_MOE,
+        "gpt_oss" => &GPT_OSS,
+        "deepseek_v3" => &DEEPSEEK,
         "phi" => &PHI,
         "starcoder2" => &STARCODER2,
         "glm4" => &GLM4,
@@ -191,7 +230,7 @@ fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static
             ("block_sparse_moe.experts.", ".w3", "ffn_up_exps"),
             ("block_sparse_moe.experts.", ".w2", "ffn_down_exps"),
         ],
-        "qwen3_moe" => &[
+        "qwen3_moe" | "deepseek_v3" => &[
             ("mlp.experts.", ".gate_proj", "ffn_gate_exps"),
             ("mlp.experts.", ".up_proj", "ffn_up_exps"),
             ("mlp.experts.", ".down_proj", "ffn_down_exps"),
@@ -202,7 +241,10 @@ fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static
 
 /// The GGUF name of a Hugging Face name of a family.
 pub fn gguf_name(model_type: &str, hf_name: &str) -> Option<String> {
-    let (stem, kind) = hf_name.rsplit_once('.')?;
+    let (stem, kind) = match BARE.iter().find(|(name, _)| hf_name.ends_with(name)) {
+        Some((_, kind)) => (hf_name, *kind),
+        None => hf_name.rsplit_once('.')?,
+    };
     if kind != "weight" && kind != "bias" {
         return None;
     }
@@ -234,6 +276,9 @@ pub fn hf_name(model_type: &str, gguf_name: &str) -> Option<String> {
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
     let (name, _) = names.own.iter().chain(names.parts).find(|(_, gguf)| *gguf == part)?;
+    if BARE.iter().any(|(bare, _)| bare == name) {
+        return Some(format!("{}{layer}.{name}", names.block));
+    }
     Some(format!("{}{layer}.{name}.{kind}", names.block))
 }
 

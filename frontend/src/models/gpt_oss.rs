@@ -32,6 +32,9 @@ pub fn build(m: &mut ModelBuilder<'_>) {
 /// The experts' matrices, turned and parted at load.
 fn stored(m: &mut ModelBuilder<'_>, name: &str, e: &Experts) -> Stored {
     let (n, h, w) = (e.count, m.config.hidden_size, e.width);
+    if m.has(&format!("{name}.experts.gate_proj.bias")) {
+        return parted(m, name, [n, h, w]);
+    }
     let both = m.turned_weight(&format!("{name}.experts.gate_up_proj"), &[n, h, 2 * w]);
     let biases = m.weight(&format!("{name}.experts.gate_up_proj_bias"), &[n, 2 * w]);
     let dims = |s: &[usize]| s.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
@@ -48,4 +51,13 @@ fn stored(m: &mut ModelBuilder<'_>, name: &str, e: &Experts) -> Stored {
     let down = m.turned_weight(&format!("{name}.experts.down_proj"), &[n, w, h]);
     let bias = m.weight(&format!("{name}.experts.down_proj_bias"), &[n, h]);
     Stored { gate, up, down: Linear { weight: turned(m, down), bias: Some(bias) } }
+}
+
+/// The matrices of a GGUF file, which has gate and up apart and all as `[experts, out, in]`.
+fn parted(m: &mut ModelBuilder<'_>, name: &str, [n, h, w]: [usize; 3]) -> Stored {
+    let mut part = |part: &str, out: usize, inner: usize| Linear {
+        weight: m.weight(&format!("{name}.experts.{part}.weight"), &[n, out, inner]),
+        bias: Some(m.weight(&format!("{name}.experts.{part}.bias"), &[n, out])),
+    };
+    Stored { gate: part("gate_proj", w, h), up: part("up_proj", w, h), down: part("down_proj", h, w) }
 }

@@ -39,6 +39,8 @@ const ARCHITECTURES: &[(&str, &str)] = &[
     ("glm4", "glm4"),
     ("smollm3", "smollm3"),
     ("qwen3moe", "qwen3_moe"),
+    ("gpt-oss", "gpt_oss"),
+    ("deepseek2", "deepseek_v3"),
 ];
 
 /// Token ids of `tokenizer.ggml.*` at which a generation ends.
@@ -68,7 +70,16 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
     };
     let hidden_size = m.required("embedding_length")?;
     let heads = m.required("attention.head_count")?;
-    let head_dim = head_dim(&m, hidden_size, heads)?;
+    let latent = particular::latent(&m, spec)?;
+    let head_dim = match &latent {
+        Some(l) => l.rotated,
+        None => head_dim(&m, hidden_size, heads)?,
+    };
+    // Files of latent attention count one key head: what the cache holds.
+    let kv_heads = match (&latent, m.size("attention.head_count_kv")?) {
+        (Some(_), _) | (None, None) => heads,
+        (None, Some(n)) => n,
+    };
     let embedding = file.tensor("token_embd.weight").ok_or_else(|| Error::MissingTensor {
         path: path.to_owned(),
         tensor: "token_embd.weight".into(),
@@ -112,10 +123,15 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         model_type: spec.model_type.to_owned(),
         vocab_size,
         hidden_size,
-        intermediate_size: m.required("feed_forward_length")?,
+        intermediate_size: match (spec.model_type, m.size("feed_forward_length")?) {
+            (_, Some(n)) => n,
+            // All its layers have experts.
+            ("gpt_oss", None) => m.required("expert_feed_forward_length")?,
+            (_, None) => return Err(m.absent("feed_forward_length")),
+        },
         layers,
         heads,
-        kv_heads: m.size("attention.head_count_kv")?.unwrap_or(heads),
+        kv_heads,
         head_dim,
         // Gemma's weights are stored as 1 + w.
         norm: if spec.norm == Norm::RmsPlusOne { Norm::Rms } else { spec.norm },
@@ -142,7 +158,7 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         mlp_bias: m.has("blk.0.ffn_up.bias"),
         hidden_act: spec.act.1,
         experts: particular::experts(&m, spec, layers)?,
-        latent: None,
+        latent,
         sinks: false,
         dtype: match embedding.encoding {
             Some(Encoding::Plain(d)) if d.is_float() => Some(d),

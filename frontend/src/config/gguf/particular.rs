@@ -3,13 +3,20 @@
 use super::metadata::Metadata;
 use crate::config::spec::{RopeLayers, Spec, Windows};
 use crate::config::{
-    Experts, LayerAttention, LayerRope, MAX_COUNT, ModelConfig, Placement, QkNorm, Rope, RopeScaling, Scoring,
+    Clamped, Experts, Groups, Latent, LayerAttention, LayerRope, MAX_COUNT, ModelConfig, Placement, QkNorm,
+    Rope, RopeScaling, Scoring, Shared,
 };
 use crate::error::{Error, Result};
 use crate::gguf::Value;
 
 /// Layers of the 27B variants of Gemma, whose scores llama.cpp scales by another width.
 const GEMMA_27B: &[(&str, usize)] = &[("gemma2", 46), ("gemma3_text", 62)];
+
+/// The limited SwiGLU of gpt-oss.
+const CLAMPED: Clamped = Clamped { alpha: 1.702, limit: 7.0 };
+
+/// The number of sigmoid among a file's ways to score experts.
+const SIGMOID: usize = 2;
 
 /// Largest bias of BLOOM's ALiBi slopes.
 const ALIBI: f64 = 8.0;
@@ -50,6 +57,14 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
                 return Err(m.unsupported("attention.max_alibi_bias", other, "absent or 8"));
             }
         }
+        "deepseek_v3" => scores_of_latent(m, c)?,
+        "gpt_oss" => {
+            c.sinks = true;
+            // As the model was trained, which its files do not say.
+            if let RopeScaling::Yarn { truncate, .. } = &mut c.rope.scaling {
+                *truncate = false;
+            }
+        }
         "phi3" => {
             if let RopeScaling::LongRope { original_max_position, .. } = &c.rope.scaling {
                 c.max_position = c.max_position.min(*original_max_position);
@@ -64,7 +79,7 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
 pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option<Experts>> {
     let width = match spec.model_type {
         "mixtral" => m.required("feed_forward_length")?,
-        "qwen3_moe" => m.required("expert_feed_forward_length")?,
+        "qwen3_moe" | "gpt_oss" | "deepseek_v3" => m.required("expert_feed_forward_length")?,
         _ => {
             return match m.size("expert_count")?.filter(|&n| n > 0) {
                 None => Ok(None),
@@ -77,6 +92,9 @@ pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option
         let problem = format!("{picks} of {count} experts, at most {MAX_COUNT} allowed");
         return Err(Error::damaged(m.file.path(), m.key("expert_used_count"), problem));
     }
+    if spec.model_type == "deepseek_v3" {
+        return deepseek(m, [count, picks, width], layers).map(Some);
+    }
     Ok(Some(Experts {
         count,
         picks,
@@ -86,9 +104,88 @@ pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option
         scale: 1.0,
         groups: None,
         shared: None,
-        clamped: None,
+        clamped: (spec.model_type == "gpt_oss").then_some(CLAMPED),
         sparse: vec![true; layers],
     }))
+}
+
+/// DeepSeek V3's experts: the first layers have none.
+fn deepseek(m: &Metadata, [count, picks, width]: [usize; 3], layers: usize) -> Result<Experts> {
+    match m.size("expert_gating_func")? {
+        Some(SIGMOID) => {}
+        other => {
+            let (value, supported) = (other.unwrap_or(1), "2, sigmoid: DeepSeek V3's");
+            return Err(m.unsupported("expert_gating_func", value, supported));
+        }
+    }
+    // Older files do not say V3's groups, and other models of this architecture have none.
+    let usual = if count == 256 { (8, 4) } else { (1, 1) };
+    let groups = Groups {
+        count: m.size("expert_group_count")?.unwrap_or(usual.0),
+        picks: m.size("expert_group_used_count")?.unwrap_or(usual.1),
+    };
+    let fits = groups.count > 0
+        && count.is_multiple_of(groups.count)
+        && (groups.count == 1 || count / groups.count >= 2)
+        && (1..=groups.count).contains(&groups.picks)
+        && groups.picks * (count / groups.count) >= picks;
+    if !fits {
+        let problem = format!("{} of {} groups of {count} experts", groups.picks, groups.count);
+        return Err(Error::damaged(m.file.path(), m.key("expert_group_used_count"), problem));
+    }
+    let dense = m.size("leading_dense_block_count")?.unwrap_or(0);
+    let shared = m.size("expert_shared_count")?.unwrap_or(0).saturating_mul(width);
+    Ok(Experts {
+        count,
+        picks,
+        width,
+        scoring: Scoring::BiasedSigmoid,
+        normalised: m.boolean("expert_weights_norm")?.unwrap_or(false),
+        scale: m.number("expert_weights_scale")?.unwrap_or(1.0),
+        groups: (groups.count > 1).then_some(groups),
+        shared: (shared > 0).then_some(Shared { width: shared, gated: false }),
+        clamped: None,
+        sparse: (0..layers).map(|i| i >= dense).collect(),
+    })
+}
+
+/// The sizes of latent attention, where the family has it.
+pub(super) fn latent(m: &Metadata, spec: &Spec) -> Result<Option<Latent>> {
+    if spec.model_type != "deepseek_v3" {
+        return Ok(None);
+    }
+    let kv_rank = m.required("attention.kv_lora_rank")?;
+    let rotated = m.required("rope.dimension_count")?;
+    // Newer files say here what the cache holds, and the heads' own sizes elsewhere.
+    let (stored, own) = (m.size("attention.key_length")?, m.size("attention.key_length_mla")?);
+    let (stored_value, own_value) =
+        (m.size("attention.value_length")?, m.size("attention.value_length_mla")?);
+    let key = own.or(stored).ok_or_else(|| m.absent("attention.key_length_mla"))?;
+    let value = own_value.or(stored_value).ok_or_else(|| m.absent("attention.value_length_mla"))?;
+    let sizes = [kv_rank, rotated, key, value];
+    if sizes.iter().any(|n| *n == 0 || *n > MAX_COUNT) || key <= rotated {
+        let problem = format!("keys of {key} elements, {rotated} of them rotated, and values of {value}");
+        return Err(Error::damaged(m.file.path(), m.key("attention.key_length_mla"), problem));
+    }
+    let q_rank = m.size("attention.q_lora_rank")?.filter(|n| *n > 0);
+    Ok(Some(Latent { q_rank, kv_rank, plain: key - rotated, rotated, value }))
+}
+
+/// The scale of scores of latent attention. YaRN's multiplier of the logarithm stands for `mscale` and
+/// `mscale_all_dim`, which are equal in the models of this architecture: cosines stay as they are, and scores take it
+/// twice.
+fn scores_of_latent(m: &Metadata, c: &mut ModelConfig) -> Result<()> {
+    let Some(l) = c.latent else { return Ok(()) };
+    c.attention_scale = 1.0 / ((l.plain + l.rotated) as f64).sqrt();
+    let by = m.number("rope.scaling.yarn_log_multiplier")?.filter(|&x| x != 0.0);
+    if let RopeScaling::Yarn { factor, attention_factor, score_factor, .. } = &mut c.rope.scaling
+        && let Some(by) = by
+    {
+        *attention_factor = 1.0;
+        *score_factor = 1.0 + by * factor.ln();
+        c.attention_scale *= *score_factor * *score_factor;
+    }
+    Ok(())
 }
 
 fn gemma(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()> {
@@ -119,9 +216,8 @@ pub(super) fn attention(m: &Metadata, spec: &Spec, layers: usize) -> Result<Vec<
     let (window, every) = match spec.windows {
         Windows::Pattern(every) => (m.size("attention.sliding_window")?.or(gemma.then_some(4096)), every),
         Windows::All(_) => (m.size("attention.sliding_window")?, usize::MAX),
-        Windows::None | Windows::Used | Windows::NoRope | Windows::Cycle(_) | Windows::Alternate(_) => {
-            (None, usize::MAX)
-        }
+        Windows::Alternate(default) => (m.size("attention.sliding_window")?.or(Some(default)), 2),
+        Windows::None | Windows::Used | Windows::NoRope | Windows::Cycle(_) => (None, usize::MAX),
     };
     let window = window.filter(|&w| w > 0);
     let configured = window.is_some();

@@ -64,10 +64,15 @@ fn expanded(m: &mut ModelBuilder<'_>, cache: NodeId, name: &str, l: Latent) -> [
     let narrow = m.g.reshape(narrow, vec![slots, Dim::Const(l.kv_rank)]);
     let shared = m.g.slice(cache, 2, l.kv_rank, l.rotated);
     let shared = m.g.broadcast(shared, vec![slots, Dim::Const(heads), Dim::Const(l.rotated)]);
-    let stored = m.stored_linear(narrow, &format!("{name}.kv_b_proj"), heads * of, false, false);
+    let whole = m.has(&format!("{name}.kv_b_proj.weight"));
+    let stored =
+        whole.then(|| m.stored_linear(narrow, &format!("{name}.kv_b_proj"), heads * of, false, false));
     let mut part = |scope: &str, start: usize, len: usize| {
         m.scoped(scope, |m| {
-            let layer = stored.of_groups(m, heads, of, start, len);
+            let layer = match stored {
+                Some(stored) => stored.of_groups(m, heads, of, start, len),
+                None => by_head(m, &format!("{name}.{scope}.weight"), [heads, len, l.kv_rank], start == 0),
+            };
             let rows = m.apply(narrow, layer);
             let rows = m.g.cast(rows, m.dtype);
             m.g.reshape(rows, vec![slots, Dim::Const(heads), Dim::Const(len)])
@@ -75,6 +80,18 @@ fn expanded(m: &mut ModelBuilder<'_>, cache: NodeId, name: &str, l: Latent) -> [
     };
     let (keys, values) = (part("k_b_proj", 0, l.plain), part("v_b_proj", l.plain, l.value));
     [m.scoped("k_b_proj", |m| m.g.concat(&[keys, shared], 2)), values]
+}
+
+/// A matrix for each head that a GGUF file stores by itself, `[heads, out, rank]`, that of keys turned.
+fn by_head(m: &mut ModelBuilder<'_>, name: &str, [heads, out, rank]: [usize; 3], keys: bool) -> Linear {
+    let mut weight = match keys {
+        true => m.weight(name, &[heads, rank, out]),
+        false => m.weight(name, &[heads, out, rank]),
+    };
+    if keys {
+        weight = m.g.transpose(weight, &[0, 2, 1]);
+    }
+    Linear { weight: m.g.reshape(weight, [heads * out, rank].map(Dim::Const).to_vec()), bias: None }
 }
 
 /// Queries, f32: the rotated elements of all heads, and the others.
