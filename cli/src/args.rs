@@ -56,6 +56,17 @@ pub enum DeviceArg {
     Cuda,
 }
 
+/// How decode steps follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LaunchArg {
+    /// All in one launch: the GPU samples, tests for the end and goes on by itself, and streams tokens out as they
+    /// are made. On the CPU the same as step.
+    Loop,
+    /// One launch a step, with the host between: for finding faults, and for drivers without conditional graph
+    /// nodes. The tokens are the same.
+    Step,
+}
+
 /// A floating-point type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FloatArg {
@@ -192,6 +203,9 @@ pub struct RunArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub device: DeviceArg,
+    /// How the steps of an answer are launched.
+    #[arg(long, value_enum, default_value_t = LaunchArg::Loop)]
+    pub launch: LaunchArg,
     /// How to compile a checkpoint.
     #[command(flatten)]
     pub build: BuildArgs,

@@ -46,8 +46,8 @@ pub fn step(
     Ok(executor.step(role, &inputs, logits)?)
 }
 
-/// The inputs of a step of pieces.
-pub(crate) fn inputs(executor: &dyn Executor, role: Role, pieces: &[Piece<'_>]) -> StepInputs {
+/// The inputs of a step of pieces, as [`step`] takes them.
+pub fn inputs(executor: &dyn Executor, role: Role, pieces: &[Piece<'_>]) -> StepInputs {
     let slot_base = (0..executor.limits().max_batch).map(|i| executor.slot_base(i)).collect();
     let mut s = StepInputs { slot_base, ..StepInputs::default() };
     for piece in pieces {

@@ -1,8 +1,10 @@
-//! Generation: prompts through prefill steps, then a token a sequence and step until each answer ends.
+//! Generation: prompts through prefill steps, then a token a sequence and step until each answer ends. A stop
+//! string spans tokens, so it is the host that finds it and ends the row.
 //!
 //! Prompts run as one ragged batch, in waves of as many sequences as the plan holds.
 
-use crate::batch::{Piece, chunks, sampled, step};
+use crate::args::LaunchArg;
+use crate::batch::{Piece, chunks, inputs, sampled, step};
 use crate::errors::{Error, Result};
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -10,9 +12,10 @@ use weft_frontend::checkpoint::Checkpoint;
 use weft_frontend::text::chat::ChatTemplate;
 use weft_frontend::text::stream::StreamDecoder;
 use weft_frontend::text::tokenizer::Tokenizer;
+use weft_ir::generation::End;
 use weft_ir::plan::Role;
 use weft_ir::sampling::{Params, Penalties};
-use weft_runtime::exec::Executor;
+use weft_runtime::exec::{Executor, Generate, Next, step_by_step};
 
 /// Tokens that end a turn in the chat formats in use, where a vocabulary has them.
 const END_OF_TURN: &[&str] = &["<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"];
@@ -47,6 +50,8 @@ pub struct Limits {
     pub stop_tokens: Vec<u32>,
     /// Texts that end it.
     pub stop_strings: Vec<String>,
+    /// How its steps are launched.
+    pub launch: LaunchArg,
 }
 
 /// Why an answer ended.
@@ -224,30 +229,49 @@ fn decode(
     max_seq: usize,
     tell: Tell<'_>,
 ) -> Result<usize> {
-    let mut made = 0;
-    loop {
-        let active: Vec<usize> = (0..running.len()).filter(|&i| running[i].finish.is_none()).collect();
-        if active.is_empty() {
-            return Ok(made);
+    let active: Vec<usize> = (0..running.len()).filter(|&i| running[i].finish.is_none()).collect();
+    if active.is_empty() {
+        return Ok(0);
+    }
+    let pieces: Vec<Piece<'_>> = active
+        .iter()
+        .map(|&i| {
+            let r = &running[i];
+            let ids = std::slice::from_ref(&r.last);
+            let (sequence, start, prompt) = (r.sequence, r.position, r.prompt_tokens);
+            Piece { sequence, start, ids, params: r.params, penalties: r.penalties, prompt }
+        })
+        .collect();
+    let first = inputs(executor, Role::Decode, &pieces);
+    let most: Vec<usize> = active.iter().map(|&i| limits.max_new_tokens - running[i].ids.len()).collect();
+    let g = Generate { first: &first, limits: &most, stop_tokens: &limits.stop_tokens };
+    let (mut made, mut failed) = (0, None);
+    let mut on_token = |row: usize, id: u32| {
+        made += 1;
+        let r = &mut running[active[row]];
+        (r.last, r.position) = (id, r.position + 1);
+        match r.take(limits, max_seq, tell) {
+            Ok(()) if r.finish.is_some() => Next::EndRow,
+            Ok(()) => Next::Go,
+            Err(e) => {
+                failed = Some(e);
+                Next::EndAll
+            }
         }
-        let pieces: Vec<Piece<'_>> = active
-            .iter()
-            .map(|&i| {
-                let r = &running[i];
-                let ids = std::slice::from_ref(&r.last);
-                let (sequence, start, prompt) = (r.sequence, r.position, r.prompt_tokens);
-                Piece { sequence, start, ids, params: r.params, penalties: r.penalties, prompt }
-            })
-            .collect();
-        let out = step(executor, Role::Decode, &pieces, false)?;
-        made += out.tokens.len();
-        for (&i, &token) in active.iter().zip(&out.tokens) {
-            let r = &mut running[i];
-            r.last = sampled(token, r.sequence, r.position)?;
-            r.position += 1;
-            r.take(limits, max_seq, tell)?;
+    };
+    let rows = match limits.launch {
+        LaunchArg::Loop => executor.generate(&g, &mut on_token),
+        LaunchArg::Step => step_by_step(executor, &g, &mut on_token),
+    }?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    for (row, &i) in rows.iter().zip(&active) {
+        if row.end == End::NotNumbers {
+            sampled(-1, running[i].sequence, running[i].position)?;
         }
     }
+    Ok(made)
 }
 
 impl Running {

@@ -130,6 +130,44 @@ fn answers_end_at_stop_strings_and_limits() {
     assert_eq!(full["answers"][0]["prompt_tokens"].as_u64().expect("a count") + made, 9);
 }
 
+/// On the CPU both run step by step; the option's values, and answers that end in every way, are alike.
+#[test]
+fn every_launch_gives_the_same_answers() {
+    let dir = folder();
+    let prompts = ["hello", "a longer prompt than the others", "we"];
+    let answers = |more: &[&str]| -> serde_json::Value {
+        let run = run(dir.path(), &[&["tiny.gguf", "--json"], &prompts[..], more].concat());
+        let json: serde_json::Value = serde_json::from_str(run.ok()).expect("JSON");
+        json["answers"].clone()
+    };
+    let whole = answers(&["--max-new-tokens", "24"]);
+    let text = whole[1]["text"].as_str().expect("text");
+    let stop: String = text.chars().skip(4).take(3).collect();
+    for settings in [
+        vec!["--max-new-tokens", "24"],
+        vec!["--max-new-tokens", "1"],
+        vec!["--max-new-tokens", "24", "--temperature", "0.9", "--top-k", "20", "--seed", "3"],
+        vec!["--max-new-tokens", "24", "--stop", &stop],
+        vec!["--max-seq", "40", "--max-new-tokens", "200"],
+    ] {
+        let by_default = answers(&settings);
+        for launch in ["loop", "step"] {
+            let same = answers(&[&settings[..], &["--launch", launch]].concat());
+            assert_eq!(same, by_default, "{launch} {settings:?}");
+        }
+        if settings.contains(&"--stop") {
+            assert_eq!(by_default[1]["finish"], "stop_string");
+            let before = text.find(&stop).expect("it is there");
+            assert_eq!(by_default[1]["text"].as_str(), Some(&text[..before]));
+        }
+    }
+    run(dir.path(), &["tiny.gguf", "hello", "--launch", "graph"]).fails(2, &["--launch", "loop, step"]);
+    let help = weft(dir.path(), ["run", "--help"]);
+    for text in ["loop:", "step:", "All in one launch", "conditional graph nodes"] {
+        assert!(help.ok().contains(text), "{text}: {}", help.stdout);
+    }
+}
+
 #[test]
 fn a_prompt_comes_from_stdin() {
     let dir = folder();

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod decode;
 pub mod dtype;
 pub mod encoding;
+pub mod generation;
 pub mod graph;
 pub mod ids;
 pub mod kernel;

@@ -246,3 +246,48 @@ fn facts_say_what_is_used() {
         Facts { shared_bytes: 256, cp_async: true, pdl: true, max_vector_bytes: 16, ..Facts::default() };
     assert_eq!(found, expected);
 }
+
+/// A kernel that reads a word of the host before the wait, and writes one and a condition behind it.
+#[test]
+fn host_memory_and_conditions() {
+    let steered = |fill: &dyn Fn(&mut KernelBuilder, Mem, Mem, weft_ir::ids::ParamId)| {
+        let mut b = KernelBuilder::new("k", 32);
+        let from = b.pointer("from", DType::I32, Access::FromHost);
+        let to = b.pointer("to", DType::I32, Access::ToHost);
+        let condition = b.condition("loop");
+        fill(&mut b, from, to, condition);
+        verify(&b.finish()).map_err(|f| f.into_iter().map(|f| f.to_string()).collect::<Vec<_>>().join("; "))
+    };
+    let set = |condition, value| Stmt::SetCondition { condition, value };
+    let facts = steered(&|b, from, to, condition| {
+        let word = b.let_("word", DType::I32, Expr::load(from, zero()));
+        b.push(Stmt::GridDependencyWait);
+        b.store(to, tid(), word);
+        b.push(set(condition, Expr::uint(1)));
+    });
+    assert!(facts.expect("a kernel").condition);
+    let why = |fill: &dyn Fn(&mut KernelBuilder, Mem, Mem, weft_ir::ids::ParamId)| {
+        steered(fill).expect_err("a fault")
+    };
+    assert!(why(&|b, from, _, _| b.store(from, zero(), zero())).contains("`from` is written"));
+    let read = |b: &mut KernelBuilder, to: Mem| {
+        b.let_("x", DType::I32, Expr::load(to, zero()));
+    };
+    assert!(why(&|b, _, to, _| read(b, to)).contains("`to` is read"));
+    let early = why(&|b, _, to, condition| {
+        b.store(to, zero(), zero());
+        b.push(set(condition, Expr::uint(1)));
+        b.push(Stmt::GridDependencyWait);
+    });
+    assert!(
+        early.contains("`to` is accessed before") && early.contains("`the condition` is accessed before")
+    );
+    assert!(why(&|b, _, _, condition| b.push(set(condition, zero()))).contains("is i32, must be u32"));
+    let no_condition = why(&|b, _, _, _| b.push(set(weft_ir::ids::ParamId::new(0), Expr::uint(1))));
+    assert!(no_condition.contains("is no condition"), "{no_condition}");
+    let vectors = why(&|b, from, _, _| {
+        let array = b.array("four", DType::I32, 4, None);
+        b.push(load_vec(array, from, 4, CacheHint::Default));
+    });
+    assert!(vectors.contains("host memory is accessed as vectors"), "{vectors}");
+}

@@ -5,6 +5,7 @@
 pub mod context;
 pub mod eqsat;
 pub mod fusion;
+pub mod generation;
 pub mod launch;
 pub mod lower;
 pub mod memory_plan;

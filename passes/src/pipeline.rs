@@ -4,7 +4,7 @@ use crate::context::{Context, Options};
 use crate::eqsat::{self, CostModel};
 use crate::memory_plan::Arena;
 use crate::provenance::{self, Provenance};
-use crate::{fusion, launch, lower, memory_plan, schedule};
+use crate::{fusion, generation, launch, lower, memory_plan, schedule};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use weft_ir::graph::Graph;
@@ -147,7 +147,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         c.dump_changed(v.dump_name(), "build", || v.graph.to_string());
     }
     let sites = c.timed("fusions", |_| find_sites(&variants, &o)).map_err(Error::Lower)?;
-    let (lowered, placed) = c
+    let (mut lowered, placed) = c
         .timed("lower", |c| {
             let of = variants.iter().zip(&sites);
             let all: Vec<lower::Variant<'_>> =
@@ -182,6 +182,14 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         Form { name, graph: p.graph, dispatches: p.dispatches }
     });
     let forms: Vec<Form> = forms.collect();
+    let decode = variants.iter().position(|v| v.serves(Role::Decode) && !v.graph.is_encoder());
+    let rows = buckets.iter().filter(|b| b.role == Role::Decode).map(|b| b.bind.rows).max();
+    let decode = decode.filter(|_| rows.is_some_and(|n| n <= generation::MOST_ROWS));
+    let advance = c.timed("generation", |_| {
+        let lower::Lowered { buffers, works, bodies } = &mut lowered;
+        decode.and_then(|d| Some((d, generation::advance(buffers, works, &bodies[d], o.max_seq)?)))
+    });
+    let lowered = lowered;
     let plan = |kernels, bodies, entries| Plan {
         target: o.target.name.into(),
         dtype: o.dtype,
@@ -193,6 +201,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         kernels,
         bodies,
         entries,
+        generation: None,
     };
     let text = |p: Plan| p.to_ron().unwrap_or_else(|e| e.to_string());
     let unlaunched = || -> Vec<Body> {
@@ -204,12 +213,11 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     let (kernels, chosen) = c.timed("schedule", |_| {
         let uses = |body: usize| -> BTreeSet<u32> { lowered.bodies[body].iter().map(|d| d.work).collect() };
         let uses: Vec<BTreeSet<u32>> = (0..lowered.bodies.len()).map(uses).collect();
-        schedule::run(
-            &lowered.works,
-            &buckets,
-            &|b, w| uses[body_of(b)].contains(&w),
-            (o.target, &o.schedules),
-        )
+        let advances = |b: &schedule::Bucket, w| {
+            b.role == Role::Decode && advance.as_ref().is_some_and(|(_, d)| d.work == w)
+        };
+        let used = |b: &schedule::Bucket, w| uses[body_of(b)].contains(&w) || advances(b, w);
+        schedule::run(&lowered.works, &buckets, &used, (o.target, &o.schedules))
     });
     let entries = |arenas: Vec<Arena>| -> Vec<Entry> {
         let entry = |((bucket, kernels), arena): ((&schedule::Bucket, &schedule::Chosen), Arena)| Entry {
@@ -247,7 +255,11 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         };
         lowered.bodies.iter().enumerate().map(body).collect()
     });
-    let plan = plan(kernels, bodies, entries(arenas));
+    let mut plan = plan(kernels, bodies, entries(arenas));
+    plan.generation = advance.map(|(body, advance)| {
+        let programmatic = o.target.features.programmatic_launch;
+        generation::run(body, &lowered.bodies[body], advance, programmatic)
+    });
     c.timed("verify-plan", |_| verify::plan::verify(&plan)).map_err(|f| Error::Plan(lines(&f)))?;
     c.dump_changed("launch", "memory-plan", || text(plan.clone()));
     Ok(Compiled { plan, context, provenance, forms })

@@ -158,6 +158,7 @@ fn suffix(s: &Schedule) -> String {
         // Never empty: a bare word may be a function of the CUDA headers (`norm`).
         Schedule::Elementwise { .. } => "_pointwise".into(),
         Schedule::SampleRow { .. } | Schedule::RowSteps { .. } => "_row".into(),
+        Schedule::AdvanceRows { .. } => "_rows".into(),
         Schedule::RoutedGemv { .. } => "_routed_gemv".into(),
         Schedule::RoutedGemm { tile_m, tile_n, split, .. } => {
             format!("_routed_gemm_{tile_m}x{tile_n}_{split}")
@@ -183,6 +184,10 @@ pub fn choose(work: &Work, bind: &Bindings, target: &Target) -> (Schedule, Optio
         Compute::Routed(r) => routed::products(work, r, bind, target),
         Compute::Grouping(_) => (Schedule::GroupPairs { threads: 128 }, None),
         Compute::Penalize(_) | Compute::Sample(_) => (Schedule::SampleRow { threads: 1024 }, None),
+        Compute::Advance(a) => {
+            let rows = a.rows.eval(bind).next_multiple_of(32).clamp(32, 1024);
+            (Schedule::AdvanceRows { threads: rows as u32 }, None)
+        }
     }
 }
 
@@ -298,6 +303,7 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         Compute::Grouping(g) => vec![Dim::Const(g.experts)],
         Compute::Penalize(p) => vec![p.rows],
         Compute::Sample(s) => vec![s.rows],
+        Compute::Advance(a) => vec![a.rows],
     };
     let one = Extent::one;
     match (schedule, &work.compute) {
@@ -310,6 +316,7 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
             | Schedule::GroupPairs { threads },
             _,
         ) => ([over(domain, 1), one(), one()], *threads),
+        (Schedule::AdvanceRows { threads }, _) => ([one(), one(), one()], *threads),
         (Schedule::Gemv { rows, warps, blocks, .. }, Compute::MatMul(m)) => {
             ([over(c(*blocks as usize), 1), over(vec![m.m], *rows), one()], warps * 32)
         }

@@ -41,6 +41,7 @@ fn listing(plan: &Plan) -> String {
             Compute::Grouping(g) => format!("pairs by {} matrices", g.experts),
             Compute::Penalize(_) => "penalize".into(),
             Compute::Sample(_) => "sample".into(),
+            Compute::Advance(_) => "advance".into(),
         };
         let names =
             |ids: &[weft_ir::ids::BufferId]| ids.iter().map(|b| b.to_string()).collect::<Vec<_>>().join(" ");

@@ -199,6 +199,13 @@ pub enum Error {
         remedy: &'static str,
     },
 
+    /// A generation cannot run as one launch, or did not.
+    #[error("a generation in one launch: {why}; run with --launch step")]
+    Loop {
+        /// What is missing or went wrong.
+        why: String,
+    },
+
     /// The CPU reference stopped.
     #[error("CPU reference: {0}")]
     Reference(#[from] Box<ReferenceError>),

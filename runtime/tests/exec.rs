@@ -324,6 +324,7 @@ fn every_way_of_packing_gives_the_same_bytes() {
     let slice = |axis, start, len, p| Pack::Slice(axis, start, len, Box::new(p));
     let transpose = |perm: &[usize], p| Pack::Transpose(perm.to_vec(), Box::new(p));
     let (bf, f16, f32) = (DType::BF16, DType::F16, DType::F32);
+    let both = |p: Pack| Pack::Concat(0, vec![p.clone(), p]);
     let cases = [
         (Way::Copied, bf, plain(bf)),
         (Way::Copied, f32, reshape(&[640], plain(f32))),
@@ -345,6 +346,17 @@ fn every_way_of_packing_gives_the_same_bytes() {
             Pack::Concat(0, vec![slice(0, 3, 15, reshape(&[640], plain(bf))), reshape(&[640], q8())]),
         ),
         (Way::Moved, f32, slice(0, 5, 40, reshape(&[640], q8()))),
+        // Rows of two matrices in turn, halves of heads in turn: gate and up, rotary pairs.
+        (Way::Copied, bf, reshape(&[40, 32], transpose(&[1, 0, 2], reshape(&[2, 20, 32], both(plain(bf)))))),
+        (Way::Copied, f32, transpose(&[0, 2, 1, 3], reshape(&[2, 2, 5, 32], plain(f32)))),
+        (Way::Converted, bf, cast(bf, transpose(&[0, 2, 1, 3], reshape(&[2, 2, 5, 32], q8())))),
+        (
+            Way::Converted,
+            bf,
+            slice(0, 1, 3, transpose(&[1, 0, 2], reshape(&[4, 5, 32], cast(f16, plain(f32))))),
+        ),
+        (Way::Copied, f16, transpose(&[0, 1], plain(f16))),
+        (Way::Moved, bf, transpose(&[1, 0, 2], reshape(&[20, 2, 16], plain(bf)))),
         (Way::Moved, bf, transpose(&[1, 0], plain(bf))),
         (Way::Moved, bf, Pack::Concat(1, vec![plain(bf), plain(bf)])),
         (

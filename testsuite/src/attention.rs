@@ -223,6 +223,7 @@ pub fn plan(
         kernels: vec![kernel],
         bodies: vec![Body { dispatches: vec![dispatch], launches }],
         entries: vec![entry],
+        generation: None,
     };
     weft_ir::verify::plan::verify(&plan).unwrap_or_else(|f| panic!("{f:?}"));
     assert_eq!(Plan::from_ron(&plan.to_ron().expect("RON")).expect("a plan"), plan);

@@ -328,5 +328,6 @@ fn assemble(
         kernels,
         bodies: vec![Body { dispatches: m.dispatches, launches }],
         entries: vec![entry],
+        generation: None,
     }
 }

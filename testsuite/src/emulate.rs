@@ -7,7 +7,7 @@ use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::BufferId;
-use weft_ir::plan::{BufferKind, Entry, Plan, Scratch};
+use weft_ir::plan::{BufferKind, Dispatch, Entry, Plan, Scratch};
 use weft_ir::reference::{
     Data, LoadedPlan, Precision, Real, StepInputs, Tensor, WeightBytes, load_plan, run_dispatch,
 };
@@ -15,13 +15,13 @@ use weft_ir::shape::Bindings;
 
 /// A plan on the emulator: one buffer of memory for each buffer of the plan.
 pub struct Emulated<'a> {
-    plan: &'a Plan,
+    pub(crate) plan: &'a Plan,
     kernels: Vec<Emitted>,
     oracle: LoadedPlan<f64>,
-    rounded: LoadedPlan<f32>,
-    memory: Memory,
+    pub(crate) rounded: LoadedPlan<f32>,
+    pub(crate) memory: Memory,
     /// Index in memory of each buffer.
-    at: Vec<usize>,
+    pub(crate) at: Vec<usize>,
     /// In which order the blocks of a kernel run.
     pub order: Order,
     /// Counters of blocks, which steps leave as they find them.
@@ -95,7 +95,7 @@ impl<'a> Emulated<'a> {
     }
 
     /// Prepares memory for an entry: constants, inputs and unwritten results; states are kept.
-    fn prepare(&mut self, entry: &Entry, inputs: &StepInputs) {
+    pub(crate) fn prepare(&mut self, entry: &Entry, inputs: &StepInputs) {
         let old = std::mem::take(&mut self.memory);
         let old_at = std::mem::take(&mut self.at);
         for (i, b) in self.plan.buffers.iter().enumerate() {
@@ -115,7 +115,9 @@ impl<'a> Emulated<'a> {
                     Some(&at) => self.memory.add(old.buffers[at].clone()),
                     None => self.memory.zeros(b.dtype, elements),
                 },
-                BufferKind::Output(_) | BufferKind::Temp => self.memory.uninitialised(b.dtype, elements),
+                BufferKind::Output(_) | BufferKind::Temp | BufferKind::Control(_) => {
+                    self.memory.uninitialised(b.dtype, elements)
+                }
             };
             self.at.push(index);
         }
@@ -171,21 +173,13 @@ impl<'a> Emulated<'a> {
     }
 
     /// Runs the kernel of a dispatch.
-    fn dispatch(&mut self, entry: &Entry, i: usize) -> Result<(), String> {
+    pub(crate) fn dispatch(&mut self, entry: &Entry, i: usize) -> Result<(), String> {
         let plan = self.plan;
         let d = &plan.bodies[entry.body as usize].dispatches[i];
         let spec = &plan.kernels[entry.kernels[&d.work].index()];
-        let work = &plan.works[d.work as usize];
-        let buffers = d.reads.iter().chain(&d.writes).map(|b| Arg::Buffer(self.at[b.index()]));
-        let syms = work.syms().into_iter().map(|s| Arg::i32(entry.bind.get(s) as i32));
-        let grid = std::array::from_fn(|axis| spec.grid[axis].blocks(&entry.bind) as u32);
-        let mut args: Vec<Arg> = buffers.chain(syms).collect();
         let scratch = spec.scratch.as_ref().map(|s| self.scratch(entry, i, s));
-        args.extend(scratch.iter().flat_map(|s| &s.args));
-        let launch = Launch { grid, args };
-        let kernel = &self.kernels[entry.kernels[&d.work].index()];
-        run_in_order(&kernel.kernel, &launch, &mut self.memory, self.order)
-            .map_err(|f| format!("{} ({}), dispatch {i}: {f:?}", spec.name, d.scope))?;
+        let args = scratch.as_ref().map_or(&[][..], |s| &s.args);
+        self.launch(entry, d, args).map_err(|why| format!("dispatch {i}: {why}"))?;
         if let Some(s) = scratch {
             self.take_counters(s);
         }
@@ -212,6 +206,19 @@ impl<'a> Emulated<'a> {
         self.memory.buffers.truncate(lent.first);
     }
 
+    /// Runs the kernel of a dispatch on what is in memory; arguments of its own follow those of every kernel.
+    pub(crate) fn launch(&mut self, entry: &Entry, d: &Dispatch, more: &[Arg]) -> Result<(), String> {
+        let (work, kernel) = (&self.plan.works[d.work as usize], entry.kernels[&d.work].index());
+        let spec = &self.plan.kernels[kernel];
+        let buffers = d.reads.iter().chain(&d.writes).map(|b| Arg::Buffer(self.at[b.index()]));
+        let syms = work.syms().into_iter().map(|s| Arg::i32(entry.bind.get(s) as i32));
+        let grid = std::array::from_fn(|axis| spec.grid[axis].blocks(&entry.bind) as u32);
+        let args = buffers.chain(syms).chain(more.iter().copied()).collect();
+        let launch = Launch { grid, args };
+        let done = run_in_order(&self.kernels[kernel].kernel, &launch, &mut self.memory, self.order);
+        done.map(|_| ()).map_err(|f| format!("{} ({}): {f}", spec.name, d.scope))
+    }
+
     /// The results of a dispatch by the reference, on what is in memory now.
     fn expect<R: Real>(&self, loaded: &LoadedPlan<R>, at: (usize, usize), bind: &Bindings) -> Vec<Vec<f64>> {
         let d = &self.plan.bodies[at.0].dispatches[at.1];
@@ -228,7 +235,7 @@ impl<'a> Emulated<'a> {
     }
 
     /// A buffer of the memory as a tensor; what was never written is zero.
-    fn tensor<R: Real>(&self, b: BufferId, bind: &Bindings) -> Tensor<R> {
+    pub(crate) fn tensor<R: Real>(&self, b: BufferId, bind: &Bindings) -> Tensor<R> {
         let buffer = self.plan.buffer(b);
         let shape = bind.shape(&buffer.shape);
         let at = self.at[b.index()];

@@ -7,6 +7,7 @@ pub mod emulated_decoder;
 pub mod encoder;
 pub mod fixture;
 pub mod fuzz;
+pub mod generation;
 pub mod gguf;
 pub mod golden;
 pub mod gpu;

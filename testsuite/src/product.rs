@@ -152,6 +152,7 @@ impl Maker {
                 arena_bytes: arena.bytes,
                 unshared_bytes: arena.unshared_bytes,
             }],
+            generation: None,
         };
         weft_ir::verify::plan::verify(&plan).unwrap_or_else(|f| panic!("{f:?}"));
         assert_eq!(Plan::from_ron(&plan.to_ron().expect("RON")).expect("a plan"), plan);

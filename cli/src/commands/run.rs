@@ -56,6 +56,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         max_new_tokens: args.max_new_tokens,
         stop_tokens: stop_tokens(source.checkpoint(), &tokenizer, chat.as_ref()),
         stop_strings: args.stop.clone(),
+        launch: args.launch,
     };
     let start = Instant::now();
     let request = Request { device: args.device, build: &args.build, sequences: requests.len() };

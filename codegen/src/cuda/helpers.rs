@@ -37,11 +37,12 @@ pub(super) enum Helper {
     GridDependencyWait,
     GridDependencyLaunch,
     LastBlock,
+    SetCondition,
 }
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 31] = [
+    pub(super) const ALL: [Helper; 32] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -73,6 +74,7 @@ impl Helper {
         Helper::GridDependencyWait,
         Helper::GridDependencyLaunch,
         Helper::LastBlock,
+        Helper::SetCondition,
     ];
 
     /// The storage type of a 16-bit float, if it is one.
@@ -127,7 +129,8 @@ impl Helper {
             | Helper::CopyAsyncWait
             | Helper::GridDependencyWait
             | Helper::GridDependencyLaunch
-            | Helper::LastBlock => &[],
+            | Helper::LastBlock
+            | Helper::SetCondition => &[],
         }
     }
 
@@ -165,6 +168,7 @@ impl Helper {
             Helper::GridDependencyWait => "grid_dependency_wait",
             Helper::GridDependencyLaunch => "grid_dependency_launch",
             Helper::LastBlock => "last_block",
+            Helper::SetCondition => "cudaGraphSetConditional",
         }
     }
 
@@ -224,6 +228,10 @@ impl Helper {
             Helper::GridDependencyWait => instruction(name, "griddepcontrol.wait"),
             Helper::GridDependencyLaunch => instruction(name, "griddepcontrol.launch_dependents"),
             Helper::LastBlock => last_block(name),
+            // A function of the device runtime, which the compiler knows.
+            Helper::SetCondition => {
+                format!("extern \"C\" __device__ void {name}(unsigned long long condition, unsigned value);")
+            }
         }
     }
 }

@@ -99,6 +99,10 @@ impl Writer<'_> {
                 let duration = self.expr(nanoseconds)?;
                 self.simple(&format!("__nanosleep({duration})"))
             }
+            Stmt::SetCondition { condition, value } => {
+                let args = [self.param_name(*condition)?, self.expr(value)?];
+                self.intrinsic(Helper::SetCondition, &args)
+            }
             Stmt::GridDependencyWait => self.intrinsic(Helper::GridDependencyWait, &[]),
             Stmt::GridDependencyLaunch => self.intrinsic(Helper::GridDependencyLaunch, &[]),
             Stmt::Mma { dtype, acc, acc_at, a, a_at, b, b_at } => {

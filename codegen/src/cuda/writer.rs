@@ -143,6 +143,7 @@ impl<'k> Writer<'k> {
         let name = self.params[index].clone();
         match self.kernel.params[index].kind {
             ParamKind::Scalar(dtype) => format!("const {} {name}", self.type_of(dtype)),
+            ParamKind::Condition => format!("const unsigned long long {name}"),
             ParamKind::Pointer { dtype, access } => {
                 let ty = self.type_of(dtype);
                 let (mut waits, mut joins) = (false, false);
@@ -155,6 +156,8 @@ impl<'k> Writer<'k> {
                     Access::Constant | Access::Read => format!("const {ty}* __restrict__ {name}"),
                     Access::ReadWrite if joins => format!("{ty}* {name}"),
                     Access::Write | Access::ReadWrite => format!("{ty}* __restrict__ {name}"),
+                    Access::FromHost => format!("const volatile {ty}* {name}"),
+                    Access::ToHost => format!("volatile {ty}* {name}"),
                 }
             }
         }

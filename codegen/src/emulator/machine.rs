@@ -76,12 +76,18 @@ impl<'k> Machine<'k> {
         for (param, arg) in kernel.params.iter().zip(&launch.args) {
             let (array, scalar) = match (param.kind, arg) {
                 (ParamKind::Pointer { dtype, access }, Arg::Buffer(region)) => {
-                    if matches!(access, Access::Write | Access::ReadWrite) {
+                    if matches!(access, Access::Write | Access::ReadWrite | Access::ToHost) {
                         shadows[*region] = Some(Shadow::new(regions[*region].len()));
                     }
-                    let constant = access == Access::Constant;
+                    // No kernel writes what comes from the host.
+                    let constant = matches!(access, Access::Constant | Access::FromHost);
                     let (region, name) = (*region, param.name.clone());
                     (Some(Array { region, size: dtype.size(), name, global: true, constant }), 0)
+                }
+                (ParamKind::Condition, Arg::Buffer(region)) => {
+                    shadows[*region] = Some(Shadow::new(regions[*region].len()));
+                    let (region, name) = (*region, param.name.clone());
+                    (Some(Array { region, size: 4, name, global: true, constant: false }), 0)
                 }
                 (_, Arg::Scalar(bits)) => (None, *bits),
                 (ParamKind::Scalar(_), Arg::Buffer(_)) => (None, 0),

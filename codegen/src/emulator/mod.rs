@@ -37,7 +37,7 @@ pub struct Launch {
 /// An argument of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arg {
-    /// A buffer of the memory, by index.
+    /// A buffer of the memory, by index; for a condition, a u32 that it is written to.
     Buffer(usize),
     /// Bits of a scalar (see the constructors).
     Scalar(u64),
@@ -155,12 +155,19 @@ fn check_args(kernel: &Kernel, launch: &Launch, memory: &Memory) -> Result<(), S
                     return Err(format!("argument `{}`: no buffer {index}", param.name));
                 }
                 match access {
-                    Access::Constant => constant.push(*index),
+                    Access::Constant | Access::FromHost => constant.push(*index),
                     Access::Read => {}
-                    Access::Write | Access::ReadWrite => written.push(*index),
+                    Access::Write | Access::ReadWrite | Access::ToHost => written.push(*index),
                 }
             }
-            (ParamKind::Scalar(_), Arg::Buffer(_)) | (ParamKind::Pointer { .. }, Arg::Scalar(_)) => {
+            (ParamKind::Condition, Arg::Buffer(index)) => {
+                if !memory.buffers.get(*index).is_some_and(|b| b.dtype == DType::U32 && b.len() == 1) {
+                    return Err(format!("argument `{}`: buffer {index} is not one u32", param.name));
+                }
+                written.push(*index);
+            }
+            (ParamKind::Scalar(_), Arg::Buffer(_))
+            | (ParamKind::Pointer { .. } | ParamKind::Condition, Arg::Scalar(_)) => {
                 return Err(format!("argument `{}` is not what the parameter is", param.name));
             }
         }

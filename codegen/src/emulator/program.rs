@@ -74,6 +74,7 @@ pub(super) enum Op {
     Atomic { mem: usize, index: Node, value: Node, old: Option<usize> },
     Fence,
     LastBlock { counter: usize, index: Node, expected: Node, last: usize },
+    SetCondition { mem: usize, value: Node },
 }
 
 /// A kernel ready to run.
@@ -228,6 +229,9 @@ impl Compiler<'_> {
                 expected: self.node(expected)?,
                 last: last.index(),
             },
+            Stmt::SetCondition { condition, value } => {
+                Op::SetCondition { mem: condition.index(), value: self.node(value)? }
+            }
         };
         Ok(Line { number, op })
     }

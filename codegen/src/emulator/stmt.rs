@@ -109,6 +109,15 @@ impl Machine<'_> {
             Op::LastBlock { counter, index, expected, last } => {
                 self.last_block(*counter, index, expected, *last, active)
             }
+            Op::SetCondition { mem, value } => {
+                let new = self.eval(value, active)?;
+                for &t in active {
+                    let (region, at) = self.touch(*mem, 0, 1, t, Mode::Write)?;
+                    self.regions[region].set(at, 4, new[t as usize]);
+                }
+                self.give(new);
+                Ok(())
+            }
         }
     }
 

@@ -23,7 +23,9 @@ pub(super) fn write(b: &mut Body<'_>) {
         let first = if sites.len() > 1 { " (of the first)" } else { "" };
         lines.push(format!("weights: {}{first}", weights.join(", ")));
     }
-    lines.push(format!("ops: {}", counted(&work.ops)));
+    if !work.ops.is_empty() {
+        lines.push(format!("ops: {}", counted(&work.ops)));
+    }
     if !work.rules.is_empty() {
         lines.push(format!("rules: {}", work.rules.join(", ")));
     }

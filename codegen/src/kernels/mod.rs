@@ -3,6 +3,7 @@
 //! Builders share [`Body`]: it declares the parameters in launch order (reads, writes, symbols), turns
 //! scalar expressions into kernel expressions, and emits stores.
 
+mod advance;
 mod attention_join;
 mod attention_row;
 mod attention_tile;
@@ -104,6 +105,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
         (Schedule::GroupPairs { threads }, Compute::Grouping(g)) => {
             group_pairs::build(&mut body, g, *threads)
         }
+        (Schedule::AdvanceRows { .. }, Compute::Advance(a)) => advance::build(&mut body, a),
         (Schedule::SampleRow { threads }, Compute::Sample(s)) => sample::build(&mut body, s, *threads),
         (Schedule::SampleRow { threads }, Compute::Penalize(p)) => penalize::build(&mut body, p, *threads),
         (schedule, _) => Err(format!("{schedule:?} does not fit the work {}", work.name)),

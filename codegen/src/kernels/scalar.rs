@@ -4,7 +4,7 @@ use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, SharedId};
 use weft_ir::kernel::build::KernelBuilder;
 use weft_ir::kernel::{Access, BinaryOp, CompareOp, Const, Expr, MathFn, Mem, Stmt, UnaryOp};
-use weft_ir::plan::{Compute, KernelSpec, Operand, Plan, Scalar, Store, Work};
+use weft_ir::plan::{Advance, BufferKind, Compute, KernelSpec, Operand, Plan, Scalar, Store, Work};
 use weft_ir::scalar::{Binary, Compare, Unary};
 use weft_ir::shape::{Dim, Shape, Sym};
 
@@ -63,19 +63,38 @@ fn kind_of(d: DType) -> Kind {
     }
 }
 
+/// How a kernel uses an array that it reads.
+fn read_access(work: &Work, at: usize, operand: &Operand) -> Access {
+    match &work.compute {
+        Compute::Advance(_) if on_host(&Advance::reads(), at) => Access::FromHost,
+        _ if operand.constant => Access::Constant,
+        _ => Access::Read,
+    }
+}
+
+/// How a kernel uses an array that it writes.
+fn write_access(work: &Work, at: usize) -> Access {
+    match &work.compute {
+        Compute::Advance(_) if on_host(&Advance::writes(), at) => Access::ToHost,
+        Compute::Advance(_) => Access::ReadWrite,
+        // Tokens are drawn from the logits that the same kernel stores.
+        Compute::MatMul(m) if m.draw.as_ref().is_some_and(|d| usize::from(d.logits) == at) => {
+            Access::ReadWrite
+        }
+        _ => Access::Write,
+    }
+}
+
+fn on_host(kinds: &[BufferKind], at: usize) -> bool {
+    matches!(kinds.get(at), Some(BufferKind::Control(c)) if c.on_host())
+}
+
 impl<'a> Body<'a> {
     pub fn new(plan: &'a Plan, spec: &'a KernelSpec, work: &'a Work) -> Self {
         let mut k = KernelBuilder::new(&spec.name, spec.threads);
-        let access = |o: &Operand| if o.constant { Access::Constant } else { Access::Read };
-        let reads = work.reads.iter().map(|o| k.pointer(&o.name, o.dtype, access(o))).collect();
-        // Tokens are drawn from the logits that the same kernel stores.
-        let read_again = |i: usize| match &work.compute {
-            Compute::MatMul(m) => m.draw.as_ref().is_some_and(|d| usize::from(d.logits) == i),
-            _ => false,
-        };
-        let access = |i| if read_again(i) { Access::ReadWrite } else { Access::Write };
-        let writes = work.writes.iter().enumerate();
-        let writes = writes.map(|(i, o)| k.pointer(&o.name, o.dtype, access(i))).collect();
+        let mut pointer = |o: &Operand, access: Access| k.pointer(&o.name, o.dtype, access);
+        let reads = (0..).zip(&work.reads).map(|(i, o)| pointer(o, read_access(work, i, o))).collect();
+        let writes = (0..).zip(&work.writes).map(|(i, o)| pointer(o, write_access(work, i))).collect();
         let syms = work.syms().into_iter().map(|s| (s, k.scalar(s.name(), DType::I32))).collect();
         let shared = spec.scratch.iter().flat_map(|s| &s.partials);
         let partials = shared.map(|p| k.pointer(&p.name, p.dtype, Access::ReadWrite)).collect();

@@ -200,6 +200,12 @@ impl KernelBuilder {
         Expr::Param(ParamId::new(self.kernel.params.len() - 1))
     }
 
+    /// Declares the handle of a graph's condition.
+    pub fn condition(&mut self, name: &str) -> ParamId {
+        self.kernel.params.push(Param { name: name.into(), kind: ParamKind::Condition });
+        ParamId::new(self.kernel.params.len() - 1)
+    }
+
     /// Declares a shared array.
     pub fn shared(&mut self, name: &str, dtype: DType, len: u32) -> SharedId {
         self.kernel.shared.push(SharedArray { name: name.into(), dtype, len });

@@ -66,6 +66,8 @@ pub enum ParamKind {
     },
     /// Scalar passed by value.
     Scalar(DType),
+    /// Handle of a graph's condition (`cudaGraphConditionalHandle`), for [`Stmt::SetCondition`].
+    Condition,
 }
 
 /// How a kernel uses a global array.
@@ -79,6 +81,12 @@ pub enum Access {
     Write,
     /// Read and written.
     ReadWrite,
+    /// Host memory that the host may write at any time: volatile, and no kernel writes it, so it may be read
+    /// before the dependency wait.
+    FromHost,
+    /// Host memory that the host may read at any time: volatile, written only, a word at a time. The host sees
+    /// each word whole, but words in no particular order.
+    ToHost,
 }
 
 /// An array in shared memory, aligned to 16 bytes.
@@ -158,7 +166,7 @@ impl Kernel {
         match mem {
             Mem::Global(p) => match self.params.get(p.index())?.kind {
                 ParamKind::Pointer { dtype, .. } => Some(dtype),
-                ParamKind::Scalar(_) => None,
+                ParamKind::Scalar(_) | ParamKind::Condition => None,
             },
             Mem::Shared(s) => Some(self.shared.get(s.index())?.dtype),
         }

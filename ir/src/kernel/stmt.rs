@@ -2,7 +2,7 @@
 
 use super::{Expr, Mem};
 use crate::dtype::DType;
-use crate::ids::{SharedId, VarId};
+use crate::ids::{ParamId, SharedId, VarId};
 use serde::{Deserialize, Serialize};
 
 /// What a loop asks of the compiler.
@@ -245,6 +245,14 @@ pub enum Stmt {
         /// Bool variable declared by this statement.
         last: VarId,
     },
+    /// `cudaGraphSetConditional(condition, value)`: what steers the loop that the kernel runs in. One thread of the
+    /// grid does it.
+    SetCondition {
+        /// A parameter of kind [`super::ParamKind::Condition`].
+        condition: ParamId,
+        /// u32: 0 ends the loop.
+        value: Expr,
+    },
 }
 
 impl Stmt {
@@ -259,7 +267,9 @@ impl Stmt {
             | Stmt::CpAsyncCommit
             | Stmt::CpAsyncWait { pending: _ }
             | Stmt::Fence => Vec::new(),
-            Stmt::Let { var: _, value, mutable: _ } | Stmt::Assign { var: _, value } => vec![value],
+            Stmt::Let { var: _, value, mutable: _ }
+            | Stmt::Assign { var: _, value }
+            | Stmt::SetCondition { condition: _, value } => vec![value],
             Stmt::DeclareArray { var: _, init } => init.iter().collect(),
             Stmt::AssignElem { var: _, index, value } | Stmt::Store { mem: _, index, value } => {
                 vec![index, value]
@@ -306,7 +316,8 @@ impl Stmt {
             | Stmt::AtomicAdd { .. }
             | Stmt::LastBlock { .. }
             | Stmt::Sleep { .. }
-            | Stmt::Fence => Vec::new(),
+            | Stmt::Fence
+            | Stmt::SetCondition { .. } => Vec::new(),
         }
     }
 

@@ -8,8 +8,8 @@
 mod routed;
 
 use super::{
-    Attention, Compute, Entry, KernelSpec, Loop, MatMul, Penalize, Plan, Sample, Scalar, Schedule, Stage,
-    Store, Work,
+    Advance, Attention, Compute, Entry, KernelSpec, Loop, MatMul, Penalize, Plan, Sample, Scalar, Schedule,
+    Stage, Store, Work,
 };
 use crate::dtype::DType;
 use crate::ids::OperandId;
@@ -115,6 +115,7 @@ pub fn cost(work: &Work, bind: &Bindings) -> Cost {
         Compute::Grouping(g) => c.grouping(g),
         Compute::Penalize(p) => c.penalize(p),
         Compute::Sample(s) => c.sample(s),
+        Compute::Advance(a) => c.advance(a),
     }
     for (operand, loads) in work.reads.iter().zip(&c.loads) {
         let distinct = loads.iter().fold(0u64, |sum, (_, n)| sum.saturating_add(*n));
@@ -269,6 +270,18 @@ impl Counter<'_> {
         }
         self.cost.scalar += 2 * logits;
         self.cost.written += self.work.writes.first().map_or(0, |w| rows * size(w.dtype));
+    }
+
+    /// Some words of each row, and one token of the stream.
+    fn advance(&mut self, a: &Advance) {
+        let rows = self.extent(a.rows);
+        for i in 0..self.work.reads.len() {
+            self.array(OperandId::new(i), rows);
+        }
+        let words: u64 = self.work.writes.iter().map(|w| rows * size(w.dtype)).sum();
+        self.cost.read += words;
+        self.cost.written += words;
+        self.cost.scalar += rows;
     }
 
     /// Some elements of an array, all different.

@@ -4,6 +4,7 @@
 //! dispatches of a step with its dependencies, and an [`Entry`] is one bucket: bindings of the symbols, the
 //! kernel of each work, and the arena. Buffers are shared by all entries.
 
+mod advance;
 mod cost;
 mod routed;
 mod scalar;
@@ -12,6 +13,7 @@ mod scratch;
 mod text;
 mod work;
 
+pub use advance::{Advance, Control, Generation};
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, kernel_cost, step_cost};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;
@@ -99,6 +101,8 @@ pub enum BufferKind {
     Output(String),
     /// Intermediate value, in the arena.
     Temp,
+    /// What a generation needs beside the inputs of its steps.
+    Control(Control),
 }
 
 /// An array that dispatches read and write.
@@ -232,6 +236,9 @@ pub struct Plan {
     pub bodies: Vec<Body>,
     /// Buckets.
     pub entries: Vec<Entry>,
+    /// How decode steps follow each other on the device; none where there is nothing to sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
 }
 
 impl Plan {

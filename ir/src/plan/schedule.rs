@@ -111,6 +111,11 @@ pub enum Schedule {
         /// Threads of a block.
         threads: u32,
     },
+    /// From a decode step to the next: one block, a thread a row.
+    AdvanceRows {
+        /// Threads of the block.
+        threads: u32,
+    },
     /// Penalties or sampling: one block a row of logits.
     SampleRow {
         /// Threads of a block.
@@ -131,6 +136,7 @@ impl Schedule {
             | Schedule::RowSteps { .. }
             | Schedule::RoutedGemv { .. }
             | Schedule::GroupPairs { .. }
+            | Schedule::AdvanceRows { .. }
             | Schedule::SampleRow { .. } => false,
         }
     }

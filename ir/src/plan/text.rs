@@ -22,6 +22,9 @@ impl Plan {
         list(&mut out, 1, "kernels", &self.kernels, line)?;
         list(&mut out, 1, "bodies", &self.bodies, body)?;
         list(&mut out, 1, "entries", &self.entries, entry)?;
+        if let Some(generation) = &self.generation {
+            field(&mut out, 1, "generation", &Some(generation))?;
+        }
         out.push_str(")\n");
         Ok(out)
     }

@@ -1,7 +1,7 @@
 //! What a dispatch computes. Structured enough that code generation recognises nothing, and free of how
 //! it is done (that is the [`super::Schedule`]).
 
-use super::{Grouping, Routed, Scalar, Steps};
+use super::{Advance, Grouping, Routed, Scalar, Steps};
 use crate::dtype::DType;
 use crate::ids::OperandId;
 use crate::scalar::{Binary, Reduce};
@@ -265,6 +265,8 @@ pub enum Compute {
     Penalize(Penalize),
     /// Sampling.
     Sample(Sample),
+    /// From a decode step to the next.
+    Advance(Advance),
 }
 
 /// A work: what is computed, on which kinds of operands. Dispatches that differ in buffers only share one.
@@ -304,6 +306,7 @@ impl Work {
             Compute::Grouping(g) => dim(&g.tokens),
             Compute::Penalize(p) => dim(&p.rows),
             Compute::Sample(s) => dim(&s.rows),
+            Compute::Advance(a) => dim(&a.rows),
         }
         // Strides of an operand are products of all its extents but the outermost.
         self.reads.iter().chain(&self.writes).flat_map(|o| o.shape.iter().skip(1)).for_each(&mut dim);
@@ -340,7 +343,9 @@ impl Work {
             }
             Compute::Steps(s) => s.steps.iter().map(|s| s.kind.value(s.shape.len()).0).collect(),
             Compute::Routed(r) => of(&r.stores).collect(),
-            Compute::Grouping(_) | Compute::Penalize(_) | Compute::Sample(_) => Vec::new(),
+            Compute::Grouping(_) | Compute::Penalize(_) | Compute::Sample(_) | Compute::Advance(_) => {
+                Vec::new()
+            }
         }
     }
 }

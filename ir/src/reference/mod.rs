@@ -4,6 +4,7 @@
 //! their stored type; [`Precision::Rounded`] rounds each op's result to its stored type. Results do not
 //! depend on the number of threads.
 
+pub mod advance;
 pub mod elementwise;
 mod error;
 pub mod graph;
@@ -29,7 +30,7 @@ mod work;
 pub use error::{OpError, ReferenceError};
 pub use graph::{Loaded, load, step};
 pub use layout::Layout;
-pub use plan::{LoadedPlan, load_plan, run_dispatch, step_plan};
+pub use plan::{LoadedPlan, load_plan, run_advance, run_dispatch, step_plan};
 pub use precision::{Precision, Real};
 pub use state::{Outputs, States, StepInputs};
 pub use tensor::{Data, Kind, Tensor};

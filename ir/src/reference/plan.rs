@@ -1,6 +1,7 @@
 //! Interpreter of plans: the dispatches of a body, one by one, with the tensors and states of the graph
 //! interpreter. What `--device cpu --opt-level 2` runs.
 
+use super::advance::advance;
 use super::elementwise::{cast, round};
 use super::error::{OpError, ReferenceError};
 use super::layout::Layout;
@@ -50,10 +51,39 @@ pub fn run_dispatch<R: Real>(
 ) -> Result<(), ReferenceError> {
     let d = plan.bodies.get(body).and_then(|b| b.dispatches.get(index));
     let d = d.ok_or_else(|| ReferenceError::Mismatch(format!("no dispatch {index} in body {body}")))?;
+    one(plan, loaded, d, index, bind, values)
+}
+
+/// Runs the advance of a plan's generation on values by buffer, which must all be there: what follows a step of
+/// the decode body.
+///
+/// # Errors
+/// As [`run_dispatch`]; the plan may have no generation.
+pub fn run_advance<R: Real>(
+    plan: &Plan,
+    loaded: &LoadedPlan<R>,
+    bind: &Bindings,
+    values: &mut [Option<Tensor<R>>],
+) -> Result<(), ReferenceError> {
+    let g = plan.generation.as_ref();
+    let g = g.ok_or_else(|| ReferenceError::Mismatch("the plan has no generation".into()))?;
+    let index = plan.bodies.get(g.body as usize).map_or(0, |b| b.dispatches.len());
+    one(plan, loaded, &g.advance, index, bind, values)
+}
+
+fn one<R: Real>(
+    plan: &Plan,
+    loaded: &LoadedPlan<R>,
+    d: &Dispatch,
+    index: usize,
+    bind: &Bindings,
+    values: &mut [Option<Tensor<R>>],
+) -> Result<(), ReferenceError> {
     if values.len() != plan.buffers.len() {
         return Err(ReferenceError::Mismatch("values are not one a buffer".into()));
     }
-    let work = &plan.works[d.work as usize];
+    let work = plan.works.get(d.work as usize);
+    let work = work.ok_or_else(|| ReferenceError::Mismatch(format!("there is no work {}", d.work)))?;
     dispatch(plan, loaded, work, d, bind, values).map_err(|error| ReferenceError::Dispatch {
         dispatch: index,
         work: work.name.clone(),
@@ -83,9 +113,11 @@ pub fn load_plan<R: Real>(
                 Tensor::real(R::from_f32s(v.clone()), vec![v.len()]).map(Some)
             }
             BufferKind::Literal(Literal::I32(v)) => Tensor::int(v.clone(), vec![v.len()]).map(Some),
-            BufferKind::Input(_) | BufferKind::State(_) | BufferKind::Output(_) | BufferKind::Temp => {
-                Ok(None)
-            }
+            BufferKind::Input(_)
+            | BufferKind::State(_)
+            | BufferKind::Output(_)
+            | BufferKind::Temp
+            | BufferKind::Control(_) => Ok(None),
         };
         value.map_err(|error| ReferenceError::Buffer { buffer: i, name: b.name.clone(), error })
     });
@@ -191,9 +223,11 @@ pub fn step_plan<R: Real>(
                 .take(name, &bind.shape(&buffer.shape))
                 .map(Tensor::owned)
                 .map_err(|error| ReferenceError::Buffer { buffer: i, name: buffer.name.clone(), error }),
-            BufferKind::Weight(_) | BufferKind::Literal(_) | BufferKind::Output(_) | BufferKind::Temp => {
-                continue;
-            }
+            BufferKind::Weight(_)
+            | BufferKind::Literal(_)
+            | BufferKind::Output(_)
+            | BufferKind::Temp
+            | BufferKind::Control(_) => continue,
         };
         match value {
             Ok(value) => {
@@ -263,6 +297,14 @@ fn dispatch<R: Real>(
         if let Some(b) = d.writes.first() {
             values[b.index()] = Some(made);
         }
+        return Ok(());
+    }
+    if let Compute::Advance(a) = &work.compute {
+        let reads: Option<Vec<Tensor<R>>> = reads.into_iter().collect();
+        let old: Option<Vec<Tensor<R>>> = d.writes.iter().map(|b| values[b.index()].clone()).collect();
+        let old = old.ok_or_else(|| OpError::Unsupported("an advance changes what is not there".into()))?;
+        let made = advance(a, &reads.unwrap_or_default(), &old)?;
+        d.writes.iter().zip(made).for_each(|(b, value)| values[b.index()] = Some(value));
         return Ok(());
     }
     let views = reads.iter().map(|r| {

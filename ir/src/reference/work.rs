@@ -58,6 +58,7 @@ enum Kernel {
     },
     Grouping,
     Sample,
+    Advance,
 }
 
 /// A row epilogue, compiled: the value and the stages.
@@ -183,6 +184,10 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
         Compute::Penalize(_) | Compute::Sample(_) => {
             looked_at.fill(true);
             Kernel::Sample
+        }
+        Compute::Advance(_) => {
+            looked_at.fill(true);
+            Kernel::Advance
         }
     };
     Ok(Code { kernel, looked_at })

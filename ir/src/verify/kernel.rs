@@ -33,6 +33,8 @@ pub struct Facts {
     pub pdl: bool,
     /// Uses atomics.
     pub atomics: bool,
+    /// Sets a graph's condition.
+    pub condition: bool,
     /// Bytes of the widest vector access (0: none).
     pub max_vector_bytes: u32,
 }
@@ -58,6 +60,7 @@ fn facts(kernel: &Kernel) -> Facts {
         Stmt::CpAsync { .. } | Stmt::CpAsyncCommit | Stmt::CpAsyncWait { .. } => f.cp_async = true,
         Stmt::GridDependencyWait | Stmt::GridDependencyLaunch => f.pdl = true,
         Stmt::AtomicAdd { .. } | Stmt::LastBlock { .. } => f.atomics = true,
+        Stmt::SetCondition { .. } => f.condition = true,
         Stmt::LoadVec { mem, lanes, .. } | Stmt::StoreVec { mem, lanes, .. } => {
             f.max_vector_bytes = f.max_vector_bytes.max(bytes(mem, lanes));
         }

@@ -9,6 +9,7 @@ use crate::shape::{Dim, shape_text};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+mod generation;
 mod routed;
 mod scratch;
 
@@ -69,6 +70,9 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Fault>> {
     for entry in &plan.entries {
         v.entry(entry);
     }
+    if let Some(g) = &plan.generation {
+        v.generation(plan, g);
+    }
     if v.faults.is_empty() { Ok(()) } else { Err(v.faults) }
 }
 
@@ -90,7 +94,7 @@ impl Verifier<'_> {
             // Those of its steps differ, and are checked with them.
             Compute::Steps(s) => s.steps.iter().map(|s| s.kind.value(s.shape.len()).1).max().unwrap_or(1),
             Compute::Routed(_) => 3,
-            Compute::Grouping(_) | Compute::Penalize(_) | Compute::Sample(_) => 1,
+            Compute::Grouping(_) | Compute::Penalize(_) | Compute::Sample(_) | Compute::Advance(_) => 1,
         };
         let rank = rank(&work.compute);
         let mut faults = Vec::new();
@@ -114,6 +118,7 @@ impl Verifier<'_> {
             Compute::Steps(s) => routed::steps(s, work, &mut faults),
             Compute::Routed(r) => routed::products(r, work, &mut faults),
             Compute::Grouping(g) => routed::grouping(g, work, &mut faults),
+            Compute::Advance(a) => generation::advance(a, work, self.plan.max_seq, &mut faults),
             Compute::Loop(_) | Compute::Attention(_) | Compute::Penalize(_) | Compute::Sample(_) => {}
         }
         for what in faults {

@@ -65,6 +65,7 @@ impl Maker {
             kernels: Vec::new(),
             bodies: Vec::new(),
             entries: Vec::new(),
+            generation: None,
         };
         Maker { plan, dispatches: Vec::new() }
     }

@@ -89,6 +89,7 @@ impl Buffers {
             BufferKind::State(name) => format!("{}_cache", name.rsplit('.').next().unwrap_or("state")),
             BufferKind::Output(name) => name.clone(),
             BufferKind::Temp => "x".into(),
+            BufferKind::Control(c) => c.name().into(),
         }
     }
 }

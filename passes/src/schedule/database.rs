@@ -115,7 +115,8 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
         | Compute::Routed(_)
         | Compute::Grouping(_)
         | Compute::Penalize(_)
-        | Compute::Sample(_) => return None,
+        | Compute::Sample(_)
+        | Compute::Advance(_) => return None,
     };
     let dtype = work.reads.get(streamed.index())?.dtype;
     Some(Key { target: target.name.into(), device: device.into(), dtype, shape })

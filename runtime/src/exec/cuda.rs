@@ -15,6 +15,8 @@ use weft_ir::reference::{StepInputs, WeightBytes};
 
 use super::bucket::{self, HIDDEN, LOGITS, TOKENS};
 use super::check::{Bounds, check};
+use super::device_loop::Loops;
+use super::generate::{Generate, OnToken, RowTokens, step_by_step};
 use super::load::{self, CudaOptions, Kernel, KernelSource, LaunchMode, Memory, OnProgress};
 use super::memory::{Layout, Region, output};
 use super::nodes::{self, Node, What};
@@ -29,20 +31,22 @@ use crate::sys::stream::{Event, Stream};
 pub struct CudaModel {
     // Graphs are dropped first: they wait for the device.
     graphs: Vec<Option<GraphExec>>,
+    pub(super) loops: Loops,
     nodes: Vec<Vec<Node>>,
-    plan: Arc<Plan>,
-    layout: Layout,
-    limits: Limits,
-    bounds: Bounds,
-    used: Vec<Input>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) layout: Layout,
+    pub(super) limits: Limits,
+    pub(super) bounds: Bounds,
+    pub(super) used: Vec<Input>,
     launch: LaunchMode,
-    kernels: Vec<Kernel>,
-    memory: Arc<Memory>,
-    stream: Stream,
-    context: Context,
+    pub(super) kernels: Vec<Kernel>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) stream: Stream,
+    pub(super) context: Context,
     report: LoadReport,
     /// Whether a launch may be under way: after an error.
-    busy: bool,
+    pub(super) busy: bool,
+    pub(super) full_edges: bool,
 }
 
 impl CudaModel {
@@ -76,6 +80,8 @@ impl CudaModel {
             context: loaded.context,
             report: loaded.report,
             busy: false,
+            full_edges: options.full_edges,
+            loops: Loops::default(),
             plan,
         })
     }
@@ -125,6 +131,14 @@ impl CudaModel {
     /// [`Error::BadArgument`] for an entry that does not exist, [`Error::Cuda`].
     pub fn prepare(&mut self, entries: impl IntoIterator<Item = usize>) -> Result<()> {
         entries.into_iter().try_for_each(|entry| self.ready(entry))
+    }
+
+    /// Builds the loops of decode entries ahead of their first generation, and sends them to the device.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for an entry that does not exist, [`Error::Loop`], [`Error::Cuda`].
+    pub fn prepare_loops(&mut self, entries: impl IntoIterator<Item = usize>) -> Result<()> {
+        entries.into_iter().try_for_each(|entry| self.ready_loop(entry))
     }
 
     /// Sets all states to zero, and the counters of blocks, which a step that was cut short may have left.
@@ -216,7 +230,7 @@ impl CudaModel {
     }
 
     /// Pads a step to an entry and puts it where the graph takes it from.
-    fn write_inputs(&mut self, entry: usize, inputs: &StepInputs) -> Result<()> {
+    pub(super) fn write_inputs(&mut self, entry: usize, inputs: &StepInputs) -> Result<()> {
         if self.busy {
             self.stream.synchronize()?;
         }
@@ -280,6 +294,14 @@ impl Executor for CudaModel {
             out.logits = self.floats(LOGITS, entry, sizes.rows * vocab)?;
         }
         Ok(out)
+    }
+
+    fn generate(&mut self, g: &Generate<'_>, on_token: &mut OnToken<'_>) -> Result<Vec<RowTokens>> {
+        match self.launch {
+            LaunchMode::Graph => self.generate_on_device(g, on_token),
+            // One by one means each kernel of each step.
+            LaunchMode::Serial => step_by_step(self, g, on_token),
+        }
     }
 
     fn limits(&self) -> Limits {

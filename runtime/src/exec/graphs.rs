@@ -6,10 +6,11 @@ use weft_ir::plan::EdgeKind;
 
 use super::load::{Kernel, Memory};
 use super::memory::Region;
-use super::nodes::{Arg, Node, What};
+use super::nodes::{Arg, LoopNodes, Node, What};
 use crate::error::{Error, Result};
 use crate::sys::context::Context;
-use crate::sys::graph::{self, Graph, GraphExec, NodeHandle};
+use crate::sys::graph::{self, ConditionHandle, Graph, GraphExec, NodeHandle};
+use crate::sys::memory::PinnedBuffer;
 use crate::sys::module::{KernelArg, LaunchDims};
 use crate::sys::stream::Stream;
 
@@ -22,6 +23,49 @@ pub(super) fn build(
 ) -> Result<GraphExec> {
     let mut graph = Graph::new(context)?;
     graph.keep_alive(Arc::clone(memory));
+    add(&mut graph, nodes, memory, kernels, None)?;
+    graph.instantiate()
+}
+
+/// What the kernels of a loop share with the host and the graph.
+struct Steering<'a> {
+    mapped: &'a PinnedBuffer,
+    condition: ConditionHandle,
+}
+
+/// Builds and instantiates the loop of an entry.
+///
+/// # Errors
+/// [`Error::Loop`] where the driver refuses a condition or a loop.
+pub(super) fn build_loop(
+    context: &Context,
+    nodes: &LoopNodes,
+    memory: &Arc<Memory>,
+    mapped: &Arc<PinnedBuffer>,
+    kernels: &[Kernel],
+) -> Result<GraphExec> {
+    let refused = |e: Error| Error::Loop { why: e.to_string() };
+    let mut graph = Graph::new(context)?;
+    graph.keep_alive(Arc::clone(memory));
+    graph.keep_alive(Arc::clone(mapped));
+    let before = add(&mut graph, &nodes.before, memory, kernels, None)?;
+    // At least one step runs.
+    let condition = graph.condition(1).map_err(refused)?;
+    let after: Vec<(NodeHandle, graph::EdgeKind)> =
+        before.last().map(|&n| (n, graph::EdgeKind::Full)).into_iter().collect();
+    let (_, mut body) = graph.add_while(condition, &after).map_err(refused)?;
+    add(&mut body, &nodes.body, memory, kernels, Some(&Steering { mapped, condition }))?;
+    graph.instantiate().map_err(refused)
+}
+
+/// Adds nodes to a graph.
+fn add(
+    graph: &mut Graph,
+    nodes: &[Node],
+    memory: &Memory,
+    kernels: &[Kernel],
+    steering: Option<&Steering<'_>>,
+) -> Result<Vec<NodeHandle>> {
     let mut made: Vec<NodeHandle> = Vec::with_capacity(nodes.len());
     for node in nodes {
         let after = |(n, kind): &(usize, EdgeKind)| {
@@ -44,13 +88,13 @@ pub(super) fn build(
             }
             What::Kernel { kernel, grid, threads, args, .. } => {
                 let kernel = kernel_at(kernels, *kernel)?;
-                let args = arguments(memory, args)?;
+                let args = arguments(memory, args, steering)?;
                 graph.add_kernel_node(&kernel.function, dims(kernel, *grid, *threads), &args, &after)?
             }
         };
         made.push(handle);
     }
-    graph.instantiate()
+    Ok(made)
 }
 
 /// Runs the nodes one by one; an error names the kernel after which it showed.
@@ -74,7 +118,7 @@ pub(super) fn run_serially(
             }
             What::Kernel { kernel, grid, threads, args, .. } => {
                 let kernel = kernel_at(kernels, *kernel)?;
-                let args = arguments(memory, args)?;
+                let args = arguments(memory, args, None)?;
                 kernel.function.launch(stream, dims(kernel, *grid, *threads), &args)?;
                 kernel.function.name()
             }
@@ -92,8 +136,17 @@ fn dims(kernel: &Kernel, grid: [u32; 3], threads: u32) -> LaunchDims {
     LaunchDims { grid, block: [threads, 1, 1], shared_bytes: kernel.dynamic_shared }
 }
 
-fn arguments(memory: &Memory, args: &[Arg]) -> Result<Vec<KernelArg>> {
+fn arguments(memory: &Memory, args: &[Arg], steering: Option<&Steering<'_>>) -> Result<Vec<KernelArg>> {
+    let steered = || steering.ok_or_else(|| Error::bad("graph", "a kernel of a loop is in none"));
     let argument = |arg: &Arg| match arg {
+        Arg::Mapped(offset) => {
+            let mapped = steered()?.mapped;
+            if *offset >= mapped.len() {
+                return Err(Error::bad("graph", format!("byte {offset} is not in the loop's host memory")));
+            }
+            Ok(KernelArg::Ptr(mapped.device_address()? + *offset as u64))
+        }
+        Arg::Condition => Ok(steered()?.condition.arg()),
         Arg::Buffer(region, offset) => Ok(KernelArg::Ptr(memory.region(*region).address_at(*offset)?)),
         Arg::Sym(value) => Ok(KernelArg::I32(*value)),
     };

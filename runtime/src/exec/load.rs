@@ -406,7 +406,11 @@ fn upload(
                     Ok(())
                 })?;
             }
-            BufferKind::Input(_) | BufferKind::State(_) | BufferKind::Output(_) | BufferKind::Temp => {}
+            BufferKind::Input(_)
+            | BufferKind::State(_)
+            | BufferKind::Output(_)
+            | BufferKind::Temp
+            | BufferKind::Control(_) => {}
         }
     }
     upload.finish()?;

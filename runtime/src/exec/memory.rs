@@ -5,8 +5,9 @@ use std::fmt;
 use serde::Serialize;
 use weft_ir::graph::{Input, Literal};
 use weft_ir::ids::BufferId;
-use weft_ir::plan::{Buffer, BufferKind, Entry, Plan};
+use weft_ir::plan::{Buffer, BufferKind, Control, Entry, Plan, Role};
 
+use super::nodes::Arg;
 use crate::error::{Error, Result};
 
 /// Alignment of a buffer in its region, in bytes: what a device allocation has.
@@ -119,6 +120,13 @@ pub struct InputBlock {
     pub parts: Vec<(Input, usize, usize)>,
     /// Bytes in use.
     pub bytes: usize,
+    /// What a generation needs beside the inputs: (control, offset, bytes), on the device behind the inputs, or in
+    /// host memory that the device sees ([`Control::on_host`]).
+    pub controls: Vec<(Control, usize, usize)>,
+    /// Bytes of inputs and controls on the device.
+    pub loop_bytes: usize,
+    /// Bytes of the controls in host memory.
+    pub mapped_bytes: usize,
 }
 
 impl Layout {
@@ -147,7 +155,7 @@ impl Layout {
                     }
                     continue;
                 }
-                BufferKind::Temp => continue,
+                BufferKind::Temp | BufferKind::Control(_) => continue,
             };
             *place = Some((region, *end));
             let taken = bytes.next_multiple_of(ALIGN);
@@ -157,7 +165,7 @@ impl Layout {
         let inputs: Vec<InputBlock> = plan.entries.iter().map(|e| input_block(plan, e)).collect();
         let arenas = plan.entries.iter().map(|e| arena(plan, e)).collect::<Result<Vec<_>>>()?;
         let most = |of: &dyn Fn(usize) -> usize| (0..plan.entries.len()).map(of).max().unwrap_or(0) as u64;
-        need.inputs = most(&|i| inputs[i].bytes);
+        need.inputs = most(&|i| inputs[i].loop_bytes);
         need.arena = most(&|i| plan.entries[i].arena_bytes);
         need.counters = most(&|i| plan.entries[i].scratch.counter_bytes);
         Ok(Layout { fixed, arenas, inputs, constants, need })
@@ -183,13 +191,26 @@ impl Layout {
                 let offset = self.arenas.get(entry).and_then(|a| a.get(id.index()).copied().flatten());
                 offset.map(|o| (Region::Arena, o))
             }
+            BufferKind::Control(_) => None,
         };
         found.ok_or_else(nowhere)
     }
 
+    /// Where a control of a generation lies for an entry.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when it has no place.
+    pub fn control(&self, entry: usize, control: Control) -> Result<Arg> {
+        let found = self.inputs(entry).controls.iter().find(|c| c.0 == control);
+        let nowhere = || Error::plan(format!("control {}", control.name()), "it has no place in memory");
+        let offset = found.ok_or_else(nowhere)?.1;
+        Ok(if control.on_host() { Arg::Mapped(offset) } else { Arg::Buffer(Region::Inputs, offset) })
+    }
+
     /// Step inputs of an entry.
     pub fn inputs(&self, entry: usize) -> &InputBlock {
-        const NONE: &InputBlock = &InputBlock { parts: Vec::new(), bytes: 0 };
+        const NONE: &InputBlock =
+            &InputBlock { parts: Vec::new(), bytes: 0, controls: Vec::new(), loop_bytes: 0, mapped_bytes: 0 };
         self.inputs.get(entry).unwrap_or(NONE)
     }
 }
@@ -237,6 +258,16 @@ fn input_block(plan: &Plan, entry: &Entry) -> InputBlock {
             (block.bytes.next_multiple_of(ALIGN), entry.bind.elements(&ty.shape) * ty.dtype().size());
         block.parts.push((input, offset, bytes));
         block.bytes = offset + bytes;
+    }
+    block.loop_bytes = block.bytes;
+    if plan.generation.is_some() && entry.role == Role::Decode {
+        for control in Control::ALL {
+            let end = if control.on_host() { &mut block.mapped_bytes } else { &mut block.loop_bytes };
+            let elements = entry.bind.elements(&control.shape(plan.max_seq));
+            let (offset, bytes) = (end.next_multiple_of(ALIGN), elements * control.dtype().size());
+            *end = offset + bytes;
+            block.controls.push((control, offset, bytes));
+        }
     }
     block
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`cuda`]: a plan on the GPU; `load` brings it there, `graphs` makes a CUDA graph of an entry.
 //! - [`bench`]: what a decode step takes on the GPU, kernel by kernel.
+//! - [`generate`]: many decode steps, step by step or (`device_loop`) as one launch.
 //! - [`cpu`]: a graph or a plan interpreted by the reference.
 //! - Shared, and free of both: [`bucket`] (limits, the choice of an entry, padding), [`check`] (step inputs),
 //!   [`memory`] (where buffers lie, and how much that takes), [`nodes`] (the nodes of an entry), [`pack`] (the bytes
@@ -12,6 +13,8 @@ pub mod bucket;
 pub mod check;
 pub mod cpu;
 pub mod cuda;
+mod device_loop;
+pub mod generate;
 mod graphs;
 mod load;
 pub mod memory;
@@ -23,6 +26,8 @@ mod upload;
 
 pub use cpu::{CpuModel, CpuOptions};
 pub use cuda::{CudaModel, StandIn, StreamChain, StreamDims, StreamKernel};
+pub use device_loop::check_driver;
+pub use generate::{Generate, Next, OnToken, RowTokens, step_by_step};
 pub use load::{CudaOptions, KernelSource, LaunchMode, LoadProgress, OnProgress, check_memory, check_plan};
 pub use memory::MemoryNeed;
 pub use report::{EntryReport, KernelReport, LoadReport};
@@ -75,6 +80,18 @@ pub trait Executor {
     /// # Errors
     /// A step that no bucket holds, inputs that do not fit each other, or a failure of the device.
     fn step(&mut self, role: Role, inputs: &StepInputs, logits: bool) -> Result<StepOutput>;
+
+    /// Runs decode steps from a first one on until every row ended, and tells each token as it is made. State rows
+    /// behind the last token of a row may be replaced.
+    ///
+    /// Step by step, unless the executor knows better; the tokens are the same, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Executor::step`]; [`crate::Error::BadArgument`] for limits or stop tokens that cannot be;
+    /// [`crate::Error::Loop`] where it cannot run as the executor runs it.
+    fn generate(&mut self, g: &Generate<'_>, on_token: &mut OnToken<'_>) -> Result<Vec<RowTokens>> {
+        step_by_step(self, g, on_token)
+    }
 
     /// What a step can hold.
     fn limits(&self) -> Limits;

@@ -1,7 +1,7 @@
 //! The graph nodes of an entry, as data: what runs, on which memory, after what. Needs no GPU.
 
 use weft_ir::ids::DispatchId;
-use weft_ir::plan::{Body, EdgeKind, Entry, KernelSpec, Plan};
+use weft_ir::plan::{Body, BufferKind, Compute, Dispatch, EdgeKind, Entry, KernelSpec, Plan};
 
 use super::bucket::TOKENS;
 use super::memory::{Layout, Region, output};
@@ -17,6 +17,10 @@ pub enum Arg {
     Buffer(Region, usize),
     /// Value of a symbol.
     Sym(i32),
+    /// Address in the host memory that a loop shares with the device: offset.
+    Mapped(usize),
+    /// The loop's condition.
+    Condition,
 }
 
 /// What a node does.
@@ -26,7 +30,7 @@ pub enum What {
     Inputs(usize),
     /// Runs a kernel.
     Kernel {
-        /// Dispatch of the body.
+        /// Dispatch of the body; its number of dispatches for the advance.
         dispatch: DispatchId,
         /// Position in [`Plan::kernels`].
         kernel: usize,
@@ -34,7 +38,7 @@ pub enum What {
         grid: [u32; 3],
         /// Threads of a block.
         threads: u32,
-        /// Reads, writes, symbols, scratch.
+        /// Reads, writes, symbols, scratch; of an advance also the condition.
         args: Vec<Arg>,
     },
     /// Copies the sampled tokens to the host: offset in the outputs, bytes.
@@ -66,41 +70,102 @@ pub fn nodes(plan: &Plan, layout: &Layout, entry: usize, full_edges: bool) -> Re
     if body.launches.len() != body.dispatches.len() {
         return Err(fault("its body has not one launch for each dispatch"));
     }
-    let mut out = Vec::with_capacity(body.launches.len() + 2);
-    let bytes = layout.inputs(spot).bytes;
-    if bytes > 0 {
-        out.push(Node { what: What::Inputs(bytes), after: Vec::new() });
+    let mut out = copy_of_inputs(layout.inputs(spot).bytes);
+    let first = out.len();
+    out.extend(launches(plan, layout, spot, body, (first, full_edges))?);
+    if let Some((id, buffer)) = output(plan, TOKENS)
+        && let Some(writer) = body.dispatches.iter().rposition(|d| d.writes.contains(&id))
+    {
+        let what = What::Tokens(layout.place(plan, spot, id)?.1, buffer.bytes(&entry.bind));
+        out.push(Node { what, after: vec![(first + writer, EdgeKind::Full)] });
     }
-    let (first, roots) = (out.len(), (0..out.len()).map(|i| (i, EdgeKind::Full)));
+    Ok(out)
+}
+
+/// The nodes of a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoopNodes {
+    /// What runs once, one behind the other; the loop comes after the last.
+    pub before: Vec<Node>,
+    /// What runs again and again. Its first kernels wait for nothing: iterations follow each other.
+    pub body: Vec<Node>,
+}
+
+/// The nodes of a generation by a decode entry: a copy of the inputs and controls, and a loop over the entry's
+/// kernels and the advance.
+///
+/// # Errors
+/// [`Error::Plan`] for what does not fit together, [`Error::Loop`] for a plan or an entry without generations.
+pub fn loop_nodes(plan: &Plan, layout: &Layout, entry: usize, full_edges: bool) -> Result<LoopNodes> {
+    let spot = entry;
+    let entry = plan.entries.get(spot).ok_or_else(|| no_entry(plan, spot))?;
+    let none = || Error::Loop { why: format!("entry {} of the plan has no generations", entry.name) };
+    let g = plan.generation.as_ref().filter(|g| g.body == entry.body).ok_or_else(none)?;
+    let fault = |why: &str| Error::plan(format!("generation by {}", entry.name), why);
+    let body = plan.bodies.get(g.body as usize).ok_or_else(|| fault("its body does not exist"))?;
+    let mut out = launches(plan, layout, spot, body, (0, full_edges))?;
+    let (kernel, spec) = kernel_of(plan, entry, &g.advance)?;
+    let mut after = Vec::with_capacity(g.after.len());
+    for &(before, kind) in &g.after {
+        let dispatch = body.dispatches.get(before.index()).ok_or_else(|| fault("it waits for no launch"))?;
+        let waits = spec.programmatic && kernel_of(plan, entry, dispatch)?.1.programmatic;
+        let kind = if full_edges || !waits { EdgeKind::Full } else { kind };
+        after.push((before.index(), kind));
+    }
+    let what = What::Kernel {
+        dispatch: DispatchId::new(body.dispatches.len()),
+        kernel,
+        grid: grid(entry, spec)?,
+        threads: spec.threads,
+        args: args(plan, layout, spot, (&g.advance, body.dispatches.len()), spec)?,
+    };
+    out.push(Node { what, after });
+    Ok(LoopNodes { before: copy_of_inputs(layout.inputs(spot).loop_bytes), body: out })
+}
+
+fn copy_of_inputs(bytes: usize) -> Vec<Node> {
+    let copy = Node { what: What::Inputs(bytes), after: Vec::new() };
+    if bytes > 0 { vec![copy] } else { Vec::new() }
+}
+
+/// The kernels of a body, behind `first` nodes that those which wait for no other kernel wait for.
+fn launches(
+    plan: &Plan,
+    layout: &Layout,
+    spot: usize,
+    body: &Body,
+    (first, full_edges): (usize, bool),
+) -> Result<Vec<Node>> {
+    let entry = &plan.entries[spot];
+    let fault = |why: &str| Error::plan(format!("entry {}", entry.name), why);
+    if body.launches.len() != body.dispatches.len() {
+        return Err(fault("its body has not one launch for each dispatch"));
+    }
+    let mut out = Vec::with_capacity(body.launches.len() + 2);
     for (at, launch) in body.launches.iter().enumerate() {
         if launch.dispatch.index() != at || launch.after.iter().any(|(d, _)| d.index() >= at) {
             return Err(fault(&format!("launch {at} is out of order")));
         }
-        let (kernel, spec) = kernel_of(plan, entry, body, at)?;
+        let dispatch = &body.dispatches[at];
+        let (kernel, spec) = kernel_of(plan, entry, dispatch)?;
         let mut after: Vec<(usize, EdgeKind)> = Vec::with_capacity(launch.after.len().max(1));
         for &(before, kind) in &launch.after {
-            let earlier = kernel_of(plan, entry, body, before.index())?.1;
+            let earlier = kernel_of(plan, entry, &body.dispatches[before.index()])?.1;
             let waits = spec.programmatic && earlier.programmatic;
             let kind = if full_edges || !waits { EdgeKind::Full } else { kind };
             after.push((first + before.index(), kind));
         }
         if after.is_empty() {
-            after.extend(roots.clone());
+            after.extend((0..first).map(|i| (i, EdgeKind::Full)));
         }
         let what = What::Kernel {
             dispatch: launch.dispatch,
             kernel,
             grid: grid(entry, spec)?,
             threads: spec.threads,
-            args: args(plan, layout, spot, (body, at), spec)?,
+            args: args(plan, layout, spot, (dispatch, at), spec)?,
         };
         out.push(Node { what, after });
-    }
-    if let Some((id, buffer)) = output(plan, TOKENS)
-        && let Some(writer) = body.dispatches.iter().rposition(|d| d.writes.contains(&id))
-    {
-        let what = What::Tokens(layout.place(plan, spot, id)?.1, buffer.bytes(&entry.bind));
-        out.push(Node { what, after: vec![(first + writer, EdgeKind::Full)] });
     }
     Ok(out)
 }
@@ -117,17 +182,11 @@ pub(super) fn no_entry(plan: &Plan, at: usize) -> Error {
     Error::bad(format!("entry {at}"), format!("the plan has {}: {}", names.len(), names.join(", ")))
 }
 
-fn kernel_of<'a>(
-    plan: &'a Plan,
-    entry: &Entry,
-    body: &Body,
-    dispatch: usize,
-) -> Result<(usize, &'a KernelSpec)> {
-    let work = body.dispatches.get(dispatch).map(|d| d.work);
-    let id = work.and_then(|w| entry.kernels.get(&w)).map(|k| k.index());
+fn kernel_of<'a>(plan: &'a Plan, entry: &Entry, dispatch: &Dispatch) -> Result<(usize, &'a KernelSpec)> {
+    let id = entry.kernels.get(&dispatch.work).map(|k| k.index());
     let found = id.and_then(|k| Some((k, plan.kernels.get(k)?)));
     found.ok_or_else(|| {
-        Error::plan(format!("entry {}", entry.name), format!("dispatch {dispatch} has no kernel"))
+        Error::plan(format!("entry {}", entry.name), format!("{} has no kernel", dispatch.scope))
     })
 }
 
@@ -147,28 +206,36 @@ fn grid(entry: &Entry, spec: &KernelSpec) -> Result<[u32; 3]> {
     Ok(grid)
 }
 
-/// Arguments in the order of the kernel's parameters: reads, writes, symbols, partial results, counters.
+/// Arguments in the order of the kernel's parameters: reads, writes, symbols, partial results, counters, and a
+/// condition where one is set. The dispatch comes with its place in its body.
 fn args(
     plan: &Plan,
     layout: &Layout,
     entry: usize,
-    (body, at): (&Body, usize),
+    (dispatch, at): (&Dispatch, usize),
     spec: &KernelSpec,
 ) -> Result<Vec<Arg>> {
-    let dispatch = &body.dispatches[at];
     let fault = |why: String| Error::plan(format!("dispatch {at} ({})", dispatch.scope), why);
     let work = plan.works.get(dispatch.work as usize);
     let work = work.ok_or_else(|| fault("its work does not exist".into()))?;
     let mut args = Vec::new();
     for &buffer in dispatch.reads.iter().chain(&dispatch.writes) {
-        let (region, offset) = layout.place(plan, entry, buffer)?;
-        args.push(Arg::Buffer(region, offset));
+        args.push(match plan.buffers.get(buffer.index()).map(|b| &b.kind) {
+            Some(BufferKind::Control(control)) => layout.control(entry, *control)?,
+            _ => {
+                let (region, offset) = layout.place(plan, entry, buffer)?;
+                Arg::Buffer(region, offset)
+            }
+        });
     }
     for sym in work.syms() {
         let value = plan.entries[entry].bind.get(sym);
         let value =
             i32::try_from(value).map_err(|_| fault(format!("{} = {value} is beyond 32 bits", sym.name())))?;
         args.push(Arg::Sym(value));
+    }
+    if matches!(work.compute, Compute::Advance(_)) {
+        args.push(Arg::Condition);
     }
     if let Some(scratch) = &spec.scratch {
         let entry = &plan.entries[entry];

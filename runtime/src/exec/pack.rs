@@ -1,7 +1,7 @@
 //! The bytes of a weight buffer, made from checkpoint tensors as its [`Pack`] says.
 //!
 //! Three ways, from fast to slow, that give the same bytes:
-//! 1. stored bytes are copied, where a pack only reshapes, joins or cuts contiguous runs of the right type;
+//! 1. stored bytes are copied, where a pack only reshapes, joins, cuts or reorders contiguous runs of the right type;
 //! 2. such runs of another type are decoded and rounded piece by piece;
 //! 3. where elements move, the whole tensor is made as f32 first.
 //!
@@ -21,6 +21,9 @@ use weft_ir::reference::{
 use weft_ir::shape::Dim;
 
 use crate::error::{Error, Result};
+use permute::permuted;
+
+mod permute;
 
 /// Elements that one task makes: whole blocks of every encoding.
 const PART: usize = 64 * 1024;
@@ -182,7 +185,18 @@ impl<'a> Packed<'a> {
     }
 }
 
-impl Piece<'_> {
+impl<'a> Piece<'a> {
+    /// Elements `from..from + n` of it; `None` when a cut is inside a block.
+    fn part(&self, from: usize, n: usize) -> Option<Piece<'a>> {
+        let (block, bytes) = self.encoding.block();
+        if !from.is_multiple_of(block) || !n.is_multiple_of(block) {
+            return None;
+        }
+        let run = self.bytes.get(from / block * bytes..(from + n) / block * bytes)?;
+        let scales = self.scales.map(|(scales, first)| (scales, first + from));
+        Some(Piece { elements: n, bytes: run, scales, rounds: self.rounds.clone(), ..*self })
+    }
+
     fn is_direct(&self, dtype: DType) -> bool {
         self.encoding == Encoding::Plain(dtype) && self.rounds.is_empty()
     }
@@ -278,7 +292,7 @@ fn linear<'a>(pack: &Pack, weights: &'a dyn WeightBytes) -> Result<Option<Linear
         }
         Pack::Transpose(perm, p) => match turned_back(perm, p) {
             Some(inner) => linear(&inner, weights)?,
-            None => None,
+            None => linear(p, weights)?.and_then(|l| permuted(&l, perm)),
         },
     })
 }
@@ -333,13 +347,7 @@ fn cut<'a>(l: Linear<'a>, axis: usize, start: usize, len: usize) -> Option<Linea
         if n == 0 {
             continue;
         }
-        let (block, bytes) = piece.encoding.block();
-        if !from.is_multiple_of(block) || !n.is_multiple_of(block) {
-            return None;
-        }
-        let run = &piece.bytes[from / block * bytes..(from + n) / block * bytes];
-        let scales = piece.scales.map(|(scales, first)| (scales, first + from));
-        pieces.push(Piece { elements: n, bytes: run, scales, ..piece });
+        pieces.push(piece.part(from, n)?);
     }
     let mut shape = l.shape;
     shape[axis] = len;

@@ -284,6 +284,7 @@ pub fn plan(target: &str) -> Plan {
             entry("prefill_16", Role::Prefill, 16, MAX_BATCH),
             entry("score_8", Role::Score, 8, 8),
         ],
+        generation: None,
         buffers,
     }
 }

@@ -182,11 +182,11 @@ impl<'k> Verifier<'k> {
                 };
                 let name = param.name.clone();
                 let ParamKind::Pointer { dtype: _, access } = param.kind else {
-                    return self.type_fault(format!("scalar `{name}` used as an array"));
+                    return self.type_fault(format!("`{name}` is no array but used as one"));
                 };
                 let allowed = match access {
-                    Access::Constant | Access::Read => how == Use::Read,
-                    Access::Write => how == Use::Write,
+                    Access::Constant | Access::Read | Access::FromHost => how == Use::Read,
+                    Access::Write | Access::ToHost => how == Use::Write,
                     Access::ReadWrite => true,
                 };
                 if !allowed {
@@ -197,7 +197,8 @@ impl<'k> Verifier<'k> {
                     };
                     self.fault(FaultKind::Access(format!("`{name}` is {verb} but declared {access:?}")));
                 }
-                if self.has_wait && !self.waited && access != Access::Constant {
+                let any_time = matches!(access, Access::Constant | Access::FromHost);
+                if self.has_wait && !self.waited && !any_time {
                     self.fault(FaultKind::BeforeDependencyWait(name));
                 }
             }
@@ -392,6 +393,16 @@ impl<'k> Verifier<'k> {
                     self.typed(v, agreement, DType::Bool, "condition of a copy");
                 }
             }
+            Stmt::SetCondition { condition, value } => {
+                self.typed(value, agreement, DType::U32, "value of a condition");
+                let param = self.kernel.params.get(condition.index());
+                if !param.is_some_and(|p| p.kind == ParamKind::Condition) {
+                    self.type_fault(format!("{condition} is no condition"));
+                }
+                if self.has_wait && !self.waited {
+                    self.fault(FaultKind::BeforeDependencyWait("the condition".into()));
+                }
+            }
             Stmt::AtomicAdd { mem, index, value, old } => {
                 self.index(index, agreement);
                 self.touch(*mem, Use::Update, Some((index, 1)));
@@ -458,9 +469,19 @@ impl<'k> Verifier<'k> {
     ) {
         self.index(index, agreement);
         self.touch(mem, how, Some((index, lanes)));
+        self.whole_words(mem);
         if let Some(dtype) = self.kernel.mem_dtype(mem) {
             self.width(dtype, lanes);
             self.registers(registers.0, registers.1, agreement, lanes, dtype);
+        }
+    }
+
+    /// The host's words are read and written one by one.
+    fn whole_words(&mut self, mem: Mem) {
+        let Mem::Global(p) = mem else { return };
+        let kind = self.kernel.params.get(p.index()).map(|p| p.kind);
+        if let Some(ParamKind::Pointer { dtype: _, access: Access::FromHost | Access::ToHost }) = kind {
+            self.fault(FaultKind::Access("host memory is accessed as vectors".into()));
         }
     }
 
@@ -468,6 +489,7 @@ impl<'k> Verifier<'k> {
         self.index(to_at, a);
         self.index(from_at, a);
         self.touch(from, Use::Read, None);
+        self.whole_words(from);
         if !matches!(bytes, 4 | 8 | 16) {
             self.fault(FaultKind::VectorWidth(bytes));
         }

@@ -82,7 +82,8 @@ impl Uniformity {
             | Stmt::AtomicAdd { .. }
             | Stmt::LastBlock { .. }
             | Stmt::Sleep { .. }
-            | Stmt::Fence => {}
+            | Stmt::Fence
+            | Stmt::SetCondition { .. } => {}
         }
     }
 

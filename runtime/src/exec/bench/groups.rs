@@ -61,9 +61,11 @@ fn reads_made_integers(plan: &Plan, d: &Dispatch) -> bool {
     d.reads.iter().filter_map(|b| plan.buffers.get(b.index())).any(|b| {
         let made = match &b.kind {
             BufferKind::Temp | BufferKind::Output(_) => true,
-            BufferKind::Weight(_) | BufferKind::Literal(_) | BufferKind::Input(_) | BufferKind::State(_) => {
-                false
-            }
+            BufferKind::Weight(_)
+            | BufferKind::Literal(_)
+            | BufferKind::Input(_)
+            | BufferKind::State(_)
+            | BufferKind::Control(_) => false,
         };
         made && !b.dtype.is_float()
     })
