@@ -165,6 +165,14 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
             .collect()
         });
     }
+    let decode = variants.iter().position(|v| v.serves(Role::Decode) && !v.graph.is_encoder());
+    let rows = buckets.iter().filter(|b| b.role == Role::Decode).map(|b| b.bind.rows).max();
+    let decode = decode.filter(|_| rows.is_some_and(|n| n <= generation::MOST_ROWS));
+    let advance = c.timed("generation", |_| {
+        let lower::Lowered { buffers, works, bodies } = &mut lowered;
+        decode.and_then(|d| Some((d, generation::advance(buffers, works, &bodies[d], o.max_seq)?)))
+    });
+    let lowered = lowered;
     let provenance = {
         let of = variants.iter().zip(&sites).zip(&placed);
         let bodies: Vec<provenance::Body<'_>> = of
@@ -182,14 +190,6 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         Form { name, graph: p.graph, dispatches: p.dispatches }
     });
     let forms: Vec<Form> = forms.collect();
-    let decode = variants.iter().position(|v| v.serves(Role::Decode) && !v.graph.is_encoder());
-    let rows = buckets.iter().filter(|b| b.role == Role::Decode).map(|b| b.bind.rows).max();
-    let decode = decode.filter(|_| rows.is_some_and(|n| n <= generation::MOST_ROWS));
-    let advance = c.timed("generation", |_| {
-        let lower::Lowered { buffers, works, bodies } = &mut lowered;
-        decode.and_then(|d| Some((d, generation::advance(buffers, works, &bodies[d], o.max_seq)?)))
-    });
-    let lowered = lowered;
     let plan = |kernels, bodies, entries| Plan {
         target: o.target.name.into(),
         dtype: o.dtype,

@@ -212,3 +212,14 @@ fn generations_that_cannot_be_are_refused() {
     let far = Generate { limits: &[usize::MAX, 1], ..g(&good) };
     assert_eq!(Account::new(&far, CONTEXT).expect("an account").reach(), (CONTEXT - 2, CONTEXT));
 }
+
+#[test]
+fn a_driver_without_conditional_nodes_is_named_with_the_remedy() {
+    use crate::sys::driver::CudaVersion;
+    let check = |major, minor| super::super::check_driver(CudaVersion { major, minor });
+    assert!(check(12, 4).is_ok() && check(13, 0).is_ok());
+    let error = check(12, 3).expect_err("too old").to_string();
+    for text in ["conditional graph nodes", "12.4", "12.3", "--launch step"] {
+        assert!(error.contains(text), "{error}");
+    }
+}
