@@ -38,7 +38,11 @@ fn compile_takes_measured_schedules_and_says_which() {
     let run = compile(dir.path(), &["--schedules", "s.ron", "--json"]);
     let summary: serde_json::Value = serde_json::from_str(run.ok()).expect("JSON");
     let count = |source: &str| summary["schedules"][source].as_u64().expect("a number");
-    assert!(count("measured") >= 1 && count("neighbour") >= 1 && count("estimated") >= 1, "{}", summary["schedules"]);
+    assert!(
+        count("measured") >= 1 && count("neighbour") >= 1 && count("estimated") >= 1,
+        "{}",
+        summary["schedules"]
+    );
     let kernels = count("measured") + count("neighbour") + count("estimated");
     assert_eq!(summary["kernels"].as_u64(), Some(kernels));
     let run = compile(dir.path(), &["--schedules", "s.ron"]);
@@ -99,6 +103,9 @@ fn on_a_gpu_it_fills_the_file_and_goes_on() {
     let first = result(weft(dir.path(), args));
     assert!(outcomes(&first).iter().any(|o| o == "tuned"), "{first}");
     let second = result(weft(dir.path(), args));
-    assert!(outcomes(&second).iter().all(|o| o != "failed") && outcomes(&second).iter().any(|o| o == "known"));
-    weft(dir.path(), ["bench", &llama, "--context", "16", "--tokens", "8", "--schedules", "schedules.ron"]).ok();
+    assert!(
+        outcomes(&second).iter().all(|o| o != "failed") && outcomes(&second).iter().any(|o| o == "known")
+    );
+    weft(dir.path(), ["bench", &llama, "--context", "16", "--tokens", "8", "--schedules", "schedules.ron"])
+        .ok();
 }
