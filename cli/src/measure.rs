@@ -5,15 +5,15 @@ use crate::engine;
 use crate::errors::Result;
 use weft_codegen::kernels;
 use weft_frontend::checkpoint::Checkpoint;
-use weft_ir::plan::{KernelSpec, Plan, Role, Schedule, Scratch};
+use weft_ir::plan::{KernelSpec, Plan, Role, Schedule};
 use weft_ir::reference::StepInputs;
 use weft_passes::schedule::{launch_shape, scratch};
 use weft_runtime::exec::bench::figures::Spread;
 use weft_runtime::exec::bench::groups::{Group, repeated};
 use weft_runtime::exec::bench::{Measure, Tokens, Workload};
 use weft_runtime::exec::{
-    CudaModel, CudaOptions, Executor, KernelSource, LaunchMode, StandIn, StreamChain, StreamDims,
-    StreamKernel,
+    CudaModel, CudaOptions, Executor, KernelSource, LaunchMode, StandIn, StandInSource, StreamChain,
+    StreamDims, StreamKernel,
 };
 use weft_runtime::sys::driver::Device;
 use weft_runtime::{Error, Result as Measured};
@@ -88,7 +88,8 @@ impl Gpu {
         let emitted: Vec<Result<_, String>> =
             schedules.iter().map(|s| self.emit(plan, spec, s.clone())).collect();
         let wanted: Vec<_> = emitted.iter().flatten().cloned().collect();
-        let mut made = match self.model.stand_ins(&wanted, &self.options) {
+        let Some(bind) = plan.entries.get(self.entry).map(|e| e.bind) else { return Vec::new() };
+        let mut made = match self.model.stand_ins(&wanted, &bind, &self.options) {
             Ok(made) => made.into_iter(),
             Err(why) => return schedules.iter().map(|_| Err(why.to_string())).collect(),
         };
@@ -106,26 +107,13 @@ impl Gpu {
         plan.kernels.get(kernel.index())
     }
 
-    /// Source, grid and threads of a kernel by another schedule.
-    fn emit(
-        &self,
-        plan: &Plan,
-        spec: &KernelSpec,
-        schedule: Schedule,
-    ) -> Result<(KernelSource, [u32; 3], u32), String> {
+    /// A kernel by another schedule.
+    fn emit(&self, plan: &Plan, spec: &KernelSpec, schedule: Schedule) -> Result<StandInSource, String> {
         let missing = || "the plan is not whole".to_owned();
         let work = plan.works.get(spec.work as usize).ok_or_else(missing)?;
         let bind = plan.entries.get(self.entry).ok_or_else(missing)?.bind;
         let (grid, threads) = launch_shape(work, &schedule);
         let scratch = scratch(work, &schedule);
-        let room = |s: &Option<Scratch>| -> Vec<usize> {
-            let partials = s.iter().flat_map(|s| s.partials.iter().map(|p| p.elements.blocks(&bind)));
-            s.iter().map(|s| s.counters.blocks(&bind)).chain(partials).collect()
-        };
-        let (takes, has) = (room(&scratch), room(&spec.scratch));
-        if takes.len() != has.len() || takes.iter().zip(&has).any(|(takes, has)| takes > has) {
-            return Err("it needs more scratch than the plan has".into());
-        }
         let blocks = [0, 1, 2].map(|axis: usize| grid[axis].blocks(&bind) as u32);
         let spec = KernelSpec { schedule, grid, threads, scratch, ..spec.clone() };
         let emitted = weft_codegen::emit_kernel(plan, &spec).map_err(|e| e.to_string())?;
@@ -134,7 +122,7 @@ impl Gpu {
             source: emitted.source,
             dynamic_shared: emitted.dynamic_shared,
         };
-        Ok((source, blocks, threads))
+        Ok(StandInSource { source, grid: blocks, threads, scratch: spec.scratch })
     }
 
     /// Times of a launch of a group's kernel alone, or of a variant of it.

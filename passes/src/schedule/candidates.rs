@@ -23,11 +23,7 @@ const WASTE: f64 = 0.34;
 pub fn candidates(work: &Work, bind: &Bindings, target: &Target) -> Vec<Schedule> {
     let (first, _) = choose(work, bind, target);
     let others = match (&work.compute, &first) {
-        (Compute::MatMul(m), Schedule::Gemv { rows, blocks, .. }) => {
-            // Blocks that join their draws have as much scratch as the estimate's.
-            let most = if m.draw.is_some() { *blocks } else { u32::MAX };
-            gemv(work, m, (*rows, most), target)
-        }
+        (Compute::MatMul(m), Schedule::Gemv { rows, .. }) => gemv(work, m, *rows, target),
         (Compute::Attention(a), Schedule::AttentionRow { .. }) if few(a, bind) => {
             attention(work, a, bind, target)
         }
@@ -99,7 +95,7 @@ fn left_size(work: &Work, m: &MatMul) -> usize {
     if plain { 2 } else { 4 }
 }
 
-fn gemv(work: &Work, m: &MatMul, (rows, most): (u32, u32), target: &Target) -> Vec<Schedule> {
+fn gemv(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Vec<Schedule> {
     let dtype = work.reads[m.b.index()].dtype;
     let mut found: Vec<(f64, u64, Schedule)> = Vec::new();
     let teams = [(32, 1), (16, 1), (8, 1), (32, 2), (32, 4)];
@@ -109,8 +105,7 @@ fn gemv(work: &Work, m: &MatMul, (rows, most): (u32, u32), target: &Target) -> V
                 for (depth, per_sm) in (1..=9).flat_map(|d| [2, 1, 4].map(|p| (d, p))) {
                     let team = Team { warps, lanes, split, columns, depth, per_sm };
                     let schedule = with_team(work, m, rows, &team, target);
-                    let more = matches!(schedule, Schedule::Gemv { blocks, .. } if blocks > most);
-                    if more || legal(work, &schedule, target).is_err() {
+                    if legal(work, &schedule, target).is_err() {
                         continue;
                     }
                     let flight = (per_sm * warps * 32 * columns * depth * 16) as f64 / IN_FLIGHT as f64;

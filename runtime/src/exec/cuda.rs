@@ -2,7 +2,7 @@
 
 mod measure;
 
-pub use measure::{StandIn, StreamChain, StreamDims, StreamKernel};
+pub use measure::{StandIn, StandInSource, StreamChain, StreamDims, StreamKernel};
 
 use std::sync::Arc;
 

@@ -149,6 +149,7 @@ fn arguments(memory: &Memory, args: &[Arg], steering: Option<&Steering<'_>>) -> 
         Arg::Condition => Ok(steered()?.condition.arg()),
         Arg::Buffer(region, offset) => Ok(KernelArg::Ptr(memory.region(*region).address_at(*offset)?)),
         Arg::Sym(value) => Ok(KernelArg::I32(*value)),
+        Arg::Address(address) => Ok(KernelArg::Ptr(*address)),
     };
     args.iter().map(argument).collect()
 }

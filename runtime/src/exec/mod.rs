@@ -25,7 +25,7 @@ mod tables;
 mod upload;
 
 pub use cpu::{CpuModel, CpuOptions};
-pub use cuda::{CudaModel, StandIn, StreamChain, StreamDims, StreamKernel};
+pub use cuda::{CudaModel, StandIn, StandInSource, StreamChain, StreamDims, StreamKernel};
 pub use device_loop::check_driver;
 pub use generate::{Generate, Next, OnToken, RowTokens, step_by_step};
 pub use load::{CudaOptions, KernelSource, LaunchMode, LoadProgress, OnProgress, check_memory, check_plan};

@@ -21,6 +21,8 @@ pub enum Arg {
     Mapped(usize),
     /// The loop's condition.
     Condition,
+    /// An address on the device, of memory that no plan has.
+    Address(u64),
 }
 
 /// What a node does.

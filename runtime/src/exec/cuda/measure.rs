@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use weft_ir::ids::DispatchId;
-use weft_ir::plan::EdgeKind;
+use weft_ir::plan::{EdgeKind, SCRATCH_ALIGN, Scratch};
 use weft_ir::reference::StepInputs;
+use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 
 use super::super::bench::groups::spans;
 use super::super::load::{self, Kernel};
 use super::super::memory::bytes_text;
-use super::super::nodes::{Node, What};
+use super::super::nodes::{Arg, Node, What};
 use super::{
     CudaModel, CudaOptions, Error, Event, GraphExec, KernelSource, LaunchMode, Region, Result, graphs, nodes,
 };
@@ -26,6 +27,23 @@ pub struct StandIn {
     kernel: [Kernel; 1],
     grid: [u32; 3],
     threads: u32,
+    /// Addresses of its partial results and counters, in memory of its own.
+    scratch: Vec<Arg>,
+    /// That memory.
+    _memory: Option<DeviceBuffer>,
+}
+
+/// What a stand-in is made of.
+#[derive(Clone, Debug)]
+pub struct StandInSource {
+    /// Its source.
+    pub source: KernelSource,
+    /// Blocks in x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// What its blocks share.
+    pub scratch: Option<Scratch>,
 }
 
 /// The size and scalar arguments of a launch of a streaming kernel, whose parameters are the data, a place for its
@@ -70,22 +88,43 @@ impl CudaModel {
         self.context.device()
     }
 
-    /// Compiles and loads kernels that may stand in for one of the plan: the same parameters, each with its grid and
-    /// the threads of a block. Those that do not compile, or need more than a block can have, are errors of their own.
+    /// Compiles and loads kernels that may stand in for one of the plan in an entry of these bindings: the same
+    /// parameters but for scratch. Those that do not compile, or need more than there is, are errors of their own.
     ///
     /// # Errors
     /// [`Error::Plan`] for a target that is not known.
     pub fn stand_ins(
         &self,
-        wanted: &[(KernelSource, [u32; 3], u32)],
+        wanted: &[StandInSource],
+        bind: &Bindings,
         options: &CudaOptions,
     ) -> Result<Vec<Result<StandIn>>> {
-        let sources: Vec<(&KernelSource, u32)> = wanted.iter().map(|(s, _, t)| (s, *t)).collect();
+        let sources: Vec<(&KernelSource, u32)> = wanted.iter().map(|w| (&w.source, w.threads)).collect();
         let kernels = load::kernels_alone(&self.context, &sources, self.target()?, options);
-        let made = kernels.into_iter().zip(wanted).map(|(kernel, (_, grid, threads))| {
-            Ok(StandIn { kernel: [kernel?], grid: *grid, threads: *threads })
+        let made = kernels.into_iter().zip(wanted).map(|(kernel, w)| {
+            let kernel = [kernel?];
+            let (scratch, memory) = self.own_scratch(w.scratch.as_ref(), bind)?;
+            Ok(StandIn { kernel, grid: w.grid, threads: w.threads, scratch, _memory: memory })
         });
         Ok(made.collect())
+    }
+
+    /// Memory for a kernel's scratch, all zero, and the addresses in it in the order of the parameters.
+    fn own_scratch(
+        &self,
+        scratch: Option<&Scratch>,
+        bind: &Bindings,
+    ) -> Result<(Vec<Arg>, Option<DeviceBuffer>)> {
+        let Some(scratch) = scratch else { return Ok((Vec::new(), None)) };
+        let (offsets, bytes) = scratch.layout(bind);
+        let counters = bytes.next_multiple_of(SCRATCH_ALIGN);
+        let all = counters + scratch.counter_bytes(bind);
+        let memory = DeviceBuffer::alloc(&self.context, all)?;
+        memory.fill_async(0, all, 0, &self.stream)?;
+        self.stream.synchronize()?;
+        let places = offsets.into_iter().chain([counters]);
+        let addresses = places.map(|at| Ok(Arg::Address(memory.address_at(at)?)));
+        Ok((addresses.collect::<Result<Vec<Arg>>>()?, Some(memory)))
     }
 
     fn target(&self) -> Result<&'static Target> {
@@ -126,8 +165,10 @@ impl CudaModel {
             let is = |n: &&Node| matches!(&n.what, What::Kernel { dispatch, .. } if dispatch == wanted);
             let node = all.iter().find(is).ok_or_else(|| no_dispatch(*wanted))?;
             let mut what = node.what.clone();
-            if let (What::Kernel { kernel, grid, threads, .. }, Some(s)) = (&mut what, stand_in) {
+            if let (What::Kernel { kernel, grid, threads, args, .. }, Some(s)) = (&mut what, stand_in) {
                 (*kernel, *grid, *threads) = (0, s.grid, s.threads);
+                args.truncate(self.plain_args(*wanted, entry));
+                args.extend(&s.scratch);
             }
             let after = chain.len().checked_sub(1).map(|before| (before, self.edge(*wanted, entry)));
             chain.push(Node { what, after: after.into_iter().collect() });
@@ -136,6 +177,15 @@ impl CudaModel {
         let graph = graphs::build(&self.context, &chain, &self.memory, kernels)?;
         let launches = dispatches.len().max(1) as f64;
         (0..=runs).map(|_| Ok(self.time_graph(&graph, 1)? / launches)).skip(1).collect::<Result<Vec<f64>>>()
+    }
+
+    /// Arguments of a dispatch before those of its kernel's scratch.
+    fn plain_args(&self, dispatch: DispatchId, entry: usize) -> usize {
+        let entry = self.plan.entries.get(entry);
+        let body = entry.and_then(|e| self.plan.bodies.get(e.body as usize));
+        let work = body.and_then(|b| b.dispatches.get(dispatch.index())).map(|d| d.work);
+        let work = work.and_then(|w| self.plan.works.get(w as usize));
+        work.map_or(0, |w| w.reads.len() + w.writes.len() + w.syms().len())
     }
 
     /// The edge between launches of a dispatch's kernel.
