@@ -360,7 +360,7 @@ fn every_way_of_packing_gives_the_same_bytes() {
         (Way::Moved, bf, transpose(&[1, 0], plain(bf))),
         (Way::Moved, bf, Pack::Concat(1, vec![plain(bf), plain(bf)])),
         (
-            Way::Moved,
+            Way::Converted,
             bf,
             reshape(&[640], transpose(&[0, 2, 1, 3], reshape(&[2, 5, 2, 32], cast(f16, plain(f32))))),
         ),
