@@ -49,6 +49,11 @@ pub(super) fn cmp(op: CompareOp, a: Expr, b: Expr) -> Expr {
 }
 
 impl Row {
+    /// Logits of a vector access.
+    fn lanes(&self) -> u32 {
+        if self.dtype == DType::F32 { vector_lanes(DType::F32, self.vocab as usize) } else { 1 }
+    }
+
     /// Runs over the row's tokens; the closure receives the token and its logit over the temperature.
     pub fn each(
         &self,
@@ -56,7 +61,7 @@ impl Row {
         unroll: Unroll,
         fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
     ) -> Result<(), String> {
-        let lanes = if self.dtype == DType::F32 { vector_lanes(DType::F32, self.vocab as usize) } else { 1 };
+        let lanes = self.lanes();
         let wide = i64::from(lanes);
         let along =
             (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
@@ -101,7 +106,9 @@ impl Row {
         values: impl FnOnce(&mut Body<'_>, Expr) -> [Expr; N],
     ) -> Result<[VarId; N], String> {
         let vars = names.map(|name| b.k.let_mut(name, DType::F32, neutral(op)));
-        self.each(b, Unroll::By(4), |b, _, scaled| {
+        // A vector is four loads at once; more of them would only make the code longer.
+        let unroll = if self.lanes() > 1 { Unroll::Never } else { Unroll::By(4) };
+        self.each(b, unroll, |b, _, scaled| {
             for (var, value) in vars.into_iter().zip(values(b, scaled)) {
                 b.k.assign(var, super::warp::combine(op, var.into(), value));
             }
