@@ -291,6 +291,16 @@ fn deepseek2() {
         let hf = variant(name).checkpoint;
         agree(&hf, "deepseek2", &of_deepseek(&hf));
     }
+    // DeepSeek V2's scores; groups that do not divide the experts.
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("model.gguf");
+    for (key, value) in [("expert_gating_func", 1), ("expert_group_count", 3)] {
+        let mut meta = of_deepseek(&hf);
+        meta.iter_mut().filter(|(k, _)| *k == key).for_each(|(_, v)| *v = Meta::Size(value));
+        convert(&hf, "deepseek2", &meta, &[], &path);
+        let Err(error) = Checkpoint::open(&path) else { panic!("{key} = {value} was read") };
+        assert!(error.to_string().contains("deepseek2.expert_g"), "{error}");
+    }
 }
 
 /// A family without a golden: a configuration of width 64 with four heads of 16, and random tensors.
