@@ -82,11 +82,11 @@ pub struct RowEpilogue {
 pub struct Draw {
     /// Output that one store fills with the logits, an array [m, columns].
     pub logits: u8,
-    /// Output of the tokens, an i32 array [m].
+    /// Output of the tokens, an i32 array `[m]`.
     pub tokens: u8,
     /// Position of a row's token: Coord 0 = m.
     pub position: Scalar,
-    /// Temperature, top-k, top-p, min-p and seed: arrays [m].
+    /// Temperature, top-k, top-p, min-p and seed: arrays `[m]`.
     pub parameters: [OperandId; 5],
     /// Penalties on the logits, before a token is drawn from them.
     pub penalties: Option<DrawPenalties>,
@@ -102,11 +102,11 @@ impl Draw {
 /// Penalties on a row's logits: what `Op::Penalize` does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrawPenalties {
-    /// Tokens by slot: an i32 array [slots].
+    /// Tokens by slot: an i32 array `[slots]`.
     pub history: OperandId,
     /// First slot of a row's sequence: Coord 0 = m.
     pub base: Scalar,
-    /// Length of the prompt, repetition and presence penalty: arrays [m].
+    /// Length of the prompt, repetition and presence penalty: arrays `[m]`.
     pub parameters: [OperandId; 3],
 }
 

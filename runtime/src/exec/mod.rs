@@ -1,7 +1,7 @@
 //! Execution of plans: one interface for the GPU and the CPU reference.
 //!
 //! - [`cuda`]: a plan on the GPU; `load` brings it there, `graphs` makes a CUDA graph of an entry.
-//! - [`bench`]: what a decode step takes on the GPU, kernel by kernel.
+//! - [`mod@bench`]: what a decode step takes on the GPU, kernel by kernel.
 //! - [`generate`]: many decode steps, step by step or (`device_loop`) as one launch.
 //! - [`cpu`]: a graph or a plan interpreted by the reference.
 //! - Shared, and free of both: [`bucket`] (limits, the choice of an entry, padding), [`check`] (step inputs),

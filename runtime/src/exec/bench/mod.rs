@@ -1,6 +1,6 @@
 //! What a decode step takes: each kernel, the step, a generation, and the chain that is their ceiling.
 //!
-//! Everything that is arithmetic is here and in [`figures`], [`groups`] and [`report`]; the GPU is behind [`Measure`],
+//! Everything that is arithmetic is here and in [`figures`], [`mod@groups`] and [`report`]; the GPU is behind [`Measure`],
 //! so that tests give recorded numbers.
 
 pub mod figures;
