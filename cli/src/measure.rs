@@ -12,14 +12,18 @@ use weft_runtime::exec::bench::figures::Spread;
 use weft_runtime::exec::bench::groups::{Group, repeated};
 use weft_runtime::exec::bench::{Measure, Tokens, Workload};
 use weft_runtime::exec::{
-    CudaModel, CudaOptions, Executor, KernelSource, LaunchMode, StandIn, StandInSource, StreamChain,
-    StreamDims, StreamKernel,
+    CudaModel, CudaOptions, Executor, Generate, KernelSource, LaunchMode, Next, StandIn, StandInSource,
+    StreamChain, StreamDims, StreamKernel,
 };
 use weft_runtime::sys::driver::Device;
 use weft_runtime::{Error, Result as Measured};
 
 /// Launches in the graph that a kernel is timed alone with: enough that what starts the graph does not count.
 const ALONE: usize = 512;
+
+/// Why a generation may end early.
+const NO_TOKEN: &str =
+    "the logits hold NaN, so no token can be chosen; with --dtype f16 values may overflow: try bf16";
 
 /// A kernel by another schedule than the plan's.
 pub struct Variant(StandIn);
@@ -185,7 +189,7 @@ pub fn decode_step(device: &Device, checkpoint: &Checkpoint, plan: &Plan) -> Res
     let context = plan.max_seq.saturating_sub(tokens).clamp(1, 1024);
     let work = Workload { batch: 1, context, tokens, runs: 5 };
     let mut gpu = Gpu::new(loaded, engine::cuda_options(device), work, &mut |_, _| {})?;
-    gpu.generate()?;
+    gpu.reference()?;
     let samples = (0..work.runs).map(|_| gpu.step()).collect::<Measured<Vec<f64>>>()?;
     Ok(Spread::of(&samples).map(|s| s.median).ok_or_else(|| bad("a step took no time"))?)
 }
@@ -196,7 +200,7 @@ impl Measure for Gpu {
     }
 
     fn mode(&self) -> String {
-        "a graph launch a token, each from the host".into()
+        "one launch a generation, its tokens streamed to the host".into()
     }
 
     fn l2_bytes(&self) -> u64 {
@@ -211,7 +215,21 @@ impl Measure for Gpu {
     }
 
     fn generate(&mut self) -> Measured<(Tokens, f64)> {
-        self.steps()
+        let first = self.inputs(0, &self.first);
+        let limits = vec![self.work.tokens; self.work.batch];
+        let start = std::time::Instant::now();
+        let g = Generate { first: &first, limits: &limits, stop_tokens: &[] };
+        let rows = self.model.generate(&g, &mut |_, _| Next::Go)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let mut made = Vec::with_capacity(self.work.tokens * self.work.batch);
+        for at in 0..self.work.tokens {
+            for row in &rows {
+                let token = row.tokens.get(at).ok_or_else(|| bad(NO_TOKEN))?;
+                made.push(i32::try_from(*token).map_err(|_| bad(NO_TOKEN))?);
+            }
+        }
+        self.made.clone_from(&made);
+        Ok((made, seconds))
     }
 
     fn step(&mut self) -> Measured<f64> {
@@ -241,9 +259,7 @@ fn bad(why: &str) -> Error {
 }
 
 fn token(sampled: i32) -> Measured<u32> {
-    u32::try_from(sampled).map_err(|_| {
-        bad("the logits hold NaN, so no token can be chosen; with --dtype f16 values may overflow: try bf16")
-    })
+    u32::try_from(sampled).map_err(|_| bad(NO_TOKEN))
 }
 
 /// A prompt of a sequence: tokens spread over the vocabulary.

@@ -76,7 +76,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     })?;
     bar.finish_and_clear();
     // Puts a step's inputs and values where kernels find them.
-    gpu.generate()?;
+    gpu.reference()?;
     let mut timer = OnGpu {
         groups: groups(&plan, entry, &bind)?,
         plan: plan.clone(),
