@@ -1,19 +1,16 @@
 //! Plans of one attention over a cache, for tests of the kernels that take keys one by one: any shape, tokens of
 //! any number of keys, with what may be done to the scores.
 
-use std::collections::{BTreeMap, HashMap};
+use crate::one_work::OneWork;
+use std::collections::HashMap;
 use weft_ir::dtype::{DType, Encoding};
 use weft_ir::graph::Literal;
-use weft_ir::ids::{BufferId, DispatchId, KernelId, OperandId};
-use weft_ir::plan::{
-    Attention, Body, Buffer, BufferKind, Compute, Dispatch, Entry, KernelSpec, Launch, Operand, Pack, Plan,
-    Role, Scalar, Schedule, ScheduleSource, Work,
-};
+use weft_ir::ids::{BufferId, OperandId};
+use weft_ir::plan::{Attention, Buffer, BufferKind, Compute, Operand, Pack, Plan, Scalar, Schedule, Work};
 use weft_ir::reference::WeightBytes;
 use weft_ir::scalar::{Binary, Unary};
 use weft_ir::shape::{Bindings, Dim};
 use weft_ir::target::Target;
-use weft_passes::{memory_plan, schedule};
 
 use crate::product::{TOKENS, at, less, load_at, op, store};
 
@@ -174,7 +171,6 @@ pub fn plan(
     let bind = Bindings { tokens: tokens.len(), seqs: tokens.len(), rows: tokens.len(), context, slots };
     let reads = (0..m.reads.len()).map(BufferId::new).collect();
     let writes = vec![BufferId::new(m.buffers.len() - 1)];
-    let dispatch = Dispatch { work: 0, reads, writes, scope: "test".into() };
     let work = Work {
         name: "attention".into(),
         compute: Compute::Attention(attention),
@@ -184,48 +180,6 @@ pub fn plan(
         ops: vec!["matmul".into()],
         rules: vec![],
     };
-    let (mut chosen, fallback) = schedule::choose(&work, &bind, target);
-    tweak(&mut chosen);
-    let (grid, threads) = schedule::launch_shape(&work, &chosen);
-    let kernel = KernelSpec {
-        name: "attention_test".into(),
-        work: 0,
-        grid,
-        threads,
-        scratch: schedule::scratch(&work, &chosen),
-        schedule: chosen,
-        source: ScheduleSource::Estimated,
-        programmatic: target.features.programmatic_launch,
-        fallback,
-    };
-    let needs = |_: &Dispatch| kernel.scratch.as_ref();
-    let arena = memory_plan::run(&m.buffers, std::slice::from_ref(&dispatch), &bind, &needs);
-    let launches = vec![Launch { dispatch: DispatchId::new(0), after: vec![] }];
-    let entry = Entry {
-        name: "step".into(),
-        role: Role::Decode,
-        bind,
-        body: 0,
-        kernels: BTreeMap::from([(0, KernelId::new(0))]),
-        arena: arena.placements,
-        scratch: arena.scratch,
-        arena_bytes: arena.bytes,
-        unshared_bytes: arena.unshared_bytes,
-    };
-    let plan = Plan {
-        target: target.name.into(),
-        dtype: s.dtype,
-        opt_level: 2,
-        max_seq: context,
-        max_batch: tokens.len(),
-        buffers: m.buffers,
-        works: vec![work],
-        kernels: vec![kernel],
-        bodies: vec![Body { dispatches: vec![dispatch], launches }],
-        entries: vec![entry],
-        generation: None,
-    };
-    weft_ir::verify::plan::verify(&plan).unwrap_or_else(|f| panic!("{f:?}"));
-    assert_eq!(Plan::from_ron(&plan.to_ron().expect("RON")).expect("a plan"), plan);
-    (plan, m.arrays)
+    let one = OneWork { work, buffers: m.buffers, on: [reads, writes], bind, dtype: s.dtype };
+    (one.plan(target, tweak), m.arrays)
 }

@@ -12,6 +12,7 @@ pub mod gguf;
 pub mod golden;
 pub mod gpu;
 pub mod nvrtc;
+pub mod one_work;
 pub mod product;
 pub mod random;
 pub mod synthetic;

@@ -3,20 +3,19 @@
 
 use crate::emulate::{Distance, Emulated};
 use crate::nvrtc::{compile_all, load};
-use std::collections::{BTreeMap, HashMap};
+use crate::one_work::OneWork;
+use std::collections::HashMap;
 use weft_codegen::emulator::Order;
 use weft_ir::dtype::{DType, Encoding};
 use weft_ir::graph::{Input, Literal};
-use weft_ir::ids::{BufferId, DispatchId, KernelId, OperandId};
+use weft_ir::ids::{BufferId, OperandId};
 use weft_ir::plan::{
-    Body, Buffer, BufferKind, Compute, Dispatch, Entry, KernelSpec, Launch, MatMul, Operand, Pack, Plan,
-    Role, Scalar, Schedule, ScheduleSource, Stage, Store, Work,
+    Buffer, BufferKind, Compute, MatMul, Operand, Pack, Plan, Scalar, Schedule, Stage, Store, Work,
 };
 use weft_ir::reference::{StepInputs, WeightBytes};
 use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
 use weft_ir::shape::{Bindings, Dim, Sym};
 use weft_ir::target::Target;
-use weft_passes::{memory_plan, schedule};
 
 /// The rows of the products.
 pub const TOKENS: Dim = Dim::Sym(Sym::Tokens);
@@ -96,12 +95,6 @@ impl Maker {
         let bind = Bindings { tokens: rows, seqs: rows, rows, context: 64, slots: 64 };
         let find = |o: &Operand| self.buffers.iter().position(|b| b.name == o.name).map(BufferId::new);
         let buffers = |list: &[Operand]| list.iter().map(|o| find(o).expect("a buffer")).collect();
-        let dispatch = Dispatch {
-            work: 0,
-            reads: buffers(&self.reads),
-            writes: buffers(&self.writes),
-            scope: "test".into(),
-        };
         let work = Work {
             name: "product".into(),
             compute: Compute::MatMul(m),
@@ -111,52 +104,9 @@ impl Maker {
             ops: vec!["matmul".into()],
             rules: vec![],
         };
-        let (mut schedule, fallback) = schedule::choose(&work, &bind, target);
-        tweak(&mut schedule);
-        let (grid, threads) = schedule::launch_shape(&work, &schedule);
-        let name = "product_test".into();
-        let scratch = schedule::scratch(&work, &schedule);
-        let kernel = KernelSpec {
-            name,
-            work: 0,
-            schedule,
-            source: ScheduleSource::Estimated,
-            grid,
-            threads,
-            scratch,
-            programmatic: true,
-            fallback,
-        };
-        let arena = memory_plan::run(&self.buffers, std::slice::from_ref(&dispatch), &bind, &|_| {
-            kernel.scratch.as_ref()
-        });
-        let launches = vec![Launch { dispatch: DispatchId::new(0), after: vec![] }];
-        let plan = Plan {
-            target: target.name.into(),
-            dtype: DType::BF16,
-            opt_level: 2,
-            max_seq: 64,
-            max_batch: rows,
-            buffers: self.buffers.clone(),
-            works: vec![work],
-            kernels: vec![kernel],
-            bodies: vec![Body { dispatches: vec![dispatch], launches }],
-            entries: vec![Entry {
-                name: "step".into(),
-                role: Role::Decode,
-                bind,
-                body: 0,
-                kernels: BTreeMap::from([(0, KernelId::new(0))]),
-                arena: arena.placements,
-                scratch: arena.scratch,
-                arena_bytes: arena.bytes,
-                unshared_bytes: arena.unshared_bytes,
-            }],
-            generation: None,
-        };
-        weft_ir::verify::plan::verify(&plan).unwrap_or_else(|f| panic!("{f:?}"));
-        assert_eq!(Plan::from_ron(&plan.to_ron().expect("RON")).expect("a plan"), plan);
-        plan
+        let on = [buffers(&self.reads), buffers(&self.writes)];
+        let buffers = self.buffers.clone();
+        OneWork { work, buffers, on, bind, dtype: DType::BF16 }.plan(target, tweak)
     }
 
     /// The tokens that the product's kernel draws, on the emulator, whatever the order of its blocks.
@@ -276,4 +226,29 @@ pub fn norm(x: OperandId, gamma: OperandId, k: usize) -> (Scalar, Vec<Stage>, Sc
     let stages = vec![Stage { op: Reduce::Sum, value: op(Binary::Mul, e(), e()) }];
     let mean = op(Binary::Div, Scalar::Reduced(0), Scalar::Float(k as f32));
     (a, stages, Scalar::unary(Unary::Rsqrt, op(Binary::Add, mean, Scalar::Float(1e-5))))
+}
+
+/// x · wᵀ, [rows, k] · [n, k]ᵀ in bf16, stored as f32.
+pub fn plain(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
+    let mut mk = Maker::default();
+    let x = mk.floats("x", DType::BF16, &[rows, k], 1.0);
+    let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
+    mk.write("y", DType::F32, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
+    let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
+    let a = load_at(x, &[at(0), at(1)]);
+    (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores, draw: None })
+}
+
+/// silu(gate) · up after a norm; rows of b alternate gate and up.
+pub fn gated_after_norm(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
+    let mut mk = Maker::default();
+    let x = mk.floats("x", DType::F32, &[rows, k], 1.0);
+    let gamma = mk.floats("w_norm", DType::BF16, &[k], 1.0);
+    let b = mk.floats("w", DType::BF16, &[2 * n, k], 0.2);
+    mk.write("y", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
+    let (a, stages, scale) = norm(x, gamma, k);
+    let scaled = |i| op(Binary::Mul, Scalar::Acc(i), scale.clone());
+    let value = op(Binary::Mul, Scalar::unary(Unary::Silu, scaled(0)), scaled(1));
+    let stores = vec![store(0, &[at(0), at(1)], value, None)];
+    (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores, draw: None })
 }

@@ -6,20 +6,12 @@ use weft_ir::dtype::DType;
 use weft_ir::plan::{BufferKind, Compute, MatMul, Scalar, Stage};
 use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::Dim;
-use weft_testsuite::product::{Maker, TOKENS, at, less, load_at, norm, not, op, store};
+use weft_testsuite::product::{self, Maker, TOKENS, at, less, load_at, norm, not, op, store};
 
 #[test]
 fn plain() {
     for (n, k) in [(37, 80), (16, 576), (5, 33), (70, 1032)] {
-        Maker::check_all(&|rows| {
-            let mut mk = Maker::default();
-            let x = mk.floats("x", DType::BF16, &[rows, k], 1.0);
-            let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
-            mk.write("y", DType::F32, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
-            let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
-            let a = load_at(x, &[at(0), at(1)]);
-            (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores, draw: None })
-        });
+        Maker::check_all(&|rows| product::plain(n, k, rows));
     }
 }
 
@@ -40,19 +32,7 @@ fn f32_operands() {
 /// Rows of b alternate gate and up.
 #[test]
 fn gated_activation_after_a_norm() {
-    let (n, k) = (21, 136);
-    Maker::check_all(&|rows| {
-        let mut mk = Maker::default();
-        let x = mk.floats("x", DType::F32, &[rows, k], 1.0);
-        let gamma = mk.floats("w_norm", DType::BF16, &[k], 1.0);
-        let b = mk.floats("w", DType::BF16, &[2 * n, k], 0.2);
-        mk.write("y", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
-        let (a, stages, scale) = norm(x, gamma, k);
-        let scaled = |i| op(Binary::Mul, Scalar::Acc(i), scale.clone());
-        let value = op(Binary::Mul, Scalar::unary(Unary::Silu, scaled(0)), scaled(1));
-        let stores = vec![store(0, &[at(0), at(1)], value, None)];
-        (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores, draw: None })
-    });
+    Maker::check_all(&|rows| product::gated_after_norm(21, 136, rows));
 }
 
 /// A plain left operand with a group: what the tensor-core kernel takes too.

@@ -2,13 +2,11 @@
 //! And candidates of `weft tune`: a sample of each family's.
 
 use weft_ir::dtype::DType;
-use weft_ir::plan::{BufferKind, MatMul, Scalar, Schedule, ScheduleSource};
-use weft_ir::scalar::{Binary, Unary};
-use weft_ir::shape::Dim;
+use weft_ir::plan::{Schedule, ScheduleSource};
 use weft_ir::target::Target;
 use weft_passes::schedule::candidates::{candidates, legal};
 use weft_passes::schedule::database::{Database, Key, Measured, Shape};
-use weft_testsuite::product::{Maker, TOKENS, at, load_at, norm, op, store};
+use weft_testsuite::product::{gated_after_norm, plain};
 
 /// Shapes whose schedules a database has; made up.
 const MEASURED: &[(usize, usize, [u32; 6])] = &[
@@ -36,31 +34,6 @@ fn database() -> Database {
     out
 }
 
-/// A plain product.
-fn plain(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
-    let mut mk = Maker::default();
-    let x = mk.floats("x", DType::BF16, &[rows, k], 1.0);
-    let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
-    mk.write("y", DType::F32, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
-    let stores = vec![store(0, &[at(0), at(1)], Scalar::Acc(0), None)];
-    let a = load_at(x, &[at(0), at(1)]);
-    (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores, draw: None })
-}
-
-/// Gate and up after a norm.
-fn gated(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
-    let mut mk = Maker::default();
-    let x = mk.floats("x", DType::F32, &[rows, k], 1.0);
-    let gamma = mk.floats("w_norm", DType::BF16, &[k], 1.0);
-    let b = mk.floats("w", DType::BF16, &[2 * n, k], 0.2);
-    mk.write("y", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
-    let (a, stages, scale) = norm(x, gamma, k);
-    let scaled = |i| op(Binary::Mul, Scalar::Acc(i), scale.clone());
-    let value = op(Binary::Mul, Scalar::unary(Unary::Silu, scaled(0)), scaled(1));
-    let stores = vec![store(0, &[at(0), at(1)], value, None)];
-    (mk, MatMul { m: TOKENS, n, group: 2, k, a, b, stages, row: None, stores, draw: None })
-}
-
 #[test]
 fn ten_shapes_that_are_not_in_the_database() {
     let (database, target) = (database(), Target::parse("sm_90").expect("sm_90"));
@@ -78,7 +51,7 @@ fn ten_shapes_that_are_not_in_the_database() {
     ];
     assert_eq!(shapes.len(), 10);
     for (i, (n, k)) in shapes.into_iter().enumerate() {
-        let make = |rows| if i % 2 == 0 { plain(n, k, rows) } else { gated(n / 2, k, rows) };
+        let make = |rows| if i % 2 == 0 { plain(n, k, rows) } else { gated_after_norm(n / 2, k, rows) };
         let mut orders = Vec::new();
         for rows in [1, 2, 8] {
             let (maker, m) = make(rows);
@@ -102,7 +75,7 @@ fn candidates_compute_the_same() {
     let target = Target::parse("sm_90").expect("sm_90");
     for (i, (n, k)) in [(96, 256), (50, 136)].into_iter().enumerate() {
         for rows in [1, 4] {
-            let (maker, m) = if i == 0 { plain(n, k, rows) } else { gated(n / 2, k, rows) };
+            let (maker, m) = if i == 0 { plain(n, k, rows) } else { gated_after_norm(n / 2, k, rows) };
             let plan = maker.plan(m.clone(), rows, &|_| {});
             let all = candidates(&plan.works[0], &plan.entries[0].bind, target);
             // A sample that has every team.

@@ -3,10 +3,9 @@
 //! Each block keeps the largest logit of its columns; the block that is done last joins them. Where a row is
 //! drawn, or has penalties, that block goes over the stored logits.
 
-use super::region::{Known, Limits, Region};
+use super::region::{Limits, Region};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
-use weft_ir::plan::Scalar;
 
 /// The sampling that a region ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +62,7 @@ fn takes(graph: &Graph, region: &Region, limits: &Limits<'_>, chain: &DrawChain)
         && is(sample, &Op::Sample, penalize.unwrap_or(logits))
         && chain.nodes().all(free)
         && !limits.forced.contains(&logits)
-        && is_whole(graph, region, logits)
+        && region.is_whole(graph, logits)
         && chain.nodes().all(|id| given(graph, region, id))
 }
 
@@ -76,14 +75,4 @@ fn given(graph: &Graph, region: &Region, id: NodeId) -> bool {
         let source = matches!(graph.node(*x).op, Op::Input(_) | Op::State { .. } | Op::Scatter);
         (source || places.contains(&i)) && !graph.depends(*x, region.product)
     })
-}
-
-/// Whether a value of the region has the product's own elements, all made by one store.
-fn is_whole(graph: &Graph, region: &Region, id: NodeId) -> bool {
-    let row = &graph.ty(region.product).shape;
-    let Some([Known { at, from: 0, to, .. }]) = region.known.get(&id).map(Vec::as_slice) else {
-        return false;
-    };
-    let own = at[..] == [Scalar::Coord(0), Scalar::Coord(1)];
-    own && graph.ty(id).shape == *row && row.get(1).and_then(|d| d.as_const()) == Some(*to as usize)
 }

@@ -64,6 +64,16 @@ impl Region {
         self.known.keys().chain(row).copied().chain(self.draw.iter().flat_map(DrawChain::nodes))
     }
 
+    /// Whether a value has the product's own elements, each known at the product's own coordinates.
+    pub fn is_whole(&self, graph: &Graph, id: NodeId) -> bool {
+        let row = &graph.ty(self.product).shape;
+        let Some([Known { at, from: 0, to, .. }]) = self.known.get(&id).map(Vec::as_slice) else {
+            return false;
+        };
+        let own = at[..] == [Scalar::Coord(0), Scalar::Coord(1)];
+        own && graph.ty(id).shape == *row && row.get(1).and_then(|d| d.as_const()) == Some(*to as usize)
+    }
+
     /// Number of values that need no memory.
     fn saved(&self) -> usize {
         self.nodes().count() - self.outputs.len()

@@ -4,14 +4,12 @@
 //! product's own elements, reductions over its rows are followed further, and what is computed from them: a
 //! residual sum's norm. Values inside that others need as well are stored on the way.
 
-use super::region::{Known, Limits, Region};
+use super::region::{Limits, Region};
 use super::rows;
 use crate::schedule;
 use std::collections::BTreeSet;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
-use weft_ir::plan::Scalar;
-use weft_ir::shape::Dim;
 
 /// What a product makes of its whole rows.
 #[derive(Clone, Debug)]
@@ -26,11 +24,7 @@ pub struct RowChain {
 pub(super) fn extend(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
     let [source] = region.outputs[..] else { return };
     let row = &graph.ty(region.product).shape;
-    if region.group != 1
-        || limits.forced.contains(&source)
-        || graph.ty(source).shape != *row
-        || !is_whole(region, source, row)
-    {
+    if region.group != 1 || limits.forced.contains(&source) || !region.is_whole(graph, source) {
         return;
     }
     let mut inside = BTreeSet::new();
@@ -65,13 +59,6 @@ pub(super) fn extend(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
     }
     region.outputs = outputs;
     region.row = Some(RowChain { source, inside });
-}
-
-/// Whether a value's elements are known at the product's own coordinates.
-fn is_whole(region: &Region, id: NodeId, row: &[Dim]) -> bool {
-    let [Known { at, from: 0, to, .. }] = &region.known[&id][..] else { return false };
-    let own = at[..] == [Scalar::Coord(0), Scalar::Coord(1)];
-    own && row.get(1).and_then(|d| d.as_const()) == Some(*to as usize)
 }
 
 /// Whether something outside needs a value.
