@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-/// The workspace's root.
+/// The workspace's root: that of the cargo that runs this, which another checkout may have built.
 pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
+    let built = || env!("CARGO_MANIFEST_DIR").into();
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(built, PathBuf::from);
+    here.parent().unwrap_or(&here).to_owned()
 }
 
 /// Folder of what was fetched; git ignores it.

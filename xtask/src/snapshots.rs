@@ -57,6 +57,13 @@ pub fn validate() -> Result<()> {
         total += built.len();
     }
     println!("{total} kernels among {} snapshots", files.len());
+    // Snapshots hold kernels: none found means that it was looked for in the wrong place.
+    if total == 0 {
+        return Err(format!(
+            "{}: no snapshot holds a kernel; is this a whole checkout?",
+            place::root().display()
+        ));
+    }
     Ok(())
 }
 
