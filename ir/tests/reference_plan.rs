@@ -197,6 +197,7 @@ fn cache_plan() -> Plan {
         m.dispatch(elementwise(&[TOKENS, c(1), c(n)], vec![s]), &[from, slots, to], &[to]);
     }
     let attention = Attention {
+        settled: false,
         tokens: TOKENS,
         kv_heads: 1,
         group: 2,

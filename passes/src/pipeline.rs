@@ -149,9 +149,13 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     let sites = c.timed("fusions", |_| find_sites(&variants, &o)).map_err(Error::Lower)?;
     let (mut lowered, placed) = c
         .timed("lower", |c| {
-            let of = variants.iter().zip(&sites);
-            let all: Vec<lower::Variant<'_>> =
-                of.map(|(v, s)| lower::Variant { graph: &v.graph, prologues: v.decode, sites: s }).collect();
+            let all = variants.iter().zip(&sites).map(|(v, sites)| lower::Variant {
+                graph: &v.graph,
+                prologues: v.decode,
+                decode: v.serves(Role::Decode) && !v.others,
+                sites,
+            });
+            let all: Vec<_> = all.collect();
             lower::run(c, &all)
         })
         .map_err(Error::Lower)?;

@@ -154,6 +154,7 @@ pub fn plan(
     let out = Operand { name: "y".into(), dtype: s.dtype, shape: shape.clone(), constant: false };
     m.buffers.push(Buffer { name: "y".into(), dtype: s.dtype, shape, kind: BufferKind::Output("y".into()) });
     let attention = Attention {
+        settled: false,
         tokens: TOKENS,
         kv_heads: s.kv_heads,
         group: s.group,

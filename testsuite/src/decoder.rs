@@ -212,6 +212,7 @@ pub fn decode_plan(
         let mixed = m.temp("mixed", DType::BF16, wide);
         let column = op(Binary::Add, op(Binary::Mul, at(1), int(s.head_dim)), at(2));
         let attention = Attention {
+            settled: false,
             tokens: TOKENS,
             kv_heads: s.kv_heads,
             group: s.heads / s.kv_heads,

@@ -112,7 +112,11 @@ impl<'a> Emulated<'a> {
                 BufferKind::Literal(Literal::I32(v)) => self.memory.ints(b.dtype, &widened(v)),
                 BufferKind::Input(input) => input_buffer(&mut self.memory, *input, inputs),
                 BufferKind::State(_) => match old_at.get(i) {
-                    Some(&at) => self.memory.add(old.buffers[at].clone()),
+                    Some(&at) => {
+                        let mut state = old.buffers[at].clone();
+                        state.settle();
+                        self.memory.add(state)
+                    }
                     None => self.memory.zeros(b.dtype, elements),
                 },
                 BufferKind::Output(_) | BufferKind::Temp | BufferKind::Control(_) => {

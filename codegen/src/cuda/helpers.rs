@@ -15,8 +15,11 @@ pub(super) enum Helper {
     PackBf16,
     PackF16,
     LoadStreaming4,
+    LoadSettled4,
     LoadStreaming8,
+    LoadSettled8,
     LoadStreaming16,
+    LoadSettled16,
     SharedAddress,
     LdMatrixX1,
     LdMatrixX1Trans,
@@ -42,7 +45,7 @@ pub(super) enum Helper {
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 32] = [
+    pub(super) const ALL: [Helper; 35] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -52,8 +55,11 @@ impl Helper {
         Helper::PackBf16,
         Helper::PackF16,
         Helper::LoadStreaming4,
+        Helper::LoadSettled4,
         Helper::LoadStreaming8,
+        Helper::LoadSettled8,
         Helper::LoadStreaming16,
+        Helper::LoadSettled16,
         Helper::SharedAddress,
         Helper::LdMatrixX1,
         Helper::LdMatrixX1Trans,
@@ -120,8 +126,11 @@ impl Helper {
             | Helper::PackBf16
             | Helper::PackF16
             | Helper::LoadStreaming4
+            | Helper::LoadSettled4
             | Helper::LoadStreaming8
+            | Helper::LoadSettled8
             | Helper::LoadStreaming16
+            | Helper::LoadSettled16
             | Helper::SharedAddress
             | Helper::MmaBf16
             | Helper::MmaF16
@@ -146,8 +155,11 @@ impl Helper {
             Helper::PackBf16 => "pack_bf16",
             Helper::PackF16 => "pack_f16",
             Helper::LoadStreaming4 => "load_streaming_4",
+            Helper::LoadSettled4 => "load_settled_4",
             Helper::LoadStreaming8 => "load_streaming_8",
+            Helper::LoadSettled8 => "load_settled_8",
             Helper::LoadStreaming16 => "load_streaming_16",
+            Helper::LoadSettled16 => "load_settled_16",
             Helper::SharedAddress => "shared_address",
             Helper::LdMatrixX1 => "ldmatrix_x1",
             Helper::LdMatrixX1Trans => "ldmatrix_x1_trans",
@@ -190,11 +202,12 @@ impl Helper {
             Helper::FloatToF16 => convert(name, "f16"),
             Helper::PackBf16 => pack(name, "bf16x2"),
             Helper::PackF16 => pack(name, "f16x2"),
-            Helper::LoadStreaming4 => streaming(name, "unsigned", "u32", &["value"]),
-            Helper::LoadStreaming8 => streaming(name, "uint2", "v2.u32", &["value.x", "value.y"]),
-            Helper::LoadStreaming16 => {
-                streaming(name, "uint4", "v4.u32", &["value.x", "value.y", "value.z", "value.w"])
-            }
+            Helper::LoadStreaming4 => load_once(name, ".nc", WORD),
+            Helper::LoadStreaming8 => load_once(name, ".nc", TWO_WORDS),
+            Helper::LoadStreaming16 => load_once(name, ".nc", FOUR_WORDS),
+            Helper::LoadSettled4 => load_once(name, "", WORD),
+            Helper::LoadSettled8 => load_once(name, "", TWO_WORDS),
+            Helper::LoadSettled16 => load_once(name, "", FOUR_WORDS),
             Helper::SharedAddress => function(
                 "unsigned",
                 name,
@@ -245,7 +258,7 @@ fn instruction(name: &str, ptx: &str) -> String {
     function("void", name, "", &[&format!(r#"asm volatile("{ptx};" ::: "memory");"#)])
 }
 
-/// The barrier before makes the stores of all threads happen before the first thread's fence, and fences are
+/// The barrier before makes the stores of all threads happen before the first thread's release, which is
 /// cumulative; the barrier behind hands what that thread acquired to all others, with the answer.
 fn last_block(name: &str) -> String {
     function(
@@ -253,14 +266,13 @@ fn last_block(name: &str) -> String {
         name,
         "unsigned* counter, unsigned expected",
         &[
-            "bool last = false;",
+            "unsigned before = 0;",
             "__syncthreads();",
             "if (threadIdx.x == 0) {",
-            "    __threadfence();",
-            "    last = atomicInc(counter, expected - 1) == expected - 1;",
-            "    __threadfence();",
+            r#"    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;""#,
+            r#"                 : "=r"(before) : "l"(__cvta_generic_to_global(counter)), "r"(expected - 1) : "memory");"#,
             "}",
-            "return __syncthreads_or(last);",
+            "return __syncthreads_or(threadIdx.x == 0 && before == expected - 1);",
         ],
     )
 }
@@ -275,15 +287,24 @@ fn pack(name: &str, to: &str) -> String {
     function("unsigned", name, "float low, float high", &["unsigned y;", &asm, "return y;"])
 }
 
-fn streaming(name: &str, result: &str, shape: &str, fields: &[&str]) -> String {
+/// A vector type, its suffix in PTX, and its fields.
+type Words = (&'static str, &'static str, &'static [&'static str]);
+
+const WORD: Words = ("unsigned", "u32", &["value"]);
+const TWO_WORDS: Words = ("uint2", "v2.u32", &["value.x", "value.y"]);
+const FOUR_WORDS: Words = ("uint4", "v4.u32", &["value.x", "value.y", "value.z", "value.w"]);
+
+fn load_once(name: &str, path: &str, (result, shape, fields): Words) -> String {
     let registers: Vec<String> = (0..fields.len()).map(|i| format!("%{i}")).collect();
     let registers = match fields.len() {
         1 => registers.join(", "),
         _ => format!("{{{}}}", registers.join(", ")),
     };
     let outputs: Vec<String> = fields.iter().map(|f| format!(r#""=r"({f})"#)).collect();
-    let first =
-        format!(r#"asm volatile("ld.global.nc.L1::no_allocate.{shape} {registers}, [%{}];""#, fields.len());
+    let first = format!(
+        r#"asm volatile("ld.global{path}.L1::no_allocate.{shape} {registers}, [%{}];""#,
+        fields.len()
+    );
     let second = format!(r#"             : {} : "l"(__cvta_generic_to_global(p)));"#, outputs.join(", "));
     function(result, name, "const void* p", &[&format!("{result} value;"), &first, &second, "return value;"])
 }

@@ -63,13 +63,14 @@ impl Writer<'_> {
                 Ok(())
             }
             Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint } => {
-                let (vector, streaming) = self.vector(*mem, *lanes)?;
+                let (vector, [streaming, settled]) = self.vector(*mem, *lanes)?;
                 let array = self.var_name(*dst)?;
                 let to = self.address(&array, dst_at)?;
                 let from = self.mem_address(*mem, index)?;
                 let value = match hint {
                     CacheHint::Default => format!("*reinterpret_cast<const {vector}*>({from})"),
                     CacheHint::Streaming => format!("{}({from})", self.helper(streaming)),
+                    CacheHint::Settled => format!("{}({from})", self.helper(settled)),
                 };
                 self.line(&format!("*reinterpret_cast<{vector}*>({to}) = {value};"));
                 Ok(())
@@ -204,13 +205,13 @@ impl Writer<'_> {
         Ok(format!("{name} = {};", self.expr(value)?))
     }
 
-    /// Vector type of an access, and the helper of its streaming form.
-    fn vector(&self, mem: Mem, lanes: u32) -> Result<(&'static str, Helper), WriteError> {
+    /// Vector type of an access, and the helpers of its streaming and its settled form.
+    fn vector(&self, mem: Mem, lanes: u32) -> Result<(&'static str, [Helper; 2]), WriteError> {
         let size = self.kernel.mem_dtype(mem).map_or(0, |d| d.size() as u32);
         match size * lanes {
-            4 => Ok(("unsigned", Helper::LoadStreaming4)),
-            8 => Ok(("uint2", Helper::LoadStreaming8)),
-            16 => Ok(("uint4", Helper::LoadStreaming16)),
+            4 => Ok(("unsigned", [Helper::LoadStreaming4, Helper::LoadSettled4])),
+            8 => Ok(("uint2", [Helper::LoadStreaming8, Helper::LoadSettled8])),
+            16 => Ok(("uint4", [Helper::LoadStreaming16, Helper::LoadSettled16])),
             other => Err(WriteError::VectorWidth(other)),
         }
     }

@@ -152,8 +152,10 @@ impl<'k> Writer<'k> {
                     joins |= matches!(s, Stmt::LastBlock { .. });
                 });
                 match access {
-                    Access::Read if waits => format!("const {ty}* {name}"),
-                    Access::Constant | Access::Read => format!("const {ty}* __restrict__ {name}"),
+                    Access::Read | Access::Settled if waits => format!("const {ty}* {name}"),
+                    Access::Constant | Access::Read | Access::Settled => {
+                        format!("const {ty}* __restrict__ {name}")
+                    }
                     Access::ReadWrite if joins => format!("{ty}* {name}"),
                     Access::Write | Access::ReadWrite => format!("{ty}* __restrict__ {name}"),
                     Access::FromHost => format!("const volatile {ty}* {name}"),

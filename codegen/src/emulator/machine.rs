@@ -18,7 +18,18 @@ pub(super) struct Array {
     pub(super) size: usize,
     pub(super) name: String,
     pub(super) global: bool,
-    constant: bool,
+    early: Early,
+}
+
+/// What may be read before the dependency wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Early {
+    /// All.
+    Constant,
+    /// What no kernel of the step has written.
+    Settled,
+    /// Nothing.
+    Never,
 }
 
 /// An asynchronous copy that has been issued.
@@ -79,15 +90,19 @@ impl<'k> Machine<'k> {
                     if matches!(access, Access::Write | Access::ReadWrite | Access::ToHost) {
                         shadows[*region] = Some(Shadow::new(regions[*region].len()));
                     }
-                    // No kernel writes what comes from the host.
-                    let constant = matches!(access, Access::Constant | Access::FromHost);
+                    let early = match access {
+                        // No kernel writes what comes from the host.
+                        Access::Constant | Access::FromHost => Early::Constant,
+                        Access::Settled => Early::Settled,
+                        Access::Read | Access::Write | Access::ReadWrite | Access::ToHost => Early::Never,
+                    };
                     let (region, name) = (*region, param.name.clone());
-                    (Some(Array { region, size: dtype.size(), name, global: true, constant }), 0)
+                    (Some(Array { region, size: dtype.size(), name, global: true, early }), 0)
                 }
                 (ParamKind::Condition, Arg::Buffer(region)) => {
                     shadows[*region] = Some(Shadow::new(regions[*region].len()));
                     let (region, name) = (*region, param.name.clone());
-                    (Some(Array { region, size: 4, name, global: true, constant: false }), 0)
+                    (Some(Array { region, size: 4, name, global: true, early: Early::Never }), 0)
                 }
                 (_, Arg::Scalar(bits)) => (None, *bits),
                 (ParamKind::Scalar(_), Arg::Buffer(_)) => (None, 0),
@@ -99,7 +114,13 @@ impl<'k> Machine<'k> {
             let (region, size) = (regions.len(), s.dtype.size());
             regions.push(Buffer::uninitialised(s.dtype, s.len as usize));
             shadows.push(Some(Shadow::new(s.len as usize)));
-            arrays.push(Some(Array { region, size, name: s.name.clone(), global: false, constant: false }));
+            arrays.push(Some(Array {
+                region,
+                size,
+                name: s.name.clone(),
+                global: false,
+                early: Early::Never,
+            }));
         }
         let elements = |len: Option<u32>| len.map_or(1, |l| l as usize) * threads;
         Machine {
@@ -205,7 +226,8 @@ impl<'k> Machine<'k> {
             return raise(thread, FaultKind::Invalid(format!("no array {mem}")));
         };
         let name = || array.name.clone();
-        if self.has_wait && array.global && !array.constant && !self.waited[thread as usize] {
+        let early = self.has_wait && array.global && !self.waited[thread as usize];
+        if early && array.early == Early::Never {
             return raise(thread, FaultKind::BeforeDependencyWait(name()));
         }
         let region = &self.regions[array.region];
@@ -216,6 +238,9 @@ impl<'k> Machine<'k> {
             return raise(thread, FaultKind::OutOfBounds { array: name(), index, len: len as u64 });
         }
         let (at, bytes) = (first * array.size, count * array.size);
+        if early && array.early == Early::Settled && !region.is_settled(at, bytes) {
+            return raise(thread, FaultKind::BeforeDependencyWait(name()));
+        }
         if at % bytes.max(1) != 0 {
             return raise(thread, FaultKind::Misaligned { array: name(), index, bytes: bytes as u32 });
         }

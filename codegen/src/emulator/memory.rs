@@ -12,19 +12,26 @@ pub struct Buffer {
     pub bytes: Vec<u8>,
     /// Whether each byte has been written.
     pub initialised: Vec<bool>,
+    /// Whether a kernel has written each byte since the step began ([`Buffer::settle`]).
+    fresh: Vec<bool>,
 }
 
 impl Buffer {
     /// A buffer of `len` elements that nothing has written.
     pub fn uninitialised(dtype: DType, len: usize) -> Self {
         let n = len * dtype.size();
-        Buffer { dtype, bytes: vec![0; n], initialised: vec![false; n] }
+        Buffer { dtype, bytes: vec![0; n], initialised: vec![false; n], fresh: vec![false; n] }
     }
 
     /// A buffer with contents.
     pub fn new(dtype: DType, bytes: Vec<u8>) -> Self {
-        let initialised = vec![true; bytes.len()];
-        Buffer { dtype, bytes, initialised }
+        let (initialised, fresh) = (vec![true; bytes.len()], vec![false; bytes.len()]);
+        Buffer { dtype, bytes, initialised, fresh }
+    }
+
+    /// Begins a step: what is there was written by earlier ones.
+    pub fn settle(&mut self) {
+        self.fresh.fill(false);
     }
 
     /// Elements.
@@ -51,7 +58,12 @@ impl Buffer {
         if let Some(to) = self.bytes.get_mut(at..at + size) {
             to.copy_from_slice(&bits.to_le_bytes()[..size]);
             self.initialised[at..at + size].fill(true);
+            self.fresh[at..at + size].fill(true);
         }
+    }
+
+    pub(super) fn is_settled(&self, at: usize, size: usize) -> bool {
+        self.fresh.get(at..at + size).is_some_and(|s| s.iter().all(|b| !*b))
     }
 
     pub(super) fn is_initialised(&self, at: usize, size: usize) -> bool {

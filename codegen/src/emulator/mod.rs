@@ -156,7 +156,7 @@ fn check_args(kernel: &Kernel, launch: &Launch, memory: &Memory) -> Result<(), S
                 }
                 match access {
                     Access::Constant | Access::FromHost => constant.push(*index),
-                    Access::Read => {}
+                    Access::Read | Access::Settled => {}
                     Access::Write | Access::ReadWrite | Access::ToHost => written.push(*index),
                 }
             }

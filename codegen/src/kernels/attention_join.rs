@@ -116,7 +116,10 @@ struct Joined {
     acc: VarId,
 }
 
-/// Joins the parts of a head for element d, with a score that no key belongs to.
+/// Joins the parts of a head for element d, in order, with a score that no key belongs to.
+///
+/// Parts in shared memory are read twice, first for the largest score. Those in global memory are read once, so that
+/// all loads are in flight together: the sums are scaled as a larger score is found.
 fn join(
     b: &mut Body<'_>,
     parts: &Parts,
@@ -124,11 +127,14 @@ fn join(
     sink: Option<Expr>,
 ) -> Result<Joined, String> {
     let best = b.k.let_mut("best_of_all", DType::F32, Expr::load(parts.max, parts.row(Expr::int(0))));
-    parts.each(b, 1, |b, part| {
-        let other = Expr::load(parts.max, parts.row(part));
-        b.k.assign(best, Expr::Var(best).max(other));
-        Ok(())
-    })?;
+    let once = matches!(parts.count, Count::Counted(_));
+    if !once {
+        parts.each(b, 1, |b, part| {
+            let other = Expr::load(parts.max, parts.row(part));
+            b.k.assign(best, Expr::Var(best).max(other));
+            Ok(())
+        })?;
+    }
     let mut total = Expr::float(0.0);
     if let Some(sink) = sink {
         b.k.assign(best, Expr::Var(best).max(sink.clone()));
@@ -138,10 +144,24 @@ fn join(
     let acc = b.k.let_mut("acc", DType::F32, Expr::float(0.0));
     parts.each(b, 0, |b, part| {
         let row = b.k.let_("row", DType::I32, parts.row(part));
-        let scale = Expr::math(MathFn::Exp, Expr::load(parts.max, row.clone()) - Expr::Var(best));
+        let load = |b: &mut Body<'_>, name: &str, mem: Mem, at: Expr| {
+            b.k.let_(name, DType::F32, Expr::load(mem, at))
+        };
+        let other = load(b, "part_max", parts.max, row.clone());
+        let sum = load(b, "part_sum", parts.sum, row.clone());
+        let out = load(b, "part_out", parts.out, row * dim + d);
+        if once {
+            let larger = b.k.let_("larger", DType::F32, Expr::Var(best).max(other.clone()));
+            let shrink = Expr::math(MathFn::Exp, Expr::Var(best) - larger.clone());
+            let shrink = b.k.let_("shrink", DType::F32, shrink);
+            b.k.assign(best, larger);
+            b.k.assign(total, Expr::Var(total) * shrink.clone());
+            b.k.assign(acc, Expr::Var(acc) * shrink);
+        }
+        let scale = Expr::math(MathFn::Exp, other - Expr::Var(best));
         let scale = b.k.let_("scale", DType::F32, scale);
-        b.k.assign(total, Expr::fma(Expr::load(parts.sum, row.clone()), scale.clone(), total.into()));
-        b.k.assign(acc, Expr::fma(Expr::load(parts.out, row * dim + d), scale, acc.into()));
+        b.k.assign(total, Expr::fma(sum, scale.clone(), total.into()));
+        b.k.assign(acc, Expr::fma(out, scale, acc.into()));
         Ok(())
     })?;
     Ok(Joined { best, total, acc })

@@ -2,14 +2,15 @@
 //!
 //! A group of lanes takes a key at a time, each lane a slice of it; the groups keep their own online
 //! softmax (running maximum, sum, weighted values), joined at the end by shuffles and shared memory.
-//! For decode, where keys are read once and arithmetic is little.
+//! For decode, where keys are read once and arithmetic is little. There the kernel's time is that of a few loads
+//! after one another, so the first keys and values are loaded while the kernels before this one still run.
 
 use super::attention_join::{Place, Split, Warps, join_splits, join_warps, publish};
 use super::warp::{Threads, shuffle_reduce, threads, vector_lanes};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, VarId};
-use weft_ir::kernel::{Axis, CacheHint, Expr, MathFn, Stmt, Unroll};
+use weft_ir::kernel::{Axis, CacheHint, Const, Expr, MathFn, Stmt, Unroll};
 use weft_ir::plan::Attention;
 use weft_ir::scalar::Reduce;
 
@@ -45,9 +46,14 @@ impl Layout {
         }
     }
 
+    /// Keys between two of a lane.
+    fn stride(&self) -> i64 {
+        self.warps * self.keys
+    }
+
     /// Keys that a block takes at a time.
     fn step(&self) -> i64 {
-        self.warps * self.keys * i64::from(self.depth)
+        self.stride() * i64::from(self.depth)
     }
 }
 
@@ -58,6 +64,22 @@ pub(super) struct Online {
     pub out: VarId,
 }
 
+/// What a lane reads: its part of some keys and values of a share of the token's keys.
+struct Rows<'e> {
+    a: &'e Attention,
+    token: Expr,
+    /// End of the share.
+    end: Expr,
+    /// The lane's first key.
+    first_key: Expr,
+    kv_head: Expr,
+    part: Expr,
+    /// Where the keys of a token follow each other, their base is the same for all.
+    base: Option<Expr>,
+    keys: Slices,
+    values: Slices,
+}
+
 pub(super) fn build(
     b: &mut Body<'_>,
     a: &Attention,
@@ -65,7 +87,11 @@ pub(super) fn build(
 ) -> Result<(), String> {
     let l = Layout::new(a, warps, heads, depth);
     let states = Warps::declare(b, a, &l);
-    b.wait_for_dependencies();
+    b.launch_dependents();
+    let early = a.settled && a.sequential_slots();
+    if !early {
+        b.wait();
+    }
     let t = threads(b);
     let token = b.k.let_("token", DType::I32, Expr::BlockIdx(Axis::X));
     let first_head = Expr::BlockIdx(Axis::Y) * i64::from(heads);
@@ -73,116 +99,188 @@ pub(super) fn build(
     let place = Place { token: token.clone(), first_head };
     let length = b.lower(&a.length, &Point::at(vec![token]))?;
     let length = b.k.let_("length", DType::I32, length);
-    if splits == 1 {
-        attend(b, a, &l, &t, &place, (Expr::int(0), length), &states)?;
-        return join_warps(b, a, &l, &place, &states);
+    let split = (splits > 1).then(|| Split::new(b, splits, l.step(), &length));
+    let (first, end) = match &split {
+        Some(split) => (split.first.clone(), split.end.clone()),
+        None => (Expr::int(0), length.clone()),
+    };
+    let rows = Rows::declare(b, a, &l, &t, &place, (first.clone(), end))?;
+    let own = length - 1;
+    if early {
+        b.k.comment("Earlier steps wrote all keys but the token's own: their loads start before the wait.");
+        rows.load_first(b, &l, CacheHint::Settled, |key| key.lt(own.clone()))?;
+        b.wait();
     }
-    let split = Split::new(b, splits, l.step(), &length);
-    b.if_then(split.has_keys(), |b| {
-        attend(b, a, &l, &t, &place, (split.first.clone(), split.end.clone()), &states)?;
-        join_splits(b, a, &l, &place, &states, &split)
-    })
+    let attend = |b: &mut Body<'_>| {
+        let q = load_queries(b, a, &l, &place, &rows.part)?;
+        match early {
+            true => rows.load_first(b, &l, CacheHint::Default, |key| key.ge(own.clone()))?,
+            false => rows.load_first(b, &l, CacheHint::Default, |_| Expr::Const(Const::Bool(true)))?,
+        }
+        attend(b, &l, &t, &place, &rows, first, q, &states)
+    };
+    match &split {
+        None => {
+            attend(b)?;
+            join_warps(b, a, &l, &place, &states)
+        }
+        Some(split) => b.if_then(split.has_keys(), |b| {
+            attend(b)?;
+            join_splits(b, a, &l, &place, &states, split)
+        }),
+    }
 }
 
-/// The softmax of each warp over its share of keys `first..end`, left in shared memory behind a barrier.
+impl<'e> Rows<'e> {
+    fn declare(
+        b: &mut Body<'_>,
+        a: &'e Attention,
+        l: &Layout,
+        t: &Threads,
+        place: &Place,
+        (first, end): (Expr, Expr),
+    ) -> Result<Rows<'e>, String> {
+        let kv_head = b.k.let_("kv_head", DType::I32, place.first_head.clone() / a.group as i64);
+        let part = b.k.let_("part", DType::I32, t.lane.clone() % l.lanes);
+        let first_key = first + t.warp.clone() * l.keys + t.lane.clone() / l.lanes;
+        let first_key = b.k.let_("first_key", DType::I32, first_key);
+        let base = match a.slot_base() {
+            Some(base) => {
+                let base = b.lower(base, &Point::at(vec![place.token.clone()]))?;
+                Some(b.k.let_("base", DType::I32, base))
+            }
+            None => None,
+        };
+        let keys = Slices::declare(b, "key", a.keys, l.key_slice, l.depth);
+        let values = Slices::declare(b, "value", a.values, l.value_slice, l.depth);
+        Ok(Rows { a, token: place.token.clone(), end, first_key, kv_head, part, base, keys, values })
+    }
+
+    /// Loads the lane's slice of a key (or its value) as the u-th; past the end, that of the last key.
+    fn load(
+        &self,
+        b: &mut Body<'_>,
+        slices: &Slices,
+        (key, u): (Expr, Expr),
+        hint: CacheHint,
+    ) -> Result<(), String> {
+        let safe = b.k.let_("safe_key", DType::I32, key.min(self.end.clone() - 1));
+        let slot = match &self.base {
+            Some(base) => base.clone() + safe,
+            None => b.lower(&self.a.slot, &Point::at(vec![self.token.clone(), safe]))?,
+        };
+        let slot = b.k.let_("slot", DType::I32, slot);
+        slices.load(b, [slot, self.kv_head.clone()], &self.part, u, hint)
+    }
+
+    /// Loads those of the lane's first keys, and their values, that a condition holds for.
+    fn load_first(
+        &self,
+        b: &mut Body<'_>,
+        l: &Layout,
+        hint: CacheHint,
+        which: impl Fn(Expr) -> Expr,
+    ) -> Result<(), String> {
+        b.unrolled("u", l.depth, |b, u| {
+            let key = self.first_key.clone() + u.clone() * l.stride();
+            let key = b.k.let_("key_at", DType::I32, key);
+            let all = |b: &mut Body<'_>| {
+                self.load(b, &self.keys, (key.clone(), u.clone()), hint)?;
+                self.load(b, &self.values, (key.clone(), u), hint)
+            };
+            match which(key.clone()) {
+                Expr::Const(Const::Bool(true)) => all(b),
+                some => b.if_then(some, all),
+            }
+        })
+    }
+
+    /// Loads all slices of a later round.
+    fn load_next(&self, b: &mut Body<'_>, l: &Layout, slices: &Slices, first: &Expr) -> Result<(), String> {
+        b.unrolled("u", l.depth, |b, u| {
+            let key = first.clone() + u.clone() * l.stride();
+            self.load(b, slices, (key, u), CacheHint::Default)
+        })
+    }
+}
+
+/// The softmax of each warp over the share's keys from `first` on, left in shared memory behind a barrier. A round's
+/// keys and values are loaded during the round before.
+#[allow(clippy::too_many_arguments)]
 fn attend(
     b: &mut Body<'_>,
-    a: &Attention,
     l: &Layout,
     t: &Threads,
     place: &Place,
-    (first, end): (Expr, Expr),
+    rows: &Rows<'_>,
+    first: Expr,
+    q: VarId,
     states: &Warps,
 ) -> Result<(), String> {
-    let Place { token, first_head } = place;
-    let kv_head = b.k.let_("kv_head", DType::I32, first_head.clone() / a.group as i64);
-    let part = b.k.let_("part", DType::I32, t.lane.clone() % l.lanes);
-    let q = load_queries(b, a, l, token, first_head, &part)?;
+    let (a, end) = (rows.a, &rows.end);
     let state = Online {
         max: b.k.array("best", DType::F32, l.heads, Some(Expr::float(NO_SCORE))),
         sum: b.k.array("total", DType::F32, l.heads, Some(Expr::float(0.0))),
         out: b.k.array("out_acc", DType::F32, l.heads * l.value_slice, Some(Expr::float(0.0))),
     };
-    let stride = l.warps * l.keys;
-    let own = first.clone() + t.warp.clone() * l.keys + t.lane.clone() / l.lanes;
-    let own = b.k.let_("first_key", DType::I32, own);
-    // Where the keys of a token follow each other, their base is the same for all.
-    let base = match a.slot_base() {
-        Some(base) => {
-            let base = b.lower(base, &Point::at(vec![token.clone()]))?;
-            Some(b.k.let_("base", DType::I32, base))
-        }
-        None => None,
-    };
     // Every lane takes part in every round, so that shuffles stay whole.
     let step = l.step();
     let rounds = (end.clone() - first + (step - 1)) / step;
     let rounds = b.k.let_("rounds", DType::I32, rounds);
-    b.for_loop("round", (Expr::int(0), rounds, Expr::int(1)), Unroll::Never, |b, round| {
-        let j = b.k.let_("j", DType::I32, own + round * step);
-        let keys = Slices::declare(b, "key", a.keys, l.key_slice, l.depth);
-        let values = Slices::declare(b, "value", a.values, l.value_slice, l.depth);
-        b.unrolled("u", l.depth, |b, u| {
-            let safe = (j.clone() + u.clone() * stride).min(end.clone() - 1);
-            let safe = b.k.let_("safe_key", DType::I32, safe);
-            let slot = match base {
-                Some(base) => base + safe,
-                None => b.lower(&a.slot, &Point::at(vec![token.clone(), safe]))?,
-            };
-            let slot = b.k.let_("slot", DType::I32, slot);
-            keys.load(b, [slot.clone(), kv_head.clone()], &part, u.clone())?;
-            values.load(b, [slot, kv_head], &part, u)
-        })?;
+    b.for_loop("round", (Expr::int(0), rounds.clone(), Expr::int(1)), Unroll::Never, |b, round| {
+        let j = b.k.let_("j", DType::I32, rows.first_key.clone() + round.clone() * step);
+        let more = b.k.let_("more", DType::Bool, (round + 1).lt(rounds));
+        let scores = b.k.array("scores", DType::F32, l.heads * l.depth, None);
         b.unrolled("h", l.heads, |b, h| {
-            let scores = b.k.array("scores", DType::F32, l.depth, None);
             b.unrolled("u", l.depth, |b, u| {
                 let dot = b.k.let_mut("dot", DType::F32, Expr::float(0.0));
                 b.unrolled("e", l.key_slice, |b, e| {
                     let qe = Expr::elem(q, h.clone() * i64::from(l.key_slice) + e.clone());
-                    b.k.assign(dot, Expr::fma(qe, keys.element(u.clone(), e), dot.into()));
+                    b.k.assign(
+                        dot,
+                        Expr::fma(qe.cast(DType::F32), rows.keys.element(u.clone(), e), dot.into()),
+                    );
                     Ok(())
                 })?;
                 shuffle_reduce(b, dot, Reduce::Sum, 1, l.lanes);
-                let at = b.k.let_("key_at", DType::I32, j.clone() + u.clone() * stride);
+                let at = b.k.let_("key_at", DType::I32, j.clone() + u.clone() * l.stride());
                 let safe = at.clone().min(end.clone() - 1);
-                let coords = vec![token.clone(), first_head.clone() + h.clone(), safe];
+                let coords = vec![place.token.clone(), place.first_head.clone() + h.clone(), safe];
                 let score = b.lower(&a.score, &Point::with_acc(coords, dot.into()))?;
-                let inside = at.lt(end.clone());
-                b.k.assign_elem(scores, u, inside.select(score, Expr::float(f32::NEG_INFINITY)));
+                let score = at.lt(end.clone()).select(score, Expr::float(f32::NEG_INFINITY));
+                b.k.assign_elem(scores, h * i64::from(l.depth) + u, score);
                 Ok(())
-            })?;
-            update(b, &state, l, h, scores, &values)
-        })
+            })
+        })?;
+        let next = b.k.let_("next", DType::I32, j + step);
+        b.if_then(more.clone(), |b| rows.load_next(b, l, &rows.keys, &next))?;
+        b.unrolled("h", l.heads, |b, h| update(b, &state, l, h, scores, &rows.values))?;
+        b.if_then(more, |b| rows.load_next(b, l, &rows.values, &next))
     })?;
     join_lanes(b, &state, l)?;
     let first_lanes = t.lane.clone().lt(Expr::int(l.lanes));
-    b.if_then(first_lanes, |b| publish(b, &state, l, t, &part, a, states))?;
+    b.if_then(first_lanes, |b| publish(b, &state, l, t, &rows.part, a, states))?;
     b.k.push(Stmt::Barrier);
     Ok(())
 }
 
-/// The block's queries, each lane its slice of every head.
+/// The block's queries, each lane its slice of every head, as stored.
 fn load_queries(
     b: &mut Body<'_>,
     a: &Attention,
     l: &Layout,
-    token: &Expr,
-    first_head: &Expr,
+    place: &Place,
     part: &Expr,
 ) -> Result<VarId, String> {
-    let q = b.k.array("q_slice", DType::F32, l.heads * l.key_slice, None);
+    let q = Slices::declare(b, "q_slice", a.q, l.key_slice, l.heads);
     b.unrolled("h", l.heads, |b, h| {
-        b.unrolled("e", l.key_slice, |b, e| {
-            let element = part.clone() * i64::from(l.key_slice) + e.clone();
-            let value = b.load(a.q, &[token.clone(), first_head.clone() + h.clone(), element]);
-            b.k.assign_elem(q, h * i64::from(l.key_slice) + e, value);
-            Ok(())
-        })
+        let at = [place.token.clone(), place.first_head.clone() + h.clone()];
+        q.load(b, at, part, h, CacheHint::Default)
     })?;
-    Ok(q)
+    Ok(q.raw)
 }
 
-/// A lane's slices of some cached rows, in registers as stored.
+/// A lane's slices of some rows, in registers as stored.
 struct Slices {
     operand: OperandId,
     raw: VarId,
@@ -196,14 +294,21 @@ impl Slices {
     }
 
     /// Loads the slice of a row as the u-th, with the widest loads that fit.
-    fn load(&self, b: &mut Body<'_>, [slot, head]: [Expr; 2], part: &Expr, u: Expr) -> Result<(), String> {
+    fn load(
+        &self,
+        b: &mut Body<'_>,
+        [row, head]: [Expr; 2],
+        part: &Expr,
+        u: Expr,
+        hint: CacheHint,
+    ) -> Result<(), String> {
         let operand = &b.work.reads[self.operand.index()];
         let (dtype, shape, mem) = (operand.dtype, operand.shape.clone(), b.reads[self.operand.index()]);
         let slice = i64::from(self.slice);
         // Rows may be longer than what is read of them.
-        let row = shape.last().and_then(|d| d.as_const()).unwrap_or(1);
-        let lanes = vector_lanes(dtype, self.slice as usize).min(vector_lanes(dtype, row));
-        let start = b.flat(&shape, &[slot, head, part.clone() * slice]);
+        let len = shape.last().and_then(|d| d.as_const()).unwrap_or(1);
+        let lanes = vector_lanes(dtype, self.slice as usize).min(vector_lanes(dtype, len));
+        let start = b.flat(&shape, &[row, head, part.clone() * slice]);
         b.unrolled("v", self.slice / lanes, |b, v| {
             let dst_at = v.clone() * i64::from(lanes);
             let index = b.flat_offset(&shape, start, dst_at.clone());
@@ -211,14 +316,7 @@ impl Slices {
             if lanes == 1 {
                 b.k.assign_elem(self.raw, dst_at, Expr::load(mem, index));
             } else {
-                b.k.push(Stmt::LoadVec {
-                    dst: self.raw,
-                    dst_at,
-                    mem,
-                    index,
-                    lanes,
-                    hint: CacheHint::Default,
-                });
+                b.k.push(Stmt::LoadVec { dst: self.raw, dst_at, mem, index, lanes, hint });
             }
             Ok(())
         })
@@ -241,8 +339,9 @@ fn update(
 ) -> Result<(), String> {
     let old = Expr::elem(s.max, h.clone());
     let best = b.k.let_mut("new_best", DType::F32, old.clone());
+    let first = h.clone() * i64::from(l.depth);
     b.unrolled("u", l.depth, |b, u| {
-        b.k.assign(best, Expr::Var(best).max(Expr::elem(scores, u)));
+        b.k.assign(best, Expr::Var(best).max(Expr::elem(scores, first.clone() + u)));
         Ok(())
     })?;
     let scale = Expr::math(MathFn::Exp, old - Expr::Var(best));
@@ -250,9 +349,10 @@ fn update(
     b.k.assign_elem(s.max, h.clone(), best.into());
     let sum = b.k.let_mut("sum", DType::F32, Expr::elem(s.sum, h.clone()) * scale.clone());
     b.unrolled("u", l.depth, |b, u| {
-        let weight = Expr::math(MathFn::Exp, Expr::elem(scores, u.clone()) - Expr::Var(best));
-        b.k.assign_elem(scores, u.clone(), weight);
-        b.k.assign(sum, Expr::Var(sum) + Expr::elem(scores, u));
+        let at = first.clone() + u;
+        let weight = Expr::math(MathFn::Exp, Expr::elem(scores, at.clone()) - Expr::Var(best));
+        b.k.assign_elem(scores, at.clone(), weight);
+        b.k.assign(sum, Expr::Var(sum) + Expr::elem(scores, at));
         Ok(())
     })?;
     b.k.assign_elem(s.sum, h.clone(), sum.into());
@@ -261,7 +361,8 @@ fn update(
         b.k.assign_elem(s.out, at.clone(), Expr::elem(s.out, at.clone()) * scale);
         b.unrolled("u", l.depth, |b, u| {
             let value = values.element(u.clone(), e);
-            let sum = Expr::fma(Expr::elem(scores, u), value, Expr::elem(s.out, at.clone()));
+            let weight = Expr::elem(scores, first.clone() + u);
+            let sum = Expr::fma(weight, value, Expr::elem(s.out, at.clone()));
             b.k.assign_elem(s.out, at, sum);
             Ok(())
         })

@@ -77,6 +77,9 @@ pub enum Access {
     Constant,
     /// Read only in this kernel.
     Read,
+    /// Read only; elements that no kernel of the step has written may be read before the dependency wait (the
+    /// cache of earlier steps).
+    Settled,
     /// Written only.
     Write,
     /// Read and written.

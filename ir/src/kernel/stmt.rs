@@ -23,6 +23,8 @@ pub enum CacheHint {
     Default,
     /// `ld.global.nc.L1::no_allocate`: constant data that is read once (weights).
     Streaming,
+    /// `ld.global.L1::no_allocate`: data of earlier steps, read once.
+    Settled,
 }
 
 /// How many 8×8 matrices an `ldmatrix` loads.

@@ -17,7 +17,7 @@ pub struct Operand {
     pub dtype: DType,
     /// Shape, row-major.
     pub shape: Shape,
-    /// Whether it never changes while the plan runs (weights, literals).
+    /// Whether it never changes while a step runs (weights, literals, inputs).
     pub constant: bool,
 }
 
@@ -192,12 +192,16 @@ pub struct Attention {
     pub score: Scalar,
     /// A score of each head that no key belongs to, in its softmax: Coord 1 = head.
     pub sink: Option<Scalar>,
+    /// Whether earlier steps wrote all keys and values of a token but the last, its own: they may be read while
+    /// the kernels before this one still run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled: bool,
     /// Epilogue over Coord 0 = t, 1 = head, 2 = element, with Acc = attention output.
     pub stores: Vec<Store>,
 }
 
 /// Fewest keys that a block takes of a token whose keys several blocks share: up to so many there is one block.
-pub const SPLIT_KEYS: usize = 256;
+pub const SPLIT_KEYS: usize = 64;
 
 impl Attention {
     /// Lanes of a warp that share a key where keys are taken one by one: 16 bytes of a 16-bit key for each lane

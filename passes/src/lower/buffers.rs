@@ -75,9 +75,13 @@ impl Buffers {
         BufferId::new(self.list.len() - 1)
     }
 
-    /// Whether a buffer never changes while the plan runs.
+    /// Whether a buffer never changes while a step runs: the advance writes inputs behind all that reads them, and
+    /// the next step begins when it is done.
     pub fn is_constant(&self, id: BufferId) -> bool {
-        matches!(self.list[id.index()].kind, BufferKind::Weight(_) | BufferKind::Literal(_))
+        matches!(
+            self.list[id.index()].kind,
+            BufferKind::Weight(_) | BufferKind::Literal(_) | BufferKind::Input(_)
+        )
     }
 
     /// Name of a kernel parameter for a buffer: of its kind, not its layer, so that layers share kernels.

@@ -349,7 +349,7 @@ impl Emitter<'_> {
         let (kv_heads, head_dim) = (known(keys[1])?, known(keys[2])?);
         let group = heads / kv_heads.max(1);
         let write = self.write(site.out)?;
-        let context = Dim::Sym(Sym::Context);
+        let (context, decode) = (Dim::Sym(Sym::Context), self.forms.decode);
         let mut inl = self.inliner(vec![shape[0], Dim::Const(heads), context]);
         let queries = vec![shape[0], Dim::Const(heads), Dim::Const(head_dim)];
         let q = inl.operand_as(site.q, queries)?;
@@ -369,6 +369,10 @@ impl Emitter<'_> {
         let sink = sink.transpose()?;
         let kinds: Vec<_> = inl.reads.iter().map(|b| inl.buffers.list[b.index()].kind.clone()).collect();
         let (length, score) = causal(masked, &kinds);
+        // A decode step has one token a sequence.
+        let is_state = |o: OperandId| matches!(kinds.get(o.index()), Some(BufferKind::State(_)));
+        let grows = matches!(&length, Scalar::Binary(Binary::Add, ..));
+        let settled = decode && is_state(keys) && is_state(values) && grows;
         inl.domain = vec![shape[0], context];
         let slot = inside(inl.value(site.index, &coords(2))?, &length);
         inl.ops.sort_unstable();
@@ -384,6 +388,7 @@ impl Emitter<'_> {
             }
         }
         let compute = Compute::Attention(Attention {
+            settled,
             tokens: shape[0],
             kv_heads,
             group,

@@ -54,6 +54,8 @@ pub struct Forms {
     pub product_of: BTreeMap<NodeId, NodeId>,
     /// Whether products may compute their left operand.
     pub prologues: bool,
+    /// Whether every step has one token a sequence.
+    pub decode: bool,
     /// Attention sites by their last node.
     pub attention: BTreeMap<NodeId, AttentionSite>,
     /// For each node of a site, the last.
@@ -87,6 +89,7 @@ impl Forms {
             regions: BTreeMap::new(),
             product_of: BTreeMap::new(),
             prologues: prologues && opt_level >= 2,
+            decode: variant.decode,
             attention: BTreeMap::new(),
             attention_of: HashMap::new(),
             routing: Vec::new(),

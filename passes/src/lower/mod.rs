@@ -49,6 +49,8 @@ pub struct Variant<'a> {
     pub graph: &'a Graph,
     /// Whether its products may compute their left operand.
     pub prologues: bool,
+    /// Whether it serves decode steps alone.
+    pub decode: bool,
     /// Sites of the fusions; those that are off are cut.
     pub sites: &'a Sites,
 }

@@ -185,7 +185,7 @@ impl<'k> Verifier<'k> {
                     return self.type_fault(format!("`{name}` is no array but used as one"));
                 };
                 let allowed = match access {
-                    Access::Constant | Access::Read | Access::FromHost => how == Use::Read,
+                    Access::Constant | Access::Read | Access::Settled | Access::FromHost => how == Use::Read,
                     Access::Write | Access::ToHost => how == Use::Write,
                     Access::ReadWrite => true,
                 };
@@ -197,7 +197,7 @@ impl<'k> Verifier<'k> {
                     };
                     self.fault(FaultKind::Access(format!("`{name}` is {verb} but declared {access:?}")));
                 }
-                let any_time = matches!(access, Access::Constant | Access::FromHost);
+                let any_time = matches!(access, Access::Constant | Access::Settled | Access::FromHost);
                 if self.has_wait && !self.waited && !any_time {
                     self.fault(FaultKind::BeforeDependencyWait(name));
                 }
