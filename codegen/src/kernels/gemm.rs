@@ -278,7 +278,7 @@ fn store_tile(
                 let inside = r.clone().lt(rows).and(point.clone().lt(Expr::int(m.n as i64)));
                 let first = (mi.clone() * i64::from(nt) + ni) * 4 + i * m.group as i64;
                 let acc = (0..m.group as i64).map(|g| Expr::elem(acc, first.clone() + g)).collect();
-                let at = Point { coords: vec![r, point], reduced: Vec::new(), acc };
+                let at = Point { coords: vec![r, point], acc, ..Point::default() };
                 b.if_then(inside, |b| b.stores(&m.stores, &at))
             })
         })

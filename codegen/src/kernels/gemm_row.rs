@@ -163,6 +163,7 @@ impl Lane<'_> {
             coords: vec![row.row.clone(), c],
             reduced: done.iter().map(|&v| Expr::elem(v, row.slot.clone())).collect(),
             acc: vec![Expr::elem(self.tile.acc, at.clone())],
+            ..Point::default()
         }
     }
 

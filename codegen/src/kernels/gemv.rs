@@ -7,6 +7,7 @@
 //! Shuffles join the lanes, shared memory the warps of a team, always in the same order. Bound by reading b
 //! once.
 
+use super::ahead::Prepared;
 use super::gemv_draw::Drawing;
 use super::gemv_left::Left;
 use super::warp::{Threads, shuffle_reduce, threads, vector_lanes};
@@ -27,6 +28,7 @@ pub(super) struct Shape {
     pub depth: u32,
     pub blocks: u32,
     pub staged: bool,
+    pub resident: u32,
 }
 
 /// The kernel's sizes and places, once its variables are declared.
@@ -62,6 +64,9 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     if m.row.is_some() {
         return Err("reductions over the row that the product makes".into());
     }
+    if s.resident > 1 {
+        b.k.min_blocks(s.resident);
+    }
     let dtype = b.work.reads[m.b.index()].dtype;
     let vector = vector_lanes(dtype, m.k);
     let stride = vector * s.lanes * s.split;
@@ -82,7 +87,7 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     let weights = b.k.array("w", dtype, vector * s.columns * s.depth, None);
     let tasks = (m.columns() as u32).div_ceil(s.columns);
     let rounds = tasks.div_ceil(teams);
-    let k = Kernel {
+    let mut k = Kernel {
         m,
         s,
         left,
@@ -103,15 +108,42 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     b.k.comment("Weights are constant: their loads start before the wait.");
     let first = k.places(b, team, Expr::int(0))?;
     b.unrolled("d", s.depth, |b, d| k.load(b, &first, d))?;
+    k.left.load_constants(b)?;
+    // The only task's epilogue is known already.
+    let mut only = (k.rounds == 1).then(|| k.turns(b, &k.team));
+    load_ahead(b, only.iter_mut().flatten(), true)?;
     b.wait();
+    load_ahead(b, only.iter_mut().flatten(), false)?;
     let reduced = k.left.fill(b, m, s, &k.t, &k.first_row)?;
-    k.rounds(b, partial, &reduced)
+    k.rounds(b, partial, &reduced, only)
+}
+
+/// Makes the loads of some turns' epilogues: those of constants alone, or all that are left.
+fn load_ahead<'t>(
+    b: &mut Body<'_>,
+    mut turns: impl Iterator<Item = &'t mut Turn>,
+    constants: bool,
+) -> Result<(), String> {
+    turns.try_for_each(|t| t.prepared.as_mut().map_or(Ok(()), |p| p.load(b, constants)))
 }
 
 /// Where a lane's first vector of each column lies, for one chunk: the elements of b, and k.
 struct Places {
     columns: Vec<Expr>,
     k: Expr,
+}
+
+/// The points that the lanes of a team take together: those from `first` on, `many` of them, lane by lane.
+struct Turn {
+    first: i64,
+    many: i64,
+    /// Index of the lane's point among those of the task.
+    mine: Expr,
+    at: Point,
+    /// Whether the lane has a point.
+    inside: Expr,
+    /// The stores, where what they read is loaded ahead.
+    prepared: Option<Prepared>,
 }
 
 impl Kernel<'_> {
@@ -171,6 +203,7 @@ impl Kernel<'_> {
         b: &mut Body<'_>,
         partial: Option<SharedId>,
         reduced: &[Vec<Expr>],
+        mut only: Option<Vec<Turn>>,
     ) -> Result<(), String> {
         let steps = self.rounds * self.chunks;
         let range = (Expr::int(0), Expr::int(i64::from(self.rounds)), Expr::int(1));
@@ -179,6 +212,14 @@ impl Kernel<'_> {
             let task = self.team.clone() + round.clone() * i64::from(self.teams);
             let task = b.k.let_("task", DType::I32, task);
             self.sums = b.k.array("acc", DType::F32, self.s.rows * self.s.columns, Some(Expr::float(0.0)));
+            let turns = match only.take() {
+                Some(turns) => turns,
+                None => {
+                    let mut turns = self.turns(b, &task);
+                    load_ahead(b, turns.iter_mut(), false)?;
+                    turns
+                }
+            };
             let range = (Expr::int(0), Expr::int(i64::from(self.chunks)), Expr::int(1));
             let unroll = if self.chunks == 1 { Unroll::Full } else { Unroll::Never };
             b.for_loop("chunk", range, unroll, |b, chunk| {
@@ -200,7 +241,7 @@ impl Kernel<'_> {
                     b.if_then(more, |b| self.load(b, &ahead, d))
                 })
             })?;
-            self.finish(b, partial, reduced, task, round)
+            self.finish(b, partial, reduced, &turns, round)
         })?;
         match &self.drawing {
             Some(d) => d.finish(b, self.s, (&self.t, &self.member), &self.first_row),
@@ -229,13 +270,45 @@ impl Kernel<'_> {
         })
     }
 
+    /// The points of a team's task: each lane takes one (or several, in turn), so that their epilogues run together.
+    /// What the epilogues read is loaded while the products are computed.
+    fn turns(&self, b: &mut Body<'_>, task: &Expr) -> Vec<Turn> {
+        let points = self.points();
+        let all = i64::from(self.s.rows) * points;
+        let lanes = i64::from(self.s.lanes);
+        let count = b.extent(self.m.m);
+        let mut turns = Vec::new();
+        for first in (0..all).step_by(self.s.lanes as usize) {
+            let many = lanes.min(all - first);
+            let mine = if many == 1 { Expr::int(first) } else { self.member.clone() + first };
+            let mine = b.k.let_("mine", DType::I32, mine);
+            let row = b.k.let_("row", DType::I32, self.first_row.clone() + mine.clone() / points);
+            let point = task.clone() * points + mine.clone() % points;
+            let point = b.k.let_("point", DType::I32, point);
+            let taken = self.member.clone().lt(Expr::int(many));
+            let inside = row.clone().lt(count.clone()).and(point.clone().lt(Expr::int(self.m.n as i64)));
+            let inside = b.k.let_("inside", DType::Bool, taken.and(inside));
+            let at = Point::at(vec![row, point]);
+            // Where there are many turns, their registers would be too many.
+            let prepare = || Prepared::new(&self.m.stores, at.clone(), inside.clone());
+            let prepared = (all <= lanes).then(prepare);
+            turns.push(Turn { first, many, mine, at, inside, prepared });
+        }
+        turns
+    }
+
+    /// Points of a task.
+    fn points(&self) -> i64 {
+        i64::from(self.s.columns) / self.m.group as i64
+    }
+
     /// Joins the lanes' sums and runs the epilogues of a team's points.
     fn finish(
         &self,
         b: &mut Body<'_>,
         partial: Option<SharedId>,
         reduced: &[Vec<Expr>],
-        task: Expr,
+        turns: &[Turn],
         round: Expr,
     ) -> Result<(), String> {
         let all = self.s.rows * self.s.columns;
@@ -248,37 +321,33 @@ impl Kernel<'_> {
         if let Some(partial) = partial {
             self.join_warps(b, partial, round)?;
         }
-        // Each lane takes one point (or several, in turn), so that their epilogues run together.
-        let group = self.m.group as i64;
-        let points = i64::from(self.s.columns) / group;
-        let all = i64::from(self.s.rows) * points;
-        let lanes = i64::from(self.s.lanes);
-        let count = b.extent(self.m.m);
-        for (turn, first) in (0..all).step_by(self.s.lanes as usize).enumerate() {
-            let many = lanes.min(all - first);
-            let mine = if many == 1 { Expr::int(first) } else { self.member.clone() + first };
-            let mine = b.k.let_("mine", DType::I32, mine);
+        let (group, points) = (self.m.group as i64, self.points());
+        for (turn, t) in turns.iter().enumerate() {
+            let (first, many) = (t.first, t.many);
             let pick = |b: &mut Body<'_>, name: &str, of: &dyn Fn(i64) -> Expr| {
                 let var = b.k.let_mut(name, DType::F32, of(first));
                 for i in first + 1..first + many {
-                    let other = mine.clone().eq_(Expr::int(i)).select(of(i), var.into());
+                    let other = t.mine.clone().eq_(Expr::int(i)).select(of(i), var.into());
                     b.k.assign(var, other);
                 }
                 Expr::Var(var)
             };
             let sum = |g: i64| move |i: i64| Expr::elem(self.sums, Expr::int(i * group + g));
-            let acc = (0..group).map(|g| pick(b, "value", &sum(g))).collect();
+            let acc: Vec<Expr> = (0..group).map(|g| pick(b, "value", &sum(g))).collect();
             let stages = 0..self.m.stages.len();
             let of_row = |i: usize| move |at: i64| reduced[(at / points) as usize][i].clone();
-            let stages = stages.map(|i| pick(b, "reduced", &of_row(i))).collect();
-            let row = b.k.let_("row", DType::I32, self.first_row.clone() + mine.clone() / points);
-            let point = task.clone() * points + mine % points;
-            let point = b.k.let_("point", DType::I32, point);
-            let taken = self.member.clone().lt(Expr::int(many));
-            let inside = row.clone().lt(count.clone()).and(point.clone().lt(Expr::int(self.m.n as i64)));
-            let at = Point { coords: vec![row, point], reduced: stages, acc };
-            b.if_then(taken.and(inside), |b| {
-                b.stores(&self.m.stores, &at)?;
+            let stages: Vec<Expr> = stages.map(|i| pick(b, "reduced", &of_row(i))).collect();
+            let at = Point { reduced: stages, acc, ..t.at.clone() };
+            if let Some(prepared) = &t.prepared {
+                prepared.store(b, &self.m.stores, &at)?;
+            }
+            if t.prepared.is_some() && self.drawing.is_none() {
+                continue;
+            }
+            b.if_then(t.inside.clone(), |b| {
+                if t.prepared.is_none() {
+                    b.stores(&self.m.stores, &at)?;
+                }
                 self.drawing.as_ref().map_or(Ok(()), |d| d.take(b, turn, &at))
             })?;
         }

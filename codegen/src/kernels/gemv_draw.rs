@@ -35,8 +35,10 @@ impl<'a> Drawing<'a> {
     /// Declares what it takes; `None` where the product draws nothing.
     pub fn declare(b: &mut Body<'_>, m: &'a MatMul, s: &Shape) -> Result<Option<Drawing<'a>>, String> {
         let Some(draw) = &m.draw else { return Ok(None) };
-        // Two blocks an SM, as the others: without the bound ptxas spills for more.
-        b.k.min_blocks(if s.rows > 4 { 1 } else { 2 });
+        if s.resident <= 1 {
+            // Two blocks an SM, as the others: without the bound ptxas spills for more.
+            b.k.min_blocks(if s.rows > 4 || s.warps > 8 { 1 } else { 2 });
+        }
         let store = m.stores.iter().find(|store| store.output == draw.logits);
         let store = store.ok_or("no store makes the logits")?;
         let teams_of_block = s.warps * 32 / s.lanes / s.split;

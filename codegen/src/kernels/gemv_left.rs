@@ -2,6 +2,7 @@
 //! the row reductions of the work computed on the way.
 
 use super::gemv::Shape;
+use super::gemv_vectors::Vectors;
 use super::warp::{Threads, combine, neutral, shuffle_reduce, vector_lanes};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
@@ -11,6 +12,18 @@ use weft_ir::plan::MatMul;
 
 /// f32 values of a vector access.
 const QUAD: u32 = 4;
+
+/// Statements.
+type Fill<'f> = dyn FnMut(&mut Body<'_>) -> Result<(), String> + 'f;
+
+/// Adds an element to a thread's reductions.
+fn add_to_stages(b: &mut Body<'_>, m: &MatMul, vars: &[VarId], point: &Point) -> Result<(), String> {
+    for (stage, &var) in m.stages.iter().zip(vars) {
+        let value = b.lower(&stage.value, point)?;
+        b.k.assign(var, combine(stage.op, var.into(), value));
+    }
+    Ok(())
+}
 
 /// Where lanes find the left operand.
 pub(super) struct Left {
@@ -22,6 +35,8 @@ pub(super) struct Left {
     padded: u32,
     /// Elements a lane takes at a time.
     vector: u32,
+    /// How rows that are computed are read, where vectors fit.
+    vectors: Option<Vectors>,
 }
 
 impl Left {
@@ -39,7 +54,15 @@ impl Left {
         });
         let count = m.stages.len() as u32 * s.rows * s.warps;
         let partial = (count > 0).then(|| b.k.shared("partial", DType::F32, count));
-        Ok(Left { staged, partial, padded, vector })
+        let copied = m.plain_left().is_some_and(|o| b.work.reads[o.index()].dtype.is_half());
+        let computed = (staged.is_some() && !copied) || partial.is_some();
+        let vectors = if computed { Vectors::find(b, m, s) } else { None };
+        Ok(Left { staged, partial, padded, vector, vectors })
+    }
+
+    /// Starts what may be loaded before the dependency wait.
+    pub fn load_constants(&mut self, b: &mut Body<'_>) -> Result<(), String> {
+        self.vectors.as_mut().map_or(Ok(()), |v| v.load_constants(b))
     }
 
     /// Index in shared memory of element k of a row, k being the first of a quad or single. Quads of f32
@@ -157,20 +180,21 @@ impl Left {
         if store.is_none() && vars.is_empty() {
             return Ok(());
         }
-        let along = (Expr::ThreadIdx, Expr::int(m.k as i64), Expr::int(i64::from(s.warps * 32)));
-        b.for_loop("k", along, Unroll::By(4), |b, k| {
-            let point = Point::at(vec![row.clone(), k.clone()]);
-            if let Some((shared, dtype)) = store {
-                let value = b.lower(&m.a, &point)?;
-                let index = self.index(dtype, Expr::int(i64::from(r)), k);
-                b.k.store(Mem::Shared(shared), index, value);
+        match &self.vectors {
+            Some(vectors) => self.by_vectors(b, m, vectors, (r, row), store, &vars)?,
+            None => {
+                let along = (Expr::ThreadIdx, Expr::int(m.k as i64), Expr::int(i64::from(s.warps * 32)));
+                b.for_loop("k", along, Unroll::By(4), |b, k| {
+                    let point = Point::at(vec![row.clone(), k.clone()]);
+                    if let Some((shared, dtype)) = store {
+                        let value = b.lower(&m.a, &point)?;
+                        let index = self.index(dtype, Expr::int(i64::from(r)), k);
+                        b.k.store(Mem::Shared(shared), index, value);
+                    }
+                    add_to_stages(b, m, &vars, &point)
+                })?;
             }
-            for (stage, &var) in m.stages.iter().zip(&vars) {
-                let value = b.lower(&stage.value, &point)?;
-                b.k.assign(var, combine(stage.op, var.into(), value));
-            }
-            Ok(())
-        })?;
+        }
         if let Some((shared, dtype)) = store {
             self.pad(b, m, s, r, shared, dtype)?;
         }
@@ -184,6 +208,67 @@ impl Left {
             })?;
         }
         Ok(())
+    }
+
+    /// The same by vectors; the loads of some turns are in flight together.
+    fn by_vectors(
+        &self,
+        b: &mut Body<'_>,
+        m: &MatMul,
+        v: &Vectors,
+        (r, row): (u32, &Expr),
+        store: Option<(SharedId, DType)>,
+        vars: &[VarId],
+    ) -> Result<(), String> {
+        let (together, all) = (v.together(), v.turns);
+        let arrays = v.arrays(b);
+        let within = |b: &mut Body<'_>, inside: Expr, fill: &mut Fill<'_>| match v.exact {
+            true => fill(b),
+            false => b.if_then(inside, fill),
+        };
+        let groups = (Expr::int(0), Expr::int(i64::from(all.div_ceil(together))), Expr::int(1));
+        let unroll = if all == together { Unroll::Full } else { Unroll::Never };
+        b.for_loop("group", groups, unroll, |b, group| {
+            let first = group * i64::from(together);
+            b.unrolled("t", together, |b, t| {
+                let (k, inside) = v.place(first.clone() + t.clone());
+                within(b, inside, &mut |b| v.load_turn(b, &arrays, row, (k.clone(), t.clone())))
+            })?;
+            b.unrolled("t", together, |b, t| {
+                let turn = first + t.clone();
+                let (k, inside) = v.place(turn.clone());
+                within(b, inside, &mut |b| {
+                    let k = b.k.let_("k", DType::I32, k.clone());
+                    let made = b.k.array("made", DType::F32, v.lanes, None);
+                    b.unrolled("e", v.lanes, |b, e| {
+                        let loaded = v.loaded(b, &arrays, (&turn, &t), &e);
+                        let point = Point {
+                            coords: vec![row.clone(), k.clone() + e.clone()],
+                            loaded,
+                            ..Point::default()
+                        };
+                        if store.is_some() {
+                            let value = b.lower(&m.a, &point)?;
+                            b.k.assign_elem(made, e, value);
+                        }
+                        add_to_stages(b, m, vars, &point)
+                    })?;
+                    let Some((shared, dtype)) = store else { return Ok(()) };
+                    for quad in (0..v.lanes).step_by(QUAD as usize) {
+                        let src_at = Expr::int(i64::from(quad));
+                        let index = self.index(dtype, Expr::int(i64::from(r)), k.clone() + i64::from(quad));
+                        b.k.push(Stmt::StoreVec {
+                            mem: Mem::Shared(shared),
+                            index,
+                            src: made,
+                            src_at,
+                            lanes: QUAD,
+                        });
+                    }
+                    Ok(())
+                })
+            })
+        })
     }
 
     /// The reductions of a row, known to every thread.

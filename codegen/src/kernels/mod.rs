@@ -4,6 +4,7 @@
 //! scalar expressions into kernel expressions, and emits stores.
 
 mod advance;
+mod ahead;
 mod attention_join;
 mod attention_row;
 mod attention_tile;
@@ -13,6 +14,7 @@ mod gemm_row;
 mod gemv;
 mod gemv_draw;
 mod gemv_left;
+mod gemv_vectors;
 mod group_pairs;
 mod header;
 mod penalize;
@@ -52,7 +54,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
         (Schedule::WarpRow { warps }, Compute::Loop(l)) => rows::warp_row(&mut body, l, *warps),
         (Schedule::BlockRow { threads }, Compute::Loop(l)) => rows::block_row(&mut body, l, *threads),
         (
-            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged },
+            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged, resident },
             Compute::MatMul(m),
         ) => {
             let shape = gemv::Shape {
@@ -64,6 +66,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
                 depth: *depth,
                 blocks: *blocks,
                 staged: *staged,
+                resident: *resident,
             };
             gemv::build(&mut body, m, &shape)
         }

@@ -219,7 +219,7 @@ impl Kernel<'_> {
                             let at = (mi * i64::from(nt) + ni) * 4 + half * 2 + i;
                             let acc = acc.iter().map(|&a| Expr::elem(a, at.clone())).collect();
                             let coords = vec![token, pick, c.clone()];
-                            let point = Point { coords, reduced: Vec::new(), acc };
+                            let point = Point { coords, acc, ..Point::default() };
                             b.if_then(c.lt(Expr::int(self.r.n as i64)), |b| b.stores(&self.r.stores, &point))
                         })
                     })

@@ -90,6 +90,6 @@ pub(super) fn build(b: &mut Body<'_>, r: &Routed, warps: u32, columns: u32) -> R
     let acc = acc.collect();
     let column = b.k.let_("column", DType::I32, first + t.lane.clone());
     let inside = t.lane.clone().lt(Expr::int(columns.into())).and(column.clone().lt(Expr::int(r.n as i64)));
-    let at = Point { coords: vec![token, pick, column], reduced: Vec::new(), acc };
+    let at = Point { coords: vec![token, pick, column], acc, ..Point::default() };
     b.if_then(inside, |b| b.stores(&r.stores, &at))
 }

@@ -33,6 +33,8 @@ pub(crate) struct Point {
     pub reduced: Vec<Expr>,
     /// Accumulators, f32.
     pub acc: Vec<Expr>,
+    /// Loads that were made already, and their values.
+    pub loaded: Vec<(Scalar, Expr)>,
 }
 
 impl Point {
@@ -41,7 +43,7 @@ impl Point {
     }
 
     pub fn with_acc(coords: Vec<Expr>, acc: Expr) -> Point {
-        Point { coords, reduced: Vec::new(), acc: vec![acc] }
+        Point { coords, acc: vec![acc], ..Point::default() }
     }
 }
 
@@ -67,6 +69,9 @@ fn kind_of(d: DType) -> Kind {
 fn read_access(work: &Work, at: usize, operand: &Operand) -> Access {
     match &work.compute {
         Compute::Advance(_) if on_host(&Advance::reads(), at) => Access::FromHost,
+        Compute::Attention(a) if a.settled && [a.keys, a.values].iter().any(|o| o.index() == at) => {
+            Access::Settled
+        }
         _ if operand.constant => Access::Constant,
         _ => Access::Read,
     }
@@ -223,6 +228,11 @@ impl<'a> Body<'a> {
                 (e.clone(), Kind::Int)
             }
             Scalar::Dim(sym) => (self.sym(*sym), Kind::Int),
+            Scalar::Load(o, _) if p.loaded.iter().any(|(load, _)| load == s) => {
+                let found = p.loaded.iter().find(|(load, _)| load == s);
+                let value = found.map_or_else(|| Expr::int(0), |(_, value)| value.clone());
+                (value, kind_of(self.work.reads[o.index()].dtype))
+            }
             Scalar::Load(o, index) => {
                 let at: Result<Vec<Expr>, String> =
                     index.iter().map(|i| self.expr(i, p, hoist).map(|e| e.0)).collect();
@@ -319,25 +329,25 @@ impl<'a> Body<'a> {
 
     /// Emits stores at a point.
     pub fn stores(&mut self, stores: &[Store], p: &Point) -> Result<(), String> {
-        for s in stores {
-            let guard = s.guard.as_ref().map(|g| self.lower(g, p)).transpose()?;
-            let statements = {
-                let mut fault = None;
-                let block = self.block(|b| fault = b.store(s, p).err());
-                if let Some(why) = fault {
-                    return Err(why);
-                }
-                block
-            };
-            match guard {
-                Some(cond) => self.k.push(Stmt::If { cond, then: statements, otherwise: vec![] }),
-                None => statements.into_iter().for_each(|s| self.k.push(s)),
-            }
+        stores.iter().try_for_each(|s| self.guarded_store(s, p))
+    }
+
+    fn guarded_store(&mut self, s: &Store, p: &Point) -> Result<(), String> {
+        let guard = s.guard.as_ref().map(|g| self.lower(g, p)).transpose()?;
+        let mut fault = None;
+        let statements = self.block(|b| fault = b.store(s, p).err());
+        if let Some(why) = fault {
+            return Err(why);
+        }
+        match guard {
+            Some(cond) => self.k.push(Stmt::If { cond, then: statements, otherwise: vec![] }),
+            None => statements.into_iter().for_each(|s| self.k.push(s)),
         }
         Ok(())
     }
 
-    fn store(&mut self, s: &Store, p: &Point) -> Result<(), String> {
+    /// Emits a store at a point, whatever its guard.
+    pub(super) fn store(&mut self, s: &Store, p: &Point) -> Result<(), String> {
         let at: Result<Vec<Expr>, String> = s.index.iter().map(|i| self.lower(i, p)).collect();
         let operand = &self.work.writes[s.output as usize];
         let index = self.flat(&operand.shape, &at?);

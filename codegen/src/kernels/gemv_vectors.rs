@@ -1,0 +1,185 @@
+//! The left operand of a skinny product by vectors: a thread computes some neighbouring elements of a row at a time,
+//! with one access for each array that they are made of. What is constant (a norm's weights) is loaded before the
+//! dependency wait.
+
+use super::Body;
+use super::gemv::Shape;
+use super::warp::vector_lanes;
+use weft_ir::ids::VarId;
+use weft_ir::kernel::{CacheHint, Expr, Stmt};
+use weft_ir::plan::{MatMul, Scalar};
+
+/// Most accesses of a thread to one array that are in flight together.
+const IN_FLIGHT: u32 = 4;
+/// Most of them before the wait: they keep their registers.
+const EARLY: u32 = 2;
+
+/// How a thread reads what a row of the left operand is made of.
+pub(super) struct Vectors {
+    /// Elements of an access.
+    pub lanes: u32,
+    /// Accesses of a thread to an array, in a row.
+    pub turns: u32,
+    /// Whether all threads have that many.
+    pub exact: bool,
+    /// Vectors of a row.
+    count: i64,
+    threads: i64,
+    /// What is loaded, and for constants that are in registers already, where.
+    loads: Vec<(Scalar, Option<VarId>)>,
+}
+
+impl Vectors {
+    /// The accesses, where all that depends on k is read along it, element by element.
+    pub fn find(b: &Body<'_>, m: &MatMul, s: &Shape) -> Option<Vectors> {
+        let mut loads = Vec::new();
+        let values = std::iter::once(&m.a).chain(m.stages.iter().map(|stage| &stage.value));
+        let vectors = values.into_iter().all(|value| along_k(value, &mut loads));
+        let mut lanes = 16;
+        for load in &loads {
+            let Scalar::Load(o, _) = load else { return None };
+            let operand = &b.work.reads[o.index()];
+            let row = operand.shape.last().and_then(|d| d.as_const())?;
+            lanes = lanes.min(vector_lanes(operand.dtype, row)).min(vector_lanes(operand.dtype, m.k));
+        }
+        if !vectors || loads.is_empty() || lanes < 4 {
+            return None;
+        }
+        let (count, threads) = (m.k as u32 / lanes, s.warps * 32);
+        Some(Vectors {
+            lanes,
+            turns: count.div_ceil(threads),
+            exact: count.is_multiple_of(threads),
+            count: i64::from(count),
+            threads: i64::from(threads),
+            loads: loads.into_iter().map(|load| (load, None)).collect(),
+        })
+    }
+
+    /// The k of a thread's turn, and whether the row has it.
+    pub fn place(&self, turn: Expr) -> (Expr, Expr) {
+        let vector = Expr::ThreadIdx + turn * self.threads;
+        (vector.clone() * i64::from(self.lanes), vector.lt(Expr::int(self.count)))
+    }
+
+    /// Turns whose loads are in flight together.
+    pub fn together(&self) -> u32 {
+        self.turns.min(IN_FLIGHT)
+    }
+
+    /// Starts the loads of constants.
+    pub fn load_constants(&mut self, b: &mut Body<'_>) -> Result<(), String> {
+        if self.turns > EARLY {
+            return Ok(());
+        }
+        let (lanes, turns) = (self.lanes, self.turns);
+        let mut loads = std::mem::take(&mut self.loads);
+        for (load, early) in &mut loads {
+            let Scalar::Load(o, _) = &*load else { continue };
+            let operand = &b.work.reads[o.index()];
+            let mut of_row = false;
+            load.visit(&mut |part| of_row |= *part == Scalar::Coord(0));
+            if !operand.constant || of_row {
+                continue;
+            }
+            let var = b.k.array("constant", operand.dtype, lanes * turns, None);
+            *early = Some(var);
+            let load = load.clone();
+            b.unrolled("t", turns, |b, turn| {
+                let (k, inside) = self.place(turn.clone());
+                let start = |b: &mut Body<'_>| self.load(b, &load, var, (&Expr::int(0), k), turn);
+                if self.exact { start(b) } else { b.if_then(inside, start) }
+            })?;
+        }
+        self.loads = loads;
+        Ok(())
+    }
+
+    /// Starts the loads of a turn of a row, but those of constants that are there; `turn` counts from where the arrays
+    /// begin.
+    pub fn load_turn(
+        &self,
+        b: &mut Body<'_>,
+        arrays: &[VarId],
+        row: &Expr,
+        (k, turn): (Expr, Expr),
+    ) -> Result<(), String> {
+        let missing = self.loads.iter().zip(arrays).filter(|((_, early), _)| early.is_none());
+        for ((load, _), array) in missing {
+            self.load(b, load, *array, (row, k.clone()), turn.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Registers for the loads of the turns in flight; those of constants are there.
+    pub fn arrays(&self, b: &mut Body<'_>) -> Vec<VarId> {
+        let mut array = |(load, early): &(Scalar, Option<VarId>)| match (early, load) {
+            (Some(var), _) => *var,
+            (None, Scalar::Load(o, _)) => {
+                let dtype = b.work.reads[o.index()].dtype;
+                b.k.array("part_of_row", dtype, self.lanes * self.together(), None)
+            }
+            (None, _) => VarId::new(0),
+        };
+        self.loads.iter().map(&mut array).collect()
+    }
+
+    /// What was loaded for element e of a turn; `within` counts from where the arrays begin.
+    pub fn loaded(
+        &self,
+        b: &Body<'_>,
+        arrays: &[VarId],
+        (turn, within): (&Expr, &Expr),
+        e: &Expr,
+    ) -> Vec<(Scalar, Expr)> {
+        let value = |((load, early), array): (&(Scalar, Option<VarId>), &VarId)| {
+            let turn = if early.is_some() { turn } else { within };
+            let x = Expr::elem(*array, turn.clone() * i64::from(self.lanes) + e.clone());
+            let half = matches!(load, Scalar::Load(o, _) if b.work.reads[o.index()].dtype.is_half());
+            (load.clone(), if half { x.cast(weft_ir::dtype::DType::F32) } else { x })
+        };
+        self.loads.iter().zip(arrays).map(value).collect()
+    }
+
+    fn load(
+        &self,
+        b: &mut Body<'_>,
+        load: &Scalar,
+        dst: VarId,
+        (row, k): (&Expr, Expr),
+        turn: Expr,
+    ) -> Result<(), String> {
+        let Scalar::Load(o, index) = load else { return Err("what is loaded is no load".into()) };
+        // The compiler may move a plain load of what never changes behind the wait.
+        let constant = b.work.reads[o.index()].constant;
+        let hint = if constant { CacheHint::Streaming } else { CacheHint::Default };
+        let point = super::Point::at(vec![row.clone(), k]);
+        let at: Result<Vec<Expr>, String> = index.iter().map(|i| b.lower(i, &point)).collect();
+        let shape = b.work.reads[o.index()].shape.clone();
+        let index = b.flat(&shape, &at?);
+        let (mem, dst_at) = (b.reads[o.index()], turn * i64::from(self.lanes));
+        b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes: self.lanes, hint });
+        Ok(())
+    }
+}
+
+/// Collects the loads that depend on k; whether each is certain, and reads along k.
+fn along_k(s: &Scalar, out: &mut Vec<Scalar>) -> bool {
+    let depends = |s: &Scalar| {
+        let mut found = false;
+        s.visit(&mut |part| found |= *part == Scalar::Coord(1));
+        found
+    };
+    match s {
+        Scalar::Load(_, index) if depends(s) => {
+            let Some((last, rest)) = index.split_last() else { return false };
+            let plain = *last == Scalar::Coord(1) && !rest.iter().any(depends);
+            if plain && !out.contains(s) {
+                out.push(s.clone());
+            }
+            plain
+        }
+        Scalar::Select(c, x, y) => along_k(c, out) && ![x, y].into_iter().any(|part| depends(part)),
+        _ => s.children().into_iter().all(|part| along_k(part, out)),
+    }
+}
