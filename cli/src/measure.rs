@@ -5,6 +5,7 @@ use crate::engine;
 use crate::errors::Result;
 use weft_codegen::kernels;
 use weft_frontend::checkpoint::Checkpoint;
+use weft_ir::ids::DispatchId;
 use weft_ir::plan::{KernelSpec, Plan, Role, Schedule};
 use weft_ir::reference::StepInputs;
 use weft_passes::schedule::{launch_shape, scratch};
@@ -141,6 +142,20 @@ impl Gpu {
         }
         let order = repeated(&group.dispatches, turns, ALONE);
         self.model.time_launches(self.entry, &order, variant.map(|v| &v.0), runs)
+    }
+
+    /// Times of a step with variants in the places of all launches of some dispatches.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn time_step(
+        &mut self,
+        variants: &[(&[DispatchId], &Variant)],
+        launches: usize,
+        runs: usize,
+    ) -> Measured<Vec<f64>> {
+        let stand_ins: Vec<(&[DispatchId], &StandIn)> = variants.iter().map(|(d, v)| (*d, &v.0)).collect();
+        self.model.time_step_with(self.entry, &stand_ins, launches, runs)
     }
 
     fn steps(&mut self) -> Measured<(Tokens, f64)> {

@@ -38,6 +38,8 @@ pub struct Target {
     pub shared_bytes: u32,
     /// 32-bit registers of an SM.
     pub registers: u32,
+    /// Threads that an SM holds.
+    pub threads: u32,
     /// Longest row of a 16-bit matrix product that one block makes whole, in columns: with 16 rows, a quarter of
     /// the registers of its threads are accumulators.
     pub row_columns: u32,
@@ -121,6 +123,7 @@ pub const TARGETS: &[Target] = &[
         capability: (8, 0),
         shared_bytes: 163 * 1024,
         registers: 65536,
+        threads: 2048,
         row_columns: 512,
         row_bytes: 1280 * 1024,
         features: AMPERE,
@@ -132,6 +135,7 @@ pub const TARGETS: &[Target] = &[
         capability: (8, 6),
         shared_bytes: 99 * 1024,
         registers: 65536,
+        threads: 1536,
         row_columns: 512,
         row_bytes: 1280 * 1024,
         features: AMPERE,
@@ -143,6 +147,7 @@ pub const TARGETS: &[Target] = &[
         capability: (8, 9),
         shared_bytes: 99 * 1024,
         registers: 65536,
+        threads: 1536,
         row_columns: 512,
         row_bytes: 1280 * 1024,
         features: ADA,
@@ -154,6 +159,7 @@ pub const TARGETS: &[Target] = &[
         capability: (9, 0),
         shared_bytes: 227 * 1024,
         registers: 65536,
+        threads: 2048,
         row_columns: 512,
         row_bytes: 1280 * 1024,
         features: HOPPER,
@@ -165,6 +171,7 @@ pub const TARGETS: &[Target] = &[
         capability: (10, 0),
         shared_bytes: 227 * 1024,
         registers: 65536,
+        threads: 2048,
         row_columns: 512,
         row_bytes: 1280 * 1024,
         features: BLACKWELL,
@@ -176,6 +183,7 @@ pub const TARGETS: &[Target] = &[
         capability: (12, 0),
         shared_bytes: 99 * 1024,
         registers: 65536,
+        threads: 1536,
         row_columns: 512,
         row_bytes: 1280 * 1024,
         features: BLACKWELL_CONSUMER,

@@ -160,6 +160,7 @@ fn a_product_with_a_row_epilogue() {
 fn attention_over_the_cache() {
     let base = load_at(4, &[load_at(3, &[at(0)])]);
     let compute = Compute::Attention(Attention {
+        settled: false,
         tokens: TOKENS,
         kv_heads: 2,
         group: 2,
@@ -221,6 +222,7 @@ fn the_roofline() {
         depth: 4,
         blocks: 264,
         staged: true,
+        resident: 1,
     };
     let gemm = Schedule::Gemm { tile_m: 64, tile_n: 64, tile_k: 32, warps_m: 2, warps_n: 2, stages: 3 };
     let cost = Cost { read: 9_000_000, written: 0, products: 600_000_000, scalar: 0 };

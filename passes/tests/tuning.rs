@@ -60,7 +60,17 @@ fn gemv_key(columns: usize, k: usize) -> Key {
 
 /// A schedule that the estimate never makes: a team of two warps.
 fn odd() -> Schedule {
-    Schedule::Gemv { rows: 1, warps: 4, lanes: 32, split: 2, columns: 2, depth: 3, blocks: 100, staged: true }
+    Schedule::Gemv {
+        rows: 1,
+        warps: 4,
+        lanes: 32,
+        split: 2,
+        columns: 2,
+        depth: 3,
+        blocks: 100,
+        staged: true,
+        resident: 1,
+    }
 }
 
 fn database(entries: &[(Key, Schedule)]) -> Database {
@@ -114,6 +124,7 @@ fn merging_takes_the_newer() {
         depth: 2,
         blocks: 9,
         staged: true,
+        resident: 1,
     };
     let mut all = database(&[(gemv_key(640, 576), odd()), (gemv_key(1, 8), odd())]);
     all.merge(database(&[(gemv_key(640, 576), newer.clone()), (gemv_key(2, 8), odd())]));
@@ -150,8 +161,8 @@ fn the_nearest_shape_of_the_same_kind_is_taken() {
     let plan = plan_with(&linear(640, 576), target(), Database::default());
     let (work, bind) = product(&plan, 1);
     let split = |n| match odd() {
-        Schedule::Gemv { rows, warps, lanes, columns, depth, blocks, staged, .. } => {
-            Schedule::Gemv { rows, warps, lanes, split: n, columns, depth, blocks, staged }
+        Schedule::Gemv { rows, warps, lanes, columns, depth, blocks, staged, resident, .. } => {
+            Schedule::Gemv { rows, warps, lanes, split: n, columns, depth, blocks, staged, resident }
         }
         other => other,
     };
@@ -190,6 +201,7 @@ fn the_nearest_shape_of_the_same_kind_is_taken() {
         depth: 1,
         blocks: 1,
         staged: true,
+        resident: 1,
     };
     assert_eq!(split_of(&[(near, broken), (gemv_key(900, 576), split(1))]), Some((1, N)));
 }
@@ -227,6 +239,7 @@ fn attention(kv_heads: usize, group: usize, head_dim: usize) -> Work {
     Work {
         name: "attention".into(),
         compute: Compute::Attention(Attention {
+            settled: false,
             tokens,
             kv_heads,
             group,
@@ -301,6 +314,7 @@ fn what_is_not_legal_says_why() {
         depth,
         blocks: 1,
         staged: true,
+        resident: 1,
     };
     says(gemv(4, 16, 2, 1, 1), "teams of 16 lanes × 2");
     says(gemv(4, 32, 3, 1, 1), "teams");

@@ -165,14 +165,14 @@ impl Maker {
             },
             // The left operand where it is needed.
             &|s| {
-                if let Schedule::Gemv { staged, warps, blocks, .. } = s {
-                    (*staged, *warps, *blocks) = (false, 2, 3);
+                if let Schedule::Gemv { staged, warps, split, blocks, .. } = s {
+                    (*staged, *warps, *split, *blocks) = (false, 2, 1, 3);
                 }
             },
             // Two columns or groups at a time, one load in flight.
             &|s| {
-                if let Schedule::Gemv { warps, lanes, columns, depth, blocks, .. } = s {
-                    (*warps, *lanes, *columns, *depth, *blocks) = (2, 16, *columns * 2, 1, 2);
+                if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, .. } = s {
+                    (*warps, *lanes, *split, *columns, *depth, *blocks) = (2, 16, 1, *columns * 2, 1, 2);
                 }
             },
             &|s| {

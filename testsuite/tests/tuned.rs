@@ -25,7 +25,17 @@ fn key(columns: usize, k: usize, group: usize, computed: bool) -> Key {
 fn database() -> Database {
     let mut out = Database::default();
     for &(n, k, [warps, lanes, split, columns, depth, blocks]) in MEASURED {
-        let schedule = Schedule::Gemv { rows: 1, warps, lanes, split, columns, depth, blocks, staged: true };
+        let schedule = Schedule::Gemv {
+            rows: 1,
+            warps,
+            lanes,
+            split,
+            columns,
+            depth,
+            blocks,
+            staged: true,
+            resident: 1,
+        };
         let measured = Measured { schedule, ns: 1000, estimated_ns: 1100, tried: 5, of: 50, context: 1024 };
         for (group, computed) in [(1, false), (1, true), (2, true)] {
             out.insert(key(n, k, group, computed), measured.clone());

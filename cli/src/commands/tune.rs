@@ -21,6 +21,9 @@ use weft_runtime::exec::bench::{Measure, Workload};
 
 /// The file to fill, unless another is named.
 const FILE: &str = "schedules.ron";
+/// Seconds of steps in a row, of which one run is made.
+const STEPS_SECONDS: f64 = 0.03;
+const NOT_LAUNCHED: &str = "the step does not launch it";
 /// Runs of a candidate, of which the median counts.
 const RUNS: usize = 3;
 
@@ -82,6 +85,8 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         plan: plan.clone(),
         gpu,
         ready: Vec::new(),
+        kept: Vec::new(),
+        step: 1e-3,
         start: Instant::now(),
         budget: args.budget as f64,
         bar: progress::count("tuning, s"),
@@ -119,6 +124,10 @@ struct OnGpu {
     groups: Vec<Group>,
     /// Candidates that were compiled, and why others were not.
     ready: Vec<(Schedule, Result<Variant, String>)>,
+    /// Kernels that steps are timed with, by their works.
+    kept: Vec<(u32, Variant)>,
+    /// Seconds of the last step.
+    step: f64,
     start: Instant,
     budget: f64,
     bar: ProgressBar,
@@ -136,11 +145,41 @@ impl Timer for OnGpu {
 
     fn time(&mut self, task: &Task, schedule: &Schedule) -> Result<Vec<f64>, String> {
         progress::tell(&self.bar, self.elapsed().min(self.budget) as u64, self.budget as u64);
-        let group = self.groups.iter().find(|g| g.work == task.work).ok_or("the step does not launch it")?;
-        let ready = self.ready.iter().find(|(s, _)| s == schedule).ok_or("it was not compiled")?;
-        let variant = ready.1.as_ref().map_err(Clone::clone)?;
+        let group = self.groups.iter().find(|g| g.work == task.work).ok_or(NOT_LAUNCHED)?;
+        let variant = ready(&self.ready, schedule)?;
         self.gpu.time(group, Some(variant), RUNS).map_err(|e| e.to_string())
     }
+
+    fn time_in_step(&mut self, task: &Task, schedule: &Schedule) -> Result<Vec<f64>, String> {
+        progress::tell(&self.bar, self.elapsed().min(self.budget) as u64, self.budget as u64);
+        let kept = self.kept.iter().map(|(work, variant)| (*work, variant));
+        let all = kept.chain([(task.work, ready(&self.ready, schedule)?)]);
+        let of = |(work, variant)| {
+            let group = self.groups.iter().find(|g| g.work == work).ok_or(NOT_LAUNCHED)?;
+            Ok::<_, String>((&group.dispatches[..], variant))
+        };
+        let all = all.map(of).collect::<Result<Vec<_>, String>>()?;
+        let launches = (STEPS_SECONDS / self.step).clamp(4.0, 40.0) as usize;
+        let times = self.gpu.time_step(&all, launches, RUNS).map_err(|e| e.to_string())?;
+        self.step = times.first().copied().unwrap_or(self.step);
+        Ok(times)
+    }
+
+    fn keep(&mut self, task: &Task, schedule: &Schedule) {
+        let found = self.ready.iter().position(|(s, _)| s == schedule);
+        if let Some((_, Ok(variant))) = found.map(|at| self.ready.swap_remove(at)) {
+            self.kept.push((task.work, variant));
+        }
+    }
+}
+
+/// The compiled kernel of a schedule.
+fn ready<'r>(
+    all: &'r [(Schedule, Result<Variant, String>)],
+    schedule: &Schedule,
+) -> Result<&'r Variant, String> {
+    let found = all.iter().find(|(s, _)| s == schedule).ok_or("it was not compiled")?;
+    found.1.as_ref().map_err(Clone::clone)
 }
 
 fn shape_text(shape: &Shape) -> String {
@@ -150,10 +189,10 @@ fn shape_text(shape: &Shape) -> String {
             let left = if *computed { ", computed left" } else { "" };
             format!("product {columns}×{k}{group}{left}")
         }
-        Shape::AttentionRow { kv_heads, group, head_dim, value_dim } => {
+        Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys } => {
             let sizes =
                 if head_dim == value_dim { head_dim.to_string() } else { format!("{head_dim}/{value_dim}") };
-            format!("attention {kv_heads}×{group} heads of {sizes}")
+            format!("attention {kv_heads}×{group} heads of {sizes}, up to {keys} keys")
         }
     }
 }

@@ -40,6 +40,9 @@ pub enum Schedule {
         blocks: u32,
         /// Whether the left operand lies in shared memory.
         staged: bool,
+        /// Blocks that an SM is to hold at once: a thread has no more registers than that allows.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        resident: u32,
     },
     /// Tiled matrix product on tensor cores (`mma.sync`), operands staged through shared memory by
     /// `cp.async`.

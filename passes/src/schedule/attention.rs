@@ -52,28 +52,30 @@ fn divisors(n: usize) -> impl Iterator<Item = usize> {
     (1..=n).rev().filter(move |d| n.is_multiple_of(*d))
 }
 
-/// Few tokens read their keys fastest where two blocks an SM share the work. A block that takes several heads reads
-/// their keys once, so as many are packed as still leave that many blocks, counting the most splits of the longest
-/// context.
+/// Few tokens read their keys fastest where all SMs share the work. A block that takes several heads reads their keys
+/// once, so as many are packed as still leave most SMs a block, counting the most splits of the longest context.
 ///
 /// How keys are shared (splits, warps, loads in flight) follows from a step of one token, and only how many heads
 /// are packed from the bucket's tokens: so a token's sums have the same order in every bucket.
 fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let slice = (a.head_dim + a.value_dim) / a.row_lanes();
-    let pack = |tokens: usize, splits: usize, registers: usize| {
-        let fills = |h: &usize| blocks(a, *h, tokens).saturating_mul(splits) >= blocks_wanted(target);
-        divisors(a.group).find(|h| h * slice <= registers && fills(h)).unwrap_or(1)
+    let pack = |tokens: usize, splits: usize| {
+        let enough = target.profile.sms as usize * 3 / 4;
+        let fills = |h: &usize| blocks(a, *h, tokens).saturating_mul(splits) >= enough;
+        divisors(a.group).find(|h| h * slice <= HEAD_REGISTERS && fills(h)).unwrap_or(1)
     };
-    let alone = pack(1, most_splits(a, bind), HEAD_REGISTERS);
+    let alone = pack(1, most_splits(a, bind));
     let splits = splits(a, alone, bind, target);
-    // A block of one head is all warps, for a token of few keys; such leave less room for heads.
-    let (warps, registers) = if alone == 1 { (16, HEAD_REGISTERS / 2) } else { (8, HEAD_REGISTERS) };
-    let heads = match a.tokens.eval(bind) {
-        0 | 1 => alone,
-        tokens => pack(tokens, splits as usize, registers).max(alone),
-    };
     // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
     let depth = if slice <= 16 { 4 } else { 2 };
+    // As many warps as have keys in the longest context.
+    let keys = (bind.context / splits.max(1) as usize).max(1);
+    let step = 32 / a.row_lanes() * depth as usize;
+    let warps = if keys > 4 * step { 8 } else { 4 };
+    let heads = match a.tokens.eval(bind) {
+        0 | 1 => alone,
+        tokens => pack(tokens, splits as usize).max(alone),
+    };
     Schedule::AttentionRow { warps, heads: heads as u32, depth, splits }
 }
 
@@ -88,7 +90,7 @@ fn blocks(a: &Attention, heads: usize, tokens: usize) -> usize {
 }
 
 /// Most splits that have enough keys of the longest context, and room for their results in any bucket.
-fn most_splits(a: &Attention, bind: &Bindings) -> usize {
+pub(super) fn most_splits(a: &Attention, bind: &Bindings) -> usize {
     let partial = GEMV_ROWS.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
     (bind.context / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1)
 }

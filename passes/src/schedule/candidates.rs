@@ -4,7 +4,7 @@
 //! *Legal* is what the kernel builders accept, and what the registers and the shared memory of the target hold by
 //! an estimate (ptxas has the last word; a candidate that does not run is reported and passed over).
 
-use super::attention::splits;
+use super::attention::{most_splits, splits};
 use super::{GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
@@ -77,6 +77,9 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
     let blocks = tasks.div_ceil(teams * rounds);
     let staged =
         rows as usize * padded(m, dtype, t) * left_size(work, m) <= target.shared_bytes as usize / 2 - 2048;
+    let wanted = blocks.div_ceil(target.profile.sms as usize).max(1);
+    let registers = registers(work, m, rows as usize, staged, t);
+    let resident = (1..=wanted).rev().find(|n| holds(t.warps * 32 * n, registers, target)).unwrap_or(1);
     Schedule::Gemv {
         rows,
         warps: t.warps as u32,
@@ -86,7 +89,27 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
         depth: t.depth as u32,
         blocks: blocks as u32,
         staged,
+        resident: resident as u32,
     }
+}
+
+/// Whether an SM holds so many threads of so many registers.
+fn holds(threads: usize, registers: usize, target: &Target) -> bool {
+    threads <= target.threads as usize && registers <= target.registers as usize / threads.max(1)
+}
+
+/// Registers of a thread, by estimate: loads in flight, sums, a vector of the left operand (of each row, where it is
+/// not in shared memory), addresses, and what the epilogue takes.
+fn registers(work: &Work, m: &MatMul, rows: usize, staged: bool, t: &Team) -> usize {
+    let dtype = work.reads[m.b.index()].dtype;
+    let vector = vector(dtype, m.k);
+    let loads = t.columns * t.depth * (vector * dtype.size()).div_ceil(4);
+    let left = if staged { vector } else { rows * vector };
+    let padded = padded(m, dtype, t);
+    // Addresses of what is loaded next, and bounds.
+    let next = if padded > vector * t.lanes * t.split * t.depth { 5 } else { 0 };
+    let bounds = if padded > m.k { 5 } else { 0 };
+    loads + rows * t.columns + left + 2 * t.columns + 18 + next + bounds + 2 * (rows - 1)
 }
 
 /// Bytes of an element of the left operand in shared memory.
@@ -105,12 +128,14 @@ fn gemv(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Vec<Schedule> {
                 for (depth, per_sm) in (1..=9).flat_map(|d| [2, 1, 4].map(|p| (d, p))) {
                     let team = Team { warps, lanes, split, columns, depth, per_sm };
                     let schedule = with_team(work, m, rows, &team, target);
-                    if legal(work, &schedule, target).is_err() {
-                        continue;
+                    for schedule in more_resident(schedule) {
+                        if legal(work, &schedule, target).is_err() {
+                            continue;
+                        }
+                        let flight = (per_sm * warps * 32 * columns * depth * 16) as f64 / IN_FLIGHT as f64;
+                        let waste = waste(m, dtype, &team, &schedule);
+                        found.push((waste, (flight.log2().abs() * 4.0) as u64, schedule));
                     }
-                    let flight = (per_sm * warps * 32 * columns * depth * 16) as f64 / IN_FLIGHT as f64;
-                    let waste = waste(m, dtype, &team, &schedule);
-                    found.push((waste, (flight.log2().abs() * 4.0) as u64, schedule));
                 }
             }
         }
@@ -120,6 +145,15 @@ fn gemv(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Vec<Schedule> {
     // In steps of 2%, so that what is in flight decides among equals.
     found.sort_by_key(|(waste, flight, _)| ((waste * 50.0) as u64, *flight));
     found.into_iter().map(|(_, _, s)| s).collect()
+}
+
+/// A schedule, and the same with fewer registers for one block more on an SM.
+fn more_resident(schedule: Schedule) -> Vec<Schedule> {
+    let mut more = schedule.clone();
+    if let Schedule::Gemv { resident, .. } = &mut more {
+        *resident += 1;
+    }
+    vec![schedule, more]
 }
 
 /// Loads past the end of rows, and columns past the last, relative to the work itself.
@@ -136,10 +170,14 @@ fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Ve
     let heads = (1..=a.group.min(8)).filter(|h| a.group.is_multiple_of(*h));
     let all = heads.flat_map(|heads| {
         // Splits follow the bucket's context and the blocks that there are.
-        let splits = splits(a, heads, bind, target);
+        let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
+        let mut splits: Vec<u32> = [usual, most, usual / 2, usual / 4, usual * 2].to_vec();
+        splits.iter_mut().for_each(|s| *s = (*s).clamp(1, most));
         let heads = heads as u32;
-        [16, 8, 4, 32].into_iter().flat_map(move |warps| {
-            [4, 2, 1, 8].map(|depth| Schedule::AttentionRow { warps, heads, depth, splits })
+        splits.into_iter().flat_map(move |splits| {
+            [8, 4, 16, 2].into_iter().flat_map(move |warps| {
+                [4, 2, 1].map(|depth| Schedule::AttentionRow { warps, heads, depth, splits })
+            })
         })
     });
     all.filter(|s| legal(work, s, target).is_ok()).collect()
@@ -153,7 +191,7 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
     match (&work.compute, schedule) {
         (
             Compute::MatMul(m),
-            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged },
+            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged, resident },
         ) => {
             let team = Team {
                 warps: *warps as usize,
@@ -163,6 +201,8 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
                 depth: *depth as usize,
                 per_sm: 1,
             };
+            let threads = warps * 32 * resident.max(&1);
+            need(threads <= target.threads, || format!("{resident} blocks of {warps} warps on an SM"))?;
             legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)
         }
         (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {
@@ -200,10 +240,7 @@ fn legal_gemv(
     need(t.depth >= 1 && blocks >= 1, || "nothing in flight".into())?;
     need((1..=GEMV_ROWS).contains(&rows), || format!("{rows} rows"))?;
     let dtype = work.reads[m.b.index()].dtype;
-    let vector = vector(dtype, m.k);
-    // Loads in flight, sums, a vector of the left operand, addresses, and what the epilogue takes.
-    let loads = t.columns * t.depth * (vector * dtype.size()).div_ceil(4);
-    let registers = loads + rows * t.columns + vector + 2 * t.columns + 24;
+    let registers = registers(work, m, rows, staged, t);
     let left = if staged { rows * padded(m, dtype, t) * left_size(work, m) } else { 0 };
     let partial = if t.split > 1 { 2 * t.warps * rows * t.columns * 4 } else { 0 };
     let stages = m.stages.len() * rows * t.warps * 4;

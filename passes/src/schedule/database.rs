@@ -4,7 +4,7 @@
 //! same order in all of them. Rows of the bucket and the length of the context are not in it, but noted.
 
 use super::GEMV_ROWS;
-use super::attention::splits;
+use super::attention::{most_splits, splits};
 use super::candidates::{Team, few, legal, with_team};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,6 +42,8 @@ pub enum Shape {
         head_dim: usize,
         /// Elements of a value.
         value_dim: usize,
+        /// Keys of the longest context, up to a power of two.
+        keys: usize,
     },
 }
 
@@ -106,7 +108,8 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
         }
         Compute::Attention(a) if few(a, bind) => {
             let (kv_heads, group, head_dim, value_dim) = (a.kv_heads, a.group, a.head_dim, a.value_dim);
-            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim }, a.keys)
+            let keys = bind.context.next_power_of_two();
+            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys }, a.keys)
         }
         Compute::Loop(_)
         | Compute::MatMul(_)
@@ -132,10 +135,12 @@ impl Shape {
                 Shape::Gemv { columns: c, k: other_k, group: g, computed: p },
             ) if group == g && computed == p => Some(apart(*columns, *c) + apart(*k, *other_k)),
             (
-                Shape::AttentionRow { kv_heads, group, head_dim, value_dim },
-                Shape::AttentionRow { kv_heads: h, group: g, head_dim: d, value_dim: v },
+                Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys },
+                Shape::AttentionRow { kv_heads: h, group: g, head_dim: d, value_dim: v, keys: n },
             ) => {
-                Some(apart(*kv_heads, *h) + apart(*group, *g) + apart(*head_dim, *d) + apart(*value_dim, *v))
+                let heads = apart(*kv_heads, *h) + apart(*group, *g);
+                // Splits follow the context anyway.
+                Some(heads + apart(*head_dim, *d) + apart(*value_dim, *v) + apart(*keys, *n) / 8.0)
             }
             (Shape::Gemv { .. }, _) | (Shape::AttentionRow { .. }, _) => None,
         }
@@ -248,7 +253,7 @@ impl Database {
         // Stable: of equal distances the lower key's.
         near.sort_by(|a, b| a.0.total_cmp(&b.0));
         near.into_iter().find_map(|(distance, m)| {
-            let schedule = adapted(work, bind, &m.schedule, distance == 0.0, target)?;
+            let schedule = adapted(work, bind, m, distance == 0.0, target)?;
             legal(work, &schedule, target).ok()?;
             let source = if distance == 0.0 { ScheduleSource::Measured } else { ScheduleSource::Neighbour };
             Some((schedule, source))
@@ -261,19 +266,22 @@ impl Database {
 fn adapted(
     work: &Work,
     bind: &Bindings,
-    measured: &Schedule,
+    measured: &Measured,
     exact: bool,
     target: &Target,
 ) -> Option<Schedule> {
-    match (&work.compute, measured) {
+    match (&work.compute, &measured.schedule) {
         (Compute::MatMul(m), Schedule::Gemv { .. }) => {
             let rows = m.m.eval(bind).min(GEMV_ROWS).next_power_of_two() as u32;
-            gemv(work, m, rows, measured, exact, target)
+            gemv(work, m, rows, &measured.schedule, exact, target)
         }
-        (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {
+        (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: at }) => {
             let most = (*heads as usize).min(a.group);
             let heads = (1..=most).rev().find(|h| a.group.is_multiple_of(*h))? as u32;
-            let splits = splits(a, heads as usize, bind, target);
+            // More splits where the context is longer, fewer where it has no keys for so many.
+            let (usual, most) = (splits(a, heads as usize, bind, target), most_splits(a, bind) as u32);
+            let longer = bind.context > 2 * measured.context;
+            let splits = if longer { usual.max(*at) } else { *at }.clamp(1, most);
             Some(Schedule::AttentionRow { warps: *warps, heads, depth: *depth, splits })
         }
         _ => None,

@@ -3,12 +3,15 @@
 //! Nothing but `rows` and whether the left operand fits shared memory follows from the number of rows, so
 //! that a row's sums have the same order in every bucket.
 
+use super::candidates::{Team, legal, with_team};
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Draw, Extent, MatMul, Partials, Schedule, Scratch, Work};
 use weft_ir::shape::Dim;
 use weft_ir::target::Target;
 
-/// Most warps of a block, and fewest.
+/// Columns of a team, where a point has one.
+const COLUMNS: usize = 2;
+/// Most warps of a block of a head, and fewest.
 const WARPS: (usize, usize) = (8, 4);
 /// Blocks of one kernel on an SM: two leave room for the blocks of the next kernel, which start their loads
 /// early.
@@ -20,9 +23,47 @@ const STAGED_BYTES: usize = 96 * 1024;
 
 /// The schedule for a block of `rows` rows.
 pub(super) fn schedule(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
-    let dtype = work.reads[m.b.index()].dtype;
-    let most = 16 / dtype.size();
-    let vector = (1..=most).rev().find(|v| v.is_power_of_two() && m.k.is_multiple_of(*v)).unwrap_or(1);
+    match m.draw {
+        Some(_) => of_head(work, m, rows, target),
+        None => of_layer(work, m, rows, target),
+    }
+}
+
+/// Many warps with few loads each, the warps of a block sharing k: as fast as few warps with many loads in the middle
+/// of a product, and faster at its beginning and end, which is most of a small one (measured on an H200).
+fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
+    let vectors = m.k / vector(work, m);
+    let columns = if m.group == 1 { COLUMNS } else { m.group };
+    // Two vectors of a column for each lane, or more.
+    let split = [4, 2].into_iter().find(|split| vectors >= 32 * split * 2).unwrap_or(1);
+    let tasks = m.columns().div_ceil(columns);
+    let teams = tasks.div_ceil(target.profile.sms as usize) * split;
+    // All SMs have a block.
+    let warps = [16, 8, 4].into_iter().find(|warps| teams >= *warps && warps % split == 0).unwrap_or(4);
+    let depth = depth(vectors.div_ceil(32 * split), IN_FLIGHT / columns);
+    let mut team = Team { warps, lanes: 32, split, columns, depth, per_sm: BLOCKS };
+    // Further rows take registers. Columns and loads in flight do not change the order of sums, warps would.
+    loop {
+        let schedule = with_team(work, m, rows, &team, target);
+        let legal = legal(work, &schedule, target).is_ok();
+        match (team.depth > 1, team.columns > m.group) {
+            _ if legal => return schedule,
+            (true, _) => team.depth -= 1,
+            (_, true) => team.columns = m.group,
+            _ => return schedule,
+        }
+    }
+}
+
+/// Elements of a 16-byte load of the right operand (fewer where rows are not whole loads).
+fn vector(work: &Work, m: &MatMul) -> usize {
+    let most = 16 / work.reads[m.b.index()].dtype.size();
+    (1..=most).rev().find(|v| v.is_power_of_two() && m.k.is_multiple_of(*v)).unwrap_or(1)
+}
+
+/// The head, whose stream is long: few warps with many loads.
+fn of_head(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
+    let vector = vector(work, m);
     let vectors = m.k / vector;
     let sms = target.profile.sms as usize;
     let columns = m.group;
@@ -54,6 +95,7 @@ pub(super) fn schedule(work: &Work, m: &MatMul, rows: u32, target: &Target) -> S
         depth: depth as u32,
         blocks: blocks as u32,
         staged,
+        resident: 1,
     }
 }
 

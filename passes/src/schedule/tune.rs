@@ -1,5 +1,9 @@
 //! The loop of `weft tune`: measures candidates within a budget and keeps the fastest in the database.
 //!
+//! A kernel alone shows what is worth a second look; what counts is the step that it is in, where the loads of the next
+//! kernel overlap with it. So the fastest alone are timed again in a whole step, with what was found for the kernels
+//! before them.
+//!
 //! What measures is behind [`Timer`], so that tests give recorded times and a clock of their own.
 
 use super::candidates::candidates;
@@ -10,6 +14,12 @@ use weft_ir::target::Target;
 
 /// Candidates that are made ready at once.
 const BATCH: usize = 16;
+/// Candidates that are timed in a step, the fastest alone first.
+const FINALISTS: usize = 24;
+/// How much slower alone they may be than the fastest.
+const SLOWER: f64 = 1.4;
+/// Share of a task's time for kernels alone.
+const ALONE: f64 = 0.6;
 
 /// A shape to tune.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +47,18 @@ pub trait Timer {
     /// # Errors
     /// Why this schedule cannot be measured; the others still are.
     fn time(&mut self, task: &Task, schedule: &Schedule) -> Result<Vec<f64>, String>;
+
+    /// Times of a step in which the schedule is that of all launches of the task's work, and kept schedules are those of
+    /// theirs; by default, that of a launch stands for it.
+    ///
+    /// # Errors
+    /// As [`Timer::time`].
+    fn time_in_step(&mut self, task: &Task, schedule: &Schedule) -> Result<Vec<f64>, String> {
+        self.time(task, schedule)
+    }
+
+    /// Told of the schedule that later steps are timed with.
+    fn keep(&mut self, _task: &Task, _schedule: &Schedule) {}
 }
 
 /// What became of a task.
@@ -139,6 +161,16 @@ pub fn tune<E>(
     Ok(reports)
 }
 
+/// What was measured of a task.
+#[derive(Default)]
+struct Times<'t> {
+    /// Seconds of a launch, in the order of measurement; of equal ones the first is preferred.
+    alone: Vec<(f64, &'t Schedule)>,
+    /// The same of the estimate's.
+    estimated: Option<f64>,
+    failures: Vec<(Schedule, String)>,
+}
+
 /// The fastest candidate of those that are reached until `end`; of equal ones the first. The estimate's is always
 /// measured.
 fn fastest(
@@ -147,9 +179,36 @@ fn fastest(
     end: f64,
     timer: &mut dyn Timer,
 ) -> (Option<Measured>, Vec<(Schedule, String)>) {
-    let mut best: Option<(f64, &Schedule)> = None;
-    let (mut failures, mut estimated, mut tried) = (Vec::new(), None, 0);
-    'all: for (b, batch) in task.candidates.chunks(BATCH).enumerate() {
+    let start = timer.elapsed();
+    let mut times = alone(task, start + (end - start) * ALONE, timer);
+    let tried = times.alone.len();
+    times.alone.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let least = times.alone.first().map_or(0.0, |a| a.0);
+    let mut finalists: Vec<(f64, &Schedule)> = times.alone.clone();
+    finalists.retain(|(seconds, _)| *seconds <= least * SLOWER);
+    finalists.truncate(FINALISTS);
+    let best = in_step(task, &finalists, end, timer, &mut times.failures);
+    let best = best.or(finalists.first().copied());
+    if let Some((_, schedule)) = best {
+        timer.prepare(task, std::slice::from_ref(schedule));
+        timer.keep(task, schedule);
+    }
+    let ns = |seconds: f64| (seconds * 1e9).round() as u64;
+    let measured = best.map(|(seconds, schedule)| Measured {
+        schedule: schedule.clone(),
+        ns: ns(seconds),
+        estimated_ns: times.estimated.map_or(0, ns),
+        tried,
+        of: task.candidates.len(),
+        context: settings.context,
+    });
+    (measured, times.failures)
+}
+
+/// Times of candidates alone, until `end`.
+fn alone<'t>(task: &'t Task, end: f64, timer: &mut dyn Timer) -> Times<'t> {
+    let mut times = Times::default();
+    for (b, batch) in task.candidates.chunks(BATCH).enumerate() {
         if b > 0 && timer.elapsed() >= end {
             break;
         }
@@ -157,45 +216,61 @@ fn fastest(
         for (i, schedule) in batch.iter().enumerate() {
             let first = b == 0 && i == 0;
             if !first && timer.elapsed() >= end {
-                break 'all;
+                return times;
             }
-            let median = match timer.time(task, schedule) {
-                Ok(samples) => median(&samples).ok_or("no time was measured".to_owned()),
-                Err(why) => Err(why),
-            };
-            match median {
-                Err(why) => failures.push((schedule.clone(), why)),
+            match timer.time(task, schedule).and_then(|samples| median(&samples)) {
+                Err(why) => times.failures.push((schedule.clone(), why)),
                 Ok(seconds) => {
-                    tried += 1;
                     if first {
-                        estimated = Some(seconds);
+                        times.estimated = Some(seconds);
                     }
-                    if best.is_none_or(|(least, _)| seconds < least) {
-                        best = Some((seconds, schedule));
-                    }
+                    times.alone.push((seconds, schedule));
                 }
             }
         }
     }
-    let ns = |seconds: f64| (seconds * 1e9).round() as u64;
-    let measured = best.map(|(seconds, schedule)| Measured {
-        schedule: schedule.clone(),
-        ns: ns(seconds),
-        estimated_ns: estimated.map_or(0, ns),
-        tried,
-        of: task.candidates.len(),
-        context: settings.context,
-    });
-    (measured, failures)
+    times
 }
 
-/// The middle sample; of an even number the upper of the middle two, which was measured. `None` without samples, or
-/// when one is not a time.
-fn median(samples: &[f64]) -> Option<f64> {
-    if samples.iter().any(|s| !s.is_finite() || *s <= 0.0) {
+/// The finalist whose step is the fastest, of those that are reached until `end`, with its time alone.
+fn in_step<'t>(
+    task: &Task,
+    finalists: &[(f64, &'t Schedule)],
+    end: f64,
+    timer: &mut dyn Timer,
+    failures: &mut Vec<(Schedule, String)>,
+) -> Option<(f64, &'t Schedule)> {
+    if finalists.len() < 2 {
         return None;
+    }
+    let mut best: Option<(f64, (f64, &Schedule))> = None;
+    for batch in finalists.chunks(BATCH) {
+        if best.is_some() && timer.elapsed() >= end {
+            break;
+        }
+        let schedules: Vec<Schedule> = batch.iter().map(|(_, s)| (*s).clone()).collect();
+        timer.prepare(task, &schedules);
+        for finalist in batch {
+            if best.is_some() && timer.elapsed() >= end {
+                break;
+            }
+            match timer.time_in_step(task, finalist.1).and_then(|samples| median(&samples)) {
+                Err(why) => failures.push((finalist.1.clone(), why)),
+                Ok(step) if best.is_none_or(|(least, _)| step < least) => best = Some((step, *finalist)),
+                Ok(_) => {}
+            }
+        }
+    }
+    best.map(|(_, finalist)| finalist)
+}
+
+/// The middle sample; of an even number the upper of the middle two, which was measured.
+fn median(samples: &[f64]) -> Result<f64, String> {
+    let no_time = || "no time was measured".to_owned();
+    if samples.iter().any(|s| !s.is_finite() || *s <= 0.0) {
+        return Err(no_time());
     }
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
+    sorted.get(sorted.len() / 2).copied().ok_or_else(no_time)
 }

@@ -215,7 +215,8 @@ impl CudaModel {
     fn ready(&mut self, entry: usize) -> Result<()> {
         let slot = self.graphs.get_mut(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?;
         if slot.is_none() {
-            let graph = graphs::build(&self.context, &self.nodes[entry], &self.memory, &self.kernels)?;
+            let graph =
+                graphs::build(&self.context, &self.nodes[entry], &self.memory, &graphs::all(&self.kernels))?;
             graph.upload(&self.stream)?;
             *slot = Some(graph);
         }

@@ -107,7 +107,8 @@ impl CudaModel {
         let slot = self.loops.graphs.get_mut(entry).ok_or_else(|| nodes::no_entry(plan, entry))?;
         if let (None, Some(mapped)) = (&slot, &self.loops.mapped) {
             let nodes = nodes::loop_nodes(plan, &self.layout, entry, self.full_edges)?;
-            let graph = graphs::build_loop(&self.context, &nodes, &self.memory, mapped, &self.kernels)?;
+            let graph =
+                graphs::build_loop(&self.context, &nodes, &self.memory, mapped, &graphs::all(&self.kernels))?;
             graph.upload(&self.stream)?;
             *slot = Some(graph);
         }

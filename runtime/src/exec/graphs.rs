@@ -14,12 +14,17 @@ use crate::sys::memory::PinnedBuffer;
 use crate::sys::module::{KernelArg, LaunchDims};
 use crate::sys::stream::Stream;
 
+/// Kernels as graphs take them.
+pub(super) fn all(kernels: &[Kernel]) -> Vec<&Kernel> {
+    kernels.iter().collect()
+}
+
 /// Builds and instantiates the graph of an entry.
 pub(super) fn build(
     context: &Context,
     nodes: &[Node],
     memory: &Arc<Memory>,
-    kernels: &[Kernel],
+    kernels: &[&Kernel],
 ) -> Result<GraphExec> {
     let mut graph = Graph::new(context)?;
     graph.keep_alive(Arc::clone(memory));
@@ -42,7 +47,7 @@ pub(super) fn build_loop(
     nodes: &LoopNodes,
     memory: &Arc<Memory>,
     mapped: &Arc<PinnedBuffer>,
-    kernels: &[Kernel],
+    kernels: &[&Kernel],
 ) -> Result<GraphExec> {
     let refused = |e: Error| Error::Loop { why: e.to_string() };
     let mut graph = Graph::new(context)?;
@@ -63,7 +68,7 @@ fn add(
     graph: &mut Graph,
     nodes: &[Node],
     memory: &Memory,
-    kernels: &[Kernel],
+    kernels: &[&Kernel],
     steering: Option<&Steering<'_>>,
 ) -> Result<Vec<NodeHandle>> {
     let mut made: Vec<NodeHandle> = Vec::with_capacity(nodes.len());
@@ -87,7 +92,7 @@ fn add(
                 graph.add_copy_to_pinned((&memory.host_tokens, 0), from, *bytes, &full)?
             }
             What::Kernel { kernel, grid, threads, args, .. } => {
-                let kernel = kernel_at(kernels, *kernel)?;
+                let kernel = kernels.get(*kernel).ok_or_else(|| no_kernel(*kernel))?;
                 let args = arguments(memory, args, steering)?;
                 graph.add_kernel_node(&kernel.function, dims(kernel, *grid, *threads), &args, &after)?
             }
@@ -117,7 +122,7 @@ pub(super) fn run_serially(
                 "copy of the sampled tokens"
             }
             What::Kernel { kernel, grid, threads, args, .. } => {
-                let kernel = kernel_at(kernels, *kernel)?;
+                let kernel = kernels.get(*kernel).ok_or_else(|| no_kernel(*kernel))?;
                 let args = arguments(memory, args, None)?;
                 kernel.function.launch(stream, dims(kernel, *grid, *threads), &args)?;
                 kernel.function.name()
@@ -128,8 +133,8 @@ pub(super) fn run_serially(
     Ok(())
 }
 
-fn kernel_at(kernels: &[Kernel], at: usize) -> Result<&Kernel> {
-    kernels.get(at).ok_or_else(|| Error::plan(format!("kernel {at}"), "it does not exist"))
+fn no_kernel(at: usize) -> Error {
+    Error::plan(format!("kernel {at}"), "it does not exist")
 }
 
 fn dims(kernel: &Kernel, grid: [u32; 3], threads: u32) -> LaunchDims {

@@ -103,6 +103,11 @@ impl CudaModel {
         let kernels = load::kernels_alone(&self.context, &sources, self.target()?, options);
         let made = kernels.into_iter().zip(wanted).map(|(kernel, w)| {
             let kernel = [kernel?];
+            let report = &kernel[0].report;
+            if report.spill_stores + report.stack > 0 {
+                let why = format!("its registers spill {} bytes", report.spill_stores.max(report.stack));
+                return Err(Error::plan(format!("kernel {}", report.name), why));
+            }
             let (scratch, memory) = self.own_scratch(w.scratch.as_ref(), bind)?;
             Ok(StandIn { kernel, grid: w.grid, threads: w.threads, scratch, _memory: memory })
         });
@@ -139,7 +144,7 @@ impl CudaModel {
         let all = self.nodes.get(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?;
         let is_last = |n: &Node| matches!(&n.what, What::Kernel { dispatch, .. } if *dispatch == last);
         let end = all.iter().position(is_last).ok_or_else(|| no_dispatch(last))?;
-        let graph = graphs::build(&self.context, &all[..=end], &self.memory, &self.kernels)?;
+        let graph = graphs::build(&self.context, &all[..=end], &self.memory, &graphs::all(&self.kernels))?;
         self.write_inputs(entry, inputs)?;
         graph.launch(&self.stream)?;
         self.stream.synchronize()?;
@@ -165,18 +170,54 @@ impl CudaModel {
             let is = |n: &&Node| matches!(&n.what, What::Kernel { dispatch, .. } if dispatch == wanted);
             let node = all.iter().find(is).ok_or_else(|| no_dispatch(*wanted))?;
             let mut what = node.what.clone();
-            if let (What::Kernel { kernel, grid, threads, args, .. }, Some(s)) = (&mut what, stand_in) {
-                (*kernel, *grid, *threads) = (0, s.grid, s.threads);
-                args.truncate(self.plain_args(*wanted, entry));
-                args.extend(&s.scratch);
+            if let Some(s) = stand_in {
+                self.stand_in_for(&mut what, entry, (0, s));
             }
             let after = chain.len().checked_sub(1).map(|before| (before, self.edge(*wanted, entry)));
             chain.push(Node { what, after: after.into_iter().collect() });
         }
         let kernels = stand_in.map_or(&self.kernels[..], |s| &s.kernel[..]);
-        let graph = graphs::build(&self.context, &chain, &self.memory, kernels)?;
+        let graph = graphs::build(&self.context, &chain, &self.memory, &graphs::all(kernels))?;
         let launches = dispatches.len().max(1) as f64;
         (0..=runs).map(|_| Ok(self.time_graph(&graph, 1)? / launches)).skip(1).collect::<Result<Vec<f64>>>()
+    }
+
+    /// Times steps of an entry in which stand-ins take the places of some kernels, all launches of theirs: seconds a
+    /// step, one figure for each run after one that is not counted, each over `launches` steps in a row.
+    ///
+    /// # Errors
+    /// As [`CudaModel::time_launches`].
+    pub fn time_step_with(
+        &mut self,
+        entry: usize,
+        stand_ins: &[(&[DispatchId], &StandIn)],
+        launches: usize,
+        runs: usize,
+    ) -> Result<Vec<f64>> {
+        let all = self.nodes.get(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?;
+        let mut step = all.clone();
+        let mut kernels = graphs::all(&self.kernels);
+        for (dispatches, s) in stand_ins {
+            let at = kernels.len();
+            kernels.push(&s.kernel[0]);
+            for node in &mut step {
+                let is = matches!(&node.what, What::Kernel { dispatch, .. } if dispatches.contains(dispatch));
+                if is {
+                    self.stand_in_for(&mut node.what, entry, (at, s));
+                }
+            }
+        }
+        let graph = graphs::build(&self.context, &step, &self.memory, &kernels)?;
+        (0..=runs).map(|_| self.time_graph(&graph, launches)).skip(1).collect()
+    }
+
+    /// Makes a launch of a kernel one of a stand-in, which is the kernel of this number.
+    fn stand_in_for(&self, what: &mut What, entry: usize, (at, s): (usize, &StandIn)) {
+        if let What::Kernel { kernel, grid, threads, args, dispatch, .. } = what {
+            (*kernel, *grid, *threads) = (at, s.grid, s.threads);
+            args.truncate(self.plain_args(*dispatch, entry));
+            args.extend(&s.scratch);
+        }
     }
 
     /// Arguments of a dispatch before those of its kernel's scratch.
