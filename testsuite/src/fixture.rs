@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::config::MODEL_TYPES;
 use weft_ir::dtype::DType;
 use weft_ir::graph::Graph;
 use weft_ir::plan::Plan;
@@ -18,6 +19,56 @@ pub fn root() -> PathBuf {
 /// Folder of the fixtures.
 pub fn folder() -> PathBuf {
     root().join("fixtures")
+}
+
+/// A folder of tiny checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// One or two a family.
+    Tiny,
+    /// The same with other settings.
+    Variants,
+}
+
+impl List {
+    /// Its name in [`folder`].
+    pub fn folder(self) -> &'static str {
+        match self {
+            List::Tiny => "tiny",
+            List::Variants => "variants",
+        }
+    }
+
+    /// The folders in it, sorted by name.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn all(self) -> Vec<PathBuf> {
+        let place = folder().join(self.folder());
+        let entries = std::fs::read_dir(&place).unwrap_or_else(|e| panic!("{}: {e}", place.display()));
+        let paths = entries.map(|e| e.unwrap_or_else(|e| panic!("{}: {e}", place.display())).path());
+        let mut folders: Vec<PathBuf> = paths.filter(|path| path.is_dir()).collect();
+        folders.sort();
+        folders
+    }
+}
+
+/// Those of a list that have a golden and are of a family that Weft builds.
+///
+/// # Panics
+/// When the list cannot be read.
+pub fn checkpoints(list: List) -> Vec<PathBuf> {
+    let model_type = |path: &Path| -> Option<String> {
+        let text = std::fs::read(path.join("config.json")).ok()?;
+        let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        Some(config["model_type"].as_str()?.to_owned())
+    };
+    let mut folders = list.all();
+    folders.retain(|path| {
+        let known = model_type(path).is_some_and(|m| MODEL_TYPES.contains(&m.as_str()));
+        known && path.join("golden.safetensors").exists()
+    });
+    folders
 }
 
 /// A tiny checkpoint and what it should give.

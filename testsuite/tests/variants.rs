@@ -13,7 +13,7 @@ use weft_frontend::models::{FAMILIES, Kind};
 use weft_ir::dtype::DType;
 use weft_ir::reference::Precision;
 use weft_runtime::exec::{CpuModel, CpuOptions, Executor};
-use weft_testsuite::fixture::{Bytes, Fixture, compile, folder};
+use weft_testsuite::fixture::{Bytes, Fixture, List, compile};
 use weft_testsuite::{emulated_decoder, encoder, golden};
 
 /// Longest context: 26 tokens of an encoder's row.
@@ -43,12 +43,7 @@ fn main() {
 }
 
 fn trials() -> Vec<Trial> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(folder().join("variants"))
-        .expect("fixtures/variants")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.is_dir())
-        .collect();
-    folders.sort();
+    let folders = List::Variants.all();
     assert!(folders.len() > 1, "no variants");
     folders.into_iter().flat_map(|path| [Some(trial(path.clone())), emulated(path)]).flatten().collect()
 }

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 /// Test binaries that need a GPU: package, name. Without one their tests are skipped, which the first step
 /// rules out.
-const TESTS: [(&str, &str); 5] = [
+const TESTS: [(&str, &str); 6] = [
     ("weft-runtime", "gpu"),
     ("weft-runtime", "gpu_exec"),
     ("weft-testsuite", "gpu"),
     ("weft-testsuite", "gpu_encoder"),
+    ("weft-testsuite", "gpu_families"),
     ("weft", "bench"),
 ];
 
