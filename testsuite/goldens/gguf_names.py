@@ -38,6 +38,7 @@ FAMILIES = {
     "granite": ("GRANITE", HF, LLAMA, OUTER),
     "smollm3": ("SMOLLM3", HF, LLAMA, OUTER),
     "olmo2": ("OLMO2", HF, LLAMA[2:] + POST, OUTER),
+    "olmo3": ("OLMO2", HF, LLAMA[2:] + POST, OUTER),
     "exaone4": ("EXAONE4", HF, LLAMA[2:] + POST, OUTER),
     "starcoder2": ("STARCODER2", HF, LLAMA[:6] + ["mlp.c_fc", "mlp.c_proj"], OUTER),
     "stablelm": ("STABLELM", HF, LLAMA + ["self_attn.q_layernorm", "self_attn.k_layernorm"], OUTER),
@@ -55,6 +56,9 @@ FAMILIES = {
                "self_attention.dense"] + NEOX[2:], ["transformer.word_embeddings", "transformer.ln_f", "lm_head"]),
     "bloom": ("BLOOM", "transformer.h.{}.", NEOX + ["self_attention.query_key_value", "self_attention.dense"],
               ["transformer.word_embeddings", "transformer.word_embeddings_layernorm", "transformer.ln_f"]),
+    "bert": ("BERT", "encoder.layer.{}.", [f"attention.self.{p}" for p in ["query", "key", "value"]]
+             + [f"{p}.{q}" for p in ["attention.output", "output"] for q in ["dense", "LayerNorm"]] + ["intermediate.dense"],
+             [f"embeddings.{p}" for p in ["word_embeddings", "token_type_embeddings", "position_embeddings", "LayerNorm"]]),
 }  # fmt: skip
 
 

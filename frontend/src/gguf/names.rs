@@ -125,6 +125,27 @@ const DEEPSEEK: Names = Names {
 /// Tensors whose names have no kind in Hugging Face's files, and the kind that they have in these.
 const BARE: &[(&str, &str)] = &[("self_attn.sinks", "weight"), ("mlp.gate.e_score_correction_bias", "bias")];
 
+const BERT: Names = Names {
+    block: "encoder.layer.",
+    outer: &[
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("embeddings.position_embeddings", "position_embd"),
+        ("embeddings.LayerNorm", "token_embd_norm"),
+    ],
+    own: &[],
+    parts: &[
+        ("attention.self.query", "attn_q"),
+        ("attention.self.key", "attn_k"),
+        ("attention.self.value", "attn_v"),
+        ("attention.output.dense", "attn_output"),
+        ("attention.output.LayerNorm", "attn_output_norm"),
+        ("intermediate.dense", "ffn_up"),
+        ("output.dense", "ffn_down"),
+        ("output.LayerNorm", "layer_output_norm"),
+    ],
+};
+
 const GLM4: Names = Names {
     own: &[
         ("post_self_attn_layernorm", "post_attention_norm"),
@@ -200,7 +221,7 @@ const BLOOM: Names = Names {
 fn names(model_type: &str) -> &'static Names {
     match model_type {
         // Exaone 4 and OLMo 2 have no norms before attention and MLP, so Gemma's names are theirs, too.
-        "gemma2" | "gemma3_text" | "olmo2" | "exaone4" => &GEMMA,
+        "gemma2" | "gemma3_text" | "olmo2" | "olmo3" | "exaone4" => &GEMMA,
         "phi3" => &PHI3,
         "mixtral" => &MIXTRAL,
         "qwen3_moe" => &QWEN_MOE,
@@ -213,6 +234,7 @@ fn names(model_type: &str) -> &'static Names {
         "gpt_neox" => &GPT_NEOX,
         "falcon" => &FALCON,
         "bloom" => &BLOOM,
+        "bert" => &BERT,
         _ => &LLAMA,
     }
 }
