@@ -29,6 +29,8 @@ FAMILIES = {
                 OUTER),
     "qwen3_moe": ("QWEN3MOE", HF, LLAMA[:6] + POST[2:] + [f"mlp.{p}" for p in ["gate", "experts.gate_proj",
                   "experts.up_proj", "experts.down_proj"]], OUTER),
+    "qwen2_moe": ("QWEN2MOE", HF, LLAMA[:6] + ["mlp.gate", "mlp.shared_expert_gate"] + [f"mlp.{e}.{p}_proj" for e in
+                  ["experts", "shared_expert"] for p in ["gate", "up", "down"]], OUTER),
     "gpt_oss": ("GPT_OSS", HF, LLAMA[:6] + ["self_attn.sinks", "mlp.router"] + [f"mlp.experts.{p}_proj" for p in
                 ["gate", "up", "down"]], OUTER),
     "deepseek_v3": ("DEEPSEEK2", HF, LLAMA[:2] + [f"self_attn.{p}" for p in ["q_proj", "q_a_proj", "q_a_layernorm",

@@ -348,6 +348,27 @@ fn deepseek2() {
     }
 }
 
+/// The row of the shared expert's gate is a vector, or a matrix.
+#[test]
+fn qwen2_moe() {
+    let meta = [
+        ("expert_count", Meta::Size(5)),
+        ("expert_used_count", Meta::Size(2)),
+        ("expert_feed_forward_length", Meta::Size(16)),
+        ("expert_shared_feed_forward_length", Meta::Size(24)),
+    ];
+    let hf = variant("qwen2-moe");
+    agree(&hf, "qwen2moe", &meta);
+    let vectors: Vec<(String, Vec<f32>)> = tensors(&hf)
+        .into_iter()
+        .filter(|(name, _)| name.ends_with("shared_expert_gate.weight"))
+        .map(|(name, (_, values))| (Names::of("qwen2_moe").get(&name), values))
+        .collect();
+    assert_eq!(vectors.len(), 2);
+    let vectors: Vec<(&str, Vec<f32>)> = vectors.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
+    agree_with(&hf, "qwen2moe", &meta, &vectors);
+}
+
 /// OLMo 3's files are OLMo 2's, with windows; layers with one are not scaled by YaRN. Without a list of layers every
 /// fourth sees all.
 #[test]

@@ -27,6 +27,8 @@ pub enum Layout {
     },
     /// One of the outermost axis of the stored tensor: a row of a matrix, an expert's matrix.
     Row(usize),
+    /// A matrix of one row, of which a file may hold a vector.
+    OneRow,
 }
 
 /// The names of a family.
@@ -87,6 +89,17 @@ const STARCODER2: Names = Names { own: &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", 
 const MIXTRAL: Names = Names { own: &[("block_sparse_moe.gate", "ffn_gate_inp")], ..LLAMA };
 
 const QWEN_MOE: Names = Names { own: &[("mlp.gate", "ffn_gate_inp")], ..LLAMA };
+
+const QWEN2_MOE: Names = Names {
+    own: &[
+        ("mlp.gate", "ffn_gate_inp"),
+        ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+        ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+        ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+        ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ],
+    ..LLAMA
+};
 
 /// Gate and up of gpt-oss are one tensor in Hugging Face's files and two in these, which have names that Hugging Face
 /// gives to experts of other families.
@@ -225,6 +238,7 @@ fn names(model_type: &str) -> &'static Names {
         "phi3" => &PHI3,
         "mixtral" => &MIXTRAL,
         "qwen3_moe" => &QWEN_MOE,
+        "qwen2_moe" => &QWEN2_MOE,
         "gpt_oss" => &GPT_OSS,
         "deepseek_v3" => &DEEPSEEK,
         "phi" => &PHI,
@@ -252,7 +266,7 @@ fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static
             ("block_sparse_moe.experts.", ".w3", "ffn_up_exps"),
             ("block_sparse_moe.experts.", ".w2", "ffn_down_exps"),
         ],
-        "qwen3_moe" | "deepseek_v3" => &[
+        "qwen2_moe" | "qwen3_moe" | "deepseek_v3" => &[
             ("mlp.experts.", ".gate_proj", "ffn_gate_exps"),
             ("mlp.experts.", ".up_proj", "ffn_up_exps"),
             ("mlp.experts.", ".down_proj", "ffn_down_exps"),
@@ -322,6 +336,7 @@ pub fn layout(config: &ModelConfig, hf_name: &str) -> Layout {
         "llama" | "mixtral" | "granite" | "smollm3" if has(".self_attn.k_proj.") => {
             Layout::Interleaved { heads: kv_heads }
         }
+        "qwen2_moe" if has(".shared_expert_gate.") => Layout::OneRow,
         "gpt2" if has(".c_") && hf_name.ends_with(".weight") => Layout::Swapped,
         "gpt_neox" | "bloom" | "falcon" if has(".query_key_value.") => Layout::Parts { heads, kv_heads },
         family => {

@@ -38,6 +38,7 @@ const ARCHITECTURES: &[(&str, &str)] = &[
     ("cohere2", "cohere2"),
     ("glm4", "glm4"),
     ("smollm3", "smollm3"),
+    ("qwen2moe", "qwen2_moe"),
     ("qwen3moe", "qwen3_moe"),
     ("gpt-oss", "gpt_oss"),
     ("deepseek2", "deepseek_v3"),
@@ -129,7 +130,7 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         intermediate_size: match (spec.model_type, m.size("feed_forward_length")?) {
             (_, Some(n)) => n,
             // All its layers have experts.
-            ("gpt_oss", None) => m.required("expert_feed_forward_length")?,
+            ("gpt_oss" | "qwen2_moe", None) => m.required("expert_feed_forward_length")?,
             (_, None) => return Err(m.absent("feed_forward_length")),
         },
         layers,

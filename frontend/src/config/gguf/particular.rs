@@ -77,11 +77,12 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
     Ok(())
 }
 
-/// The mixture of experts, where the family has one. That weights are divided by their sum is llama.cpp's code.
+/// The mixture of experts, where the family has one. Whether weights are divided by their sum is llama.cpp's code:
+/// all but Qwen 2's.
 pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option<Experts>> {
     let width = match spec.model_type {
         "mixtral" => m.required("feed_forward_length")?,
-        "qwen3_moe" | "gpt_oss" | "deepseek_v3" => m.required("expert_feed_forward_length")?,
+        "qwen2_moe" | "qwen3_moe" | "gpt_oss" | "deepseek_v3" => m.required("expert_feed_forward_length")?,
         _ => {
             return match m.size("expert_count")?.filter(|&n| n > 0) {
                 None => Ok(None),
@@ -97,15 +98,19 @@ pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option
     if spec.model_type == "deepseek_v3" {
         return deepseek(m, [count, picks, width], layers).map(Some);
     }
+    let shared = match spec.model_type {
+        "qwen2_moe" => Some(Shared { width: m.required("expert_shared_feed_forward_length")?, gated: true }),
+        _ => None,
+    };
     Ok(Some(Experts {
         count,
         picks,
         width,
         scoring: Scoring::Softmax,
-        normalised: true,
+        normalised: shared.is_none(),
         scale: 1.0,
         groups: None,
-        shared: None,
+        shared,
         clamped: (spec.model_type == "gpt_oss").then_some(CLAMPED),
         sparse: vec![true; layers],
     }))
