@@ -35,6 +35,44 @@ fn gated_activation_after_a_norm() {
     Maker::check_all(&|rows| product::gated_after_norm(21, 136, rows));
 }
 
+/// The left operand is a LayerNorm, or what one takes from its mean, scaled behind the product.
+#[test]
+fn after_a_layer_norm() {
+    for (n, k) in [(21, 136), (7, 768), (5, 100)] {
+        for scaled_before in [true, false] {
+            Maker::check_all(&|rows| after_norm(n, k, rows, scaled_before));
+        }
+    }
+}
+
+fn after_norm(n: usize, k: usize, rows: usize, scaled_before: bool) -> (Maker, MatMul) {
+    let mut mk = Maker::default();
+    let x = mk.floats("x", DType::F32, &[rows, k], 1.0);
+    let gamma = mk.floats("w_norm", DType::BF16, &[k], 1.0);
+    let beta = mk.floats("w_shift", DType::BF16, &[k], 0.3);
+    let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
+    mk.write("y", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
+    let sum = |value| Stage { op: Reduce::Sum, value };
+    let mean = |stage| op(Binary::Div, Scalar::Reduced(stage), Scalar::Float(k as f32));
+    // A mean that is far from zero.
+    let e = op(Binary::Add, load_at(x, &[at(0), at(1)]), Scalar::Float(3.0));
+    let centred = op(Binary::Sub, e.clone(), mean(0));
+    let stages = vec![sum(e), sum(op(Binary::Mul, centred.clone(), centred.clone()))];
+    let scale = Scalar::unary(Unary::Rsqrt, op(Binary::Add, mean(1), Scalar::Float(1e-5)));
+    let gamma = load_at(gamma, &[at(1)]);
+    let (a, value) = match scaled_before {
+        true => {
+            let scaled = op(Binary::Mul, op(Binary::Mul, centred, scale), gamma);
+            (op(Binary::Add, scaled, load_at(beta, &[at(1)])), Scalar::Acc(0))
+        }
+        false => (op(Binary::Mul, centred, gamma), op(Binary::Mul, Scalar::Acc(0), scale)),
+    };
+    let stores = vec![store(0, &[at(0), at(1)], value, None)];
+    let m = MatMul { m: TOKENS, n, group: 1, k, a, b, stages, row: None, stores, draw: None };
+    assert_eq!(m.passes(), (vec![0, 1], if scaled_before { 2 } else { 1 }));
+    (mk, m)
+}
+
 /// A plain left operand with a group: what the tensor-core kernel takes too.
 #[test]
 fn gated_activation() {
@@ -140,8 +178,10 @@ fn expressions_that_see_too_much_are_faults() {
     m.stores[0].value = Scalar::Reduced(0);
     assert!(fault(m).contains("stage 0 of 0"));
     let mut m = good.clone();
-    m.stages = vec![Stage { op: Reduce::Sum, value: Scalar::Float(1.0) }];
-    m.a = Scalar::Reduced(0);
-    assert!(fault(m).contains("stage 0 of 0"));
+    m.stages = vec![Stage { op: Reduce::Sum, value: Scalar::Reduced(0) }];
+    assert!(fault(m.clone()).contains("stage 0 of 0"));
+    m.stages[0].value = Scalar::Float(1.0);
+    m.a = Scalar::Reduced(1);
+    assert!(fault(m).contains("stage 1 of 1"));
     assert!(fault(MatMul { group: 2, ..good }).contains("right operand"));
 }

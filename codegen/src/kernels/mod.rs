@@ -14,6 +14,7 @@ mod gemm_row;
 mod gemv;
 mod gemv_draw;
 mod gemv_left;
+mod gemv_pass;
 mod gemv_vectors;
 mod group_pairs;
 mod header;
