@@ -15,6 +15,25 @@ fn plain() {
     }
 }
 
+/// Tiles of at most 16 rows, as wide and deep as prompts of any shape make them.
+#[test]
+fn short_prompts() {
+    use weft_ir::plan::Schedule;
+    let tiles =
+        [(16, 256, 4), (16, 64, 10), (16, 32, 8), (32, 256, 3), (32, 64, 8), (64, 128, 3), (64, 64, 5)];
+    for (columns, depth, ahead) in tiles {
+        for (rows, n, k) in [(16, 70, 520), (9, 33, 72)] {
+            let (maker, m) = product::plain(n, k, rows);
+            maker.check(&m, rows, &|schedule| match schedule {
+                Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n, stages } => {
+                    (*tile_n, *tile_k, *warps_n, *stages) = (columns, depth, columns / 16, ahead);
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+    }
+}
+
 #[test]
 fn f32_operands() {
     let (n, k) = (19, 100);

@@ -9,6 +9,7 @@ mod attention_join;
 mod attention_row;
 mod attention_tile;
 mod elementwise;
+mod few;
 mod gemm;
 mod gemm_row;
 mod gemv;
