@@ -38,13 +38,15 @@ pub struct Shape {
     pub sink: bool,
     /// Whether values are the first elements of the keys' rows.
     pub latent: bool,
+    /// Whether all keys of a token but the last may be read before the dependency wait.
+    pub settled: bool,
 }
 
 impl Shape {
     /// A plain one.
     pub fn new(kv_heads: usize, group: usize, head_dim: usize, dtype: DType) -> Shape {
-        let (window, cap, sink, latent) = (None, None, false, false);
-        Shape { kv_heads, group, head_dim, value_dim: head_dim, dtype, window, cap, sink, latent }
+        let (window, cap, sink, latent, settled) = (None, None, false, false, false);
+        Shape { kv_heads, group, head_dim, value_dim: head_dim, dtype, window, cap, sink, latent, settled }
     }
 }
 
@@ -154,7 +156,7 @@ pub fn plan(
     let out = Operand { name: "y".into(), dtype: s.dtype, shape: shape.clone(), constant: false };
     m.buffers.push(Buffer { name: "y".into(), dtype: s.dtype, shape, kind: BufferKind::Output("y".into()) });
     let attention = Attention {
-        settled: false,
+        settled: s.settled,
         tokens: TOKENS,
         kv_heads: s.kv_heads,
         group: s.group,

@@ -3,7 +3,7 @@
 //! through NVRTC without spills.
 
 use weft_ir::dtype::DType;
-use weft_ir::plan::{BufferKind, Compute, MatMul, Scalar, Stage};
+use weft_ir::plan::{BufferKind, Compute, MatMul, Scalar, Schedule, Stage};
 use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::Dim;
 use weft_testsuite::product::{self, Maker, TOKENS, at, less, load_at, norm, not, op, store};
@@ -18,7 +18,6 @@ fn plain() {
 /// Tiles of at most 16 rows, as wide and deep as prompts of any shape make them.
 #[test]
 fn short_prompts() {
-    use weft_ir::plan::Schedule;
     let tiles =
         [(16, 256, 4), (16, 64, 10), (16, 32, 8), (32, 256, 3), (32, 64, 8), (64, 128, 3), (64, 64, 5)];
     for (columns, depth, ahead) in tiles {
@@ -90,6 +89,32 @@ fn after_norm(n: usize, k: usize, rows: usize, scaled_before: bool) -> (Maker, M
     let m = MatMul { m: TOKENS, n, group: 1, k, a, b, stages, row: None, stores, draw: None };
     assert_eq!(m.passes(), (vec![0, 1], if scaled_before { 2 } else { 1 }));
     (mk, m)
+}
+
+/// Blocks that an SM is to hold bound a thread's registers, and change nothing else.
+#[test]
+fn resident_blocks_are_launch_bounds() {
+    let (maker, m) = product::plain(300, 512, 1);
+    let source = |blocks: u32| {
+        let plan = maker.plan(m.clone(), 1, &|s| match s {
+            Schedule::Gemv { warps, resident, .. } => (*warps, *resident) = (8, blocks),
+            other => panic!("{other:?}"),
+        });
+        weft_codegen::emit(&plan).expect("emits").remove(0).source
+    };
+    let (one, two, four) = (source(1), source(2), source(4));
+    assert!(one.contains("__launch_bounds__(256) "), "{one}");
+    assert!(two.contains("__launch_bounds__(256, 2) "), "{two}");
+    let body = |source: &str| {
+        source.split_once("__launch_bounds__").and_then(|(_, s)| s.split_once(") ")).map(|s| s.1.to_owned())
+    };
+    assert!(four.contains("__launch_bounds__(256, 4) ") && body(&four) == body(&two), "{four}");
+    assert_eq!(body(&one), body(&two));
+    maker.check(&m, 1, &|s| {
+        if let Schedule::Gemv { warps, resident, .. } = s {
+            (*warps, *resident) = (8, 2);
+        }
+    });
 }
 
 /// A plain left operand with a group: what the tensor-core kernel takes too.
