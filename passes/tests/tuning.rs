@@ -469,7 +469,7 @@ fn more_warps_are_faster(s: &Schedule) -> Result<Vec<f64>, String> {
 #[test]
 fn the_finalist_with_the_fastest_step_wins() {
     // 15 µs is more than 1.4 times the fastest: it is not looked at in a step, where it would win.
-    let candidates = vec![row(15, 1), row(12, 1), row(10, 1), row(14, 2), row(13, 1), row(2, 7)];
+    let candidates = vec![row(15, 1), row(12, 1), row(10, 1), row(11, 2), row(13, 1), row(2, 7)];
     let tasks =
         [task("a", 1, candidates), task("b", 2, vec![row(6, 1), row(5, 1)]), task("c", 3, vec![row(9, 1)])];
     let (mut database, mut timer) = (Database::default(), Steps::new(1.0, more_warps_are_faster));
@@ -479,9 +479,9 @@ fn the_finalist_with_the_fastest_step_wins() {
     // The fastest alone first, and with what earlier tasks kept.
     let timed: Vec<(Schedule, usize)> = vec![
         (row(10, 1), 0),
+        (row(11, 2), 0),
         (row(12, 1), 0),
         (row(13, 1), 0),
-        (row(14, 2), 0),
         (row(5, 1), 1),
         (row(6, 1), 1),
     ];
@@ -496,7 +496,7 @@ fn the_finalist_with_the_fastest_step_wins() {
     assert_eq!(noted(2), Some((row(6, 1), 6000, 6000, 2)));
     let why: Vec<(Schedule, &str)> =
         reports[0].failures.iter().map(|(s, why)| (s.clone(), why.as_str())).collect();
-    assert_eq!(why, [(row(2, 7), "it does not launch"), (row(14, 2), "no room in a step")]);
+    assert_eq!(why, [(row(2, 7), "it does not launch"), (row(11, 2), "no room in a step")]);
 }
 
 #[test]
@@ -566,7 +566,8 @@ fn the_budget_is_shared_and_what_is_known_is_not_measured_again() {
     let mut again = Recorded::new(1.0, by_warps);
     let reports = run(&tasks, &mut second, 30.0, &mut again);
     assert_eq!(reports[0].outcome, Outcome::Known);
-    assert_eq!((tried(&reports[2]), again.calls.len()), (18, 30));
+    // 18 alone, down to 23 µs; the ten of up to 1.4 times that in steps.
+    assert_eq!((tried(&reports[2]), again.calls.len()), (18, 18 + 10));
     assert!(again.calls.iter().all(|(name, _)| name == "c"));
 }
 
