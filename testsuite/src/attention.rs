@@ -38,13 +38,26 @@ pub struct Shape {
     pub sink: bool,
     /// Whether values are the first elements of the keys' rows.
     pub latent: bool,
+    /// Whether all keys but the token's own may be read before the dependency wait.
+    pub settled: bool,
 }
 
 impl Shape {
     /// A plain one.
     pub fn new(kv_heads: usize, group: usize, head_dim: usize, dtype: DType) -> Shape {
         let (window, cap, sink, latent) = (None, None, false, false);
-        Shape { kv_heads, group, head_dim, value_dim: head_dim, dtype, window, cap, sink, latent }
+        Shape {
+            kv_heads,
+            group,
+            head_dim,
+            value_dim: head_dim,
+            dtype,
+            window,
+            cap,
+            sink,
+            latent,
+            settled: false,
+        }
     }
 }
 
@@ -154,7 +167,7 @@ pub fn plan(
     let out = Operand { name: "y".into(), dtype: s.dtype, shape: shape.clone(), constant: false };
     m.buffers.push(Buffer { name: "y".into(), dtype: s.dtype, shape, kind: BufferKind::Output("y".into()) });
     let attention = Attention {
-        settled: false,
+        settled: s.settled,
         tokens: TOKENS,
         kv_heads: s.kv_heads,
         group: s.group,
@@ -169,6 +182,12 @@ pub fn plan(
         sink,
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0), None)],
     };
+    if s.settled {
+        // As inputs of a step are.
+        for o in [lengths, bases] {
+            m.reads[o.index()].constant = true;
+        }
+    }
     let bind = Bindings { tokens: tokens.len(), seqs: tokens.len(), rows: tokens.len(), context, slots };
     let reads = (0..m.reads.len()).map(BufferId::new).collect();
     let writes = vec![BufferId::new(m.buffers.len() - 1)];

@@ -3,7 +3,7 @@
 //! through NVRTC without spills.
 
 use weft_ir::dtype::DType;
-use weft_ir::plan::{BufferKind, Compute, MatMul, Scalar, Stage};
+use weft_ir::plan::{BufferKind, Compute, MatMul, Scalar, Schedule, Stage};
 use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::Dim;
 use weft_testsuite::product::{self, Maker, TOKENS, at, less, load_at, norm, not, op, store};
@@ -33,6 +33,17 @@ fn f32_operands() {
 #[test]
 fn gated_activation_after_a_norm() {
     Maker::check_all(&|rows| product::gated_after_norm(21, 136, rows));
+}
+
+/// A thread computes more of a row than it has loads in flight, and not a multiple.
+#[test]
+fn rows_of_five_turns() {
+    let (maker, m) = product::gated_after_norm(5, 1280, 2);
+    maker.check(&m, 2, &|s| {
+        if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, .. } = s {
+            (*warps, *lanes, *split, *columns, *depth, *blocks) = (2, 32, 1, 2, 2, 3);
+        }
+    });
 }
 
 /// A plain left operand with a group: what the tensor-core kernel takes too.
