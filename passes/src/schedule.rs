@@ -170,6 +170,8 @@ fn suffix(s: &Schedule) -> String {
         Schedule::Gemm { tile_m, tile_n, .. } => format!("_gemm_{tile_m}x{tile_n}"),
         Schedule::AttentionRow { splits: 1, .. } => "_row".into(),
         Schedule::AttentionRow { splits, .. } => format!("_row_{splits}"),
+        Schedule::AttentionGroup { splits: 1, .. } => "_group".into(),
+        Schedule::AttentionGroup { splits, .. } => format!("_group_{splits}"),
         Schedule::AttentionTile { tile_q, tile_k } => format!("_tile_{tile_q}x{tile_k}"),
     }
 }
@@ -201,7 +203,9 @@ pub fn choose_measured(
 ) -> (Schedule, Option<String>, ScheduleSource) {
     let (schedule, fallback) = choose(work, bind, target);
     let found = match schedule {
-        Schedule::Gemv { .. } | Schedule::AttentionRow { .. } => measured.find(work, bind, target),
+        Schedule::Gemv { .. } | Schedule::AttentionRow { .. } | Schedule::AttentionGroup { .. } => {
+            measured.find(work, bind, target)
+        }
         _ => None,
     };
     match found {
@@ -301,9 +305,10 @@ pub fn scratch(work: &Work, schedule: &Schedule) -> Option<Scratch> {
         (Schedule::Gemv { rows, blocks, .. }, Compute::MatMul(m)) => {
             m.draw.as_ref().map(|d| gemv::draw_scratch(m, d, *rows, *blocks))
         }
-        (Schedule::AttentionRow { heads, splits, .. }, Compute::Attention(a)) if *splits > 1 => {
-            Some(attention::scratch(a, *heads as usize, *splits as usize))
-        }
+        (
+            Schedule::AttentionRow { heads, splits, .. } | Schedule::AttentionGroup { heads, splits, .. },
+            Compute::Attention(a),
+        ) if *splits > 1 => Some(attention::scratch(a, *heads as usize, *splits as usize)),
         _ => None,
     }
 }
@@ -341,7 +346,11 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         (Schedule::Gemm { tile_m, tile_n, warps_m, warps_n, .. }, Compute::MatMul(m)) => {
             ([over(c(m.columns()), *tile_n), over(vec![m.m], *tile_m), one()], warps_m * warps_n * 32)
         }
-        (Schedule::AttentionRow { warps, heads, splits, .. }, Compute::Attention(a)) => {
+        (
+            Schedule::AttentionRow { warps, heads, splits, .. }
+            | Schedule::AttentionGroup { warps, heads, splits, .. },
+            Compute::Attention(a),
+        ) => {
             let blocks = over(c(a.kv_heads * a.group), *heads);
             ([over(vec![a.tokens], 1), blocks, over(c(*splits as usize), 1)], warps * 32)
         }
@@ -363,6 +372,7 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
             | Schedule::RoutedGemv { .. }
             | Schedule::RoutedGemm { .. }
             | Schedule::AttentionRow { .. }
+            | Schedule::AttentionGroup { .. }
             | Schedule::AttentionTile { .. },
             _,
         ) => ([one(), one(), one()], 32),

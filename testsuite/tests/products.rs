@@ -117,6 +117,17 @@ fn resident_blocks_are_launch_bounds() {
     });
 }
 
+/// A thread computes more of a row than it has loads in flight, and not a multiple.
+#[test]
+fn rows_of_five_turns() {
+    let (maker, m) = product::gated_after_norm(5, 1280, 2);
+    maker.check(&m, 2, &|s| {
+        if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, .. } = s {
+            (*warps, *lanes, *split, *columns, *depth, *blocks) = (2, 32, 1, 2, 2, 3);
+        }
+    });
+}
+
 /// A plain left operand with a group: what the tensor-core kernel takes too.
 #[test]
 fn gated_activation() {

@@ -204,13 +204,17 @@ impl Machine<'_> {
         let from = self.eval(index, active)?;
         let at = self.eval(&to.at, active)?;
         let size = self.array(mem)?.size;
+        // 16-bit elements fill words, two each.
+        let wide = self.kernel.vars[to.slot].dtype.size().max(size);
+        let registers = lanes * size / wide;
         for &t in active {
-            let position = self.registers(to.slot, value::int_of(to.at.dtype, at[t as usize]), lanes, t)?;
+            let position =
+                self.registers(to.slot, value::int_of(to.at.dtype, at[t as usize]), registers, t)?;
             let index = value::int_of(index.dtype, from[t as usize]);
             let (region, offset) = self.touch(mem, index, lanes, t, Mode::Read)?;
-            for lane in 0..lanes {
-                let bits = self.regions[region].get(offset + lane * size, size);
-                self.set_register(to.slot, position + lane * self.threads, bits);
+            for register in 0..registers {
+                let bits = self.regions[region].get(offset + register * wide, wide);
+                self.set_register(to.slot, position + register * self.threads, bits);
             }
         }
         self.give(from);

@@ -7,7 +7,7 @@ use super::warp::Threads;
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{Axis, BinaryOp, Expr, MathFn, Mem, Unroll};
+use weft_ir::kernel::{Axis, BinaryOp, CacheHint, Expr, MathFn, Mem, Stmt, Unroll};
 use weft_ir::plan::{Attention, SPLIT_KEYS};
 
 /// What a block computes: a token and its first head.
@@ -18,9 +18,9 @@ pub(super) struct Place {
 
 /// States of a block's warps in shared memory: row `warp · heads + h`.
 pub(super) struct Warps {
-    max: SharedId,
-    sum: SharedId,
-    out: SharedId,
+    pub max: SharedId,
+    pub sum: SharedId,
+    pub out: SharedId,
 }
 
 impl Warps {
@@ -103,29 +103,36 @@ impl Parts {
             Count::Counted(n) => {
                 let range = (Expr::int(from_part), n.clone(), Expr::int(1));
                 // Loads of several parts in flight; the sums stay in order.
-                b.for_loop("s", range, Unroll::By(4), fill)
+                b.for_loop("s", range, Unroll::By(8), fill)
             }
         }
     }
 }
 
-/// A joined state: largest score, sum of weights, weighted sum of one element of the values.
+/// A joined state: largest score, sum of weights, weighted sums of some elements of the values.
 struct Joined {
     best: VarId,
     total: VarId,
     acc: VarId,
 }
 
-/// Joins the parts of a head for element d, in order, with a score that no key belongs to.
+/// Elements of a value that a thread joins at a time.
+fn together(a: &Attention) -> u32 {
+    if a.value_dim.is_multiple_of(4) { 4 } else { 1 }
+}
+
+/// Joins the parts of a head for some elements from d on, in order, with a score that no key belongs to.
 ///
 /// Parts in shared memory are read twice, first for the largest score. Those in global memory are read once, so that
 /// all loads are in flight together: the sums are scaled as a larger score is found.
 fn join(
     b: &mut Body<'_>,
     parts: &Parts,
-    (d, dim): (Expr, i64),
+    a: &Attention,
+    d: Expr,
     sink: Option<Expr>,
 ) -> Result<Joined, String> {
+    let (n, dim) = (together(a), a.value_dim as i64);
     let best = b.k.let_mut("best_of_all", DType::F32, Expr::load(parts.max, parts.row(Expr::int(0))));
     let once = matches!(parts.count, Count::Counted(_));
     if !once {
@@ -141,44 +148,66 @@ fn join(
         total = Expr::math(MathFn::Exp, sink - Expr::Var(best));
     }
     let total = b.k.let_mut("total_of_all", DType::F32, total);
-    let acc = b.k.let_mut("acc", DType::F32, Expr::float(0.0));
+    let acc = b.k.array("acc", DType::F32, n, Some(Expr::float(0.0)));
     parts.each(b, 0, |b, part| {
         let row = b.k.let_("row", DType::I32, parts.row(part));
-        let load = |b: &mut Body<'_>, name: &str, mem: Mem, at: Expr| {
-            b.k.let_(name, DType::F32, Expr::load(mem, at))
-        };
-        let other = load(b, "part_max", parts.max, row.clone());
-        let sum = load(b, "part_sum", parts.sum, row.clone());
-        let out = load(b, "part_out", parts.out, row * dim + d);
+        let other = b.k.let_("part_max", DType::F32, Expr::load(parts.max, row.clone()));
+        let sum = b.k.let_("part_sum", DType::F32, Expr::load(parts.sum, row.clone()));
+        let out = b.k.array("part_out", DType::F32, n, None);
+        load_some(b, out, parts.out, row * dim + d, n);
         if once {
             let larger = b.k.let_("larger", DType::F32, Expr::Var(best).max(other.clone()));
             let shrink = Expr::math(MathFn::Exp, Expr::Var(best) - larger.clone());
             let shrink = b.k.let_("shrink", DType::F32, shrink);
             b.k.assign(best, larger);
             b.k.assign(total, Expr::Var(total) * shrink.clone());
-            b.k.assign(acc, Expr::Var(acc) * shrink);
+            b.unrolled("e", n, |b, e| {
+                b.k.assign_elem(acc, e.clone(), Expr::elem(acc, e) * shrink);
+                Ok(())
+            })?;
         }
         let scale = Expr::math(MathFn::Exp, other - Expr::Var(best));
         let scale = b.k.let_("scale", DType::F32, scale);
         b.k.assign(total, Expr::fma(sum, scale.clone(), total.into()));
-        b.k.assign(acc, Expr::fma(out, scale, acc.into()));
-        Ok(())
+        b.unrolled("e", n, |b, e| {
+            let joined = Expr::fma(Expr::elem(out, e.clone()), scale, Expr::elem(acc, e.clone()));
+            b.k.assign_elem(acc, e, joined);
+            Ok(())
+        })
     })?;
     Ok(Joined { best, total, acc })
 }
 
-/// Each thread takes some elements (h, d) of the block's heads.
+/// Loads some neighbouring f32.
+fn load_some(b: &mut Body<'_>, dst: VarId, mem: Mem, index: Expr, n: u32) {
+    if n == 1 {
+        return b.k.assign_elem(dst, Expr::int(0), Expr::load(mem, index));
+    }
+    let (dst_at, hint) = (Expr::int(0), CacheHint::Default);
+    b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes: n, hint });
+}
+
+/// Stores some neighbouring f32.
+fn store_some(b: &mut Body<'_>, mem: Mem, index: Expr, src: VarId, n: u32) {
+    if n == 1 {
+        return b.k.store(mem, index, Expr::elem(src, Expr::int(0)));
+    }
+    b.k.push(Stmt::StoreVec { mem, index, src, src_at: Expr::int(0), lanes: n });
+}
+
+/// Each thread takes some neighbouring elements (h, d…) of the block's heads at a time.
 fn elements(
     b: &mut Body<'_>,
     a: &Attention,
     l: &Layout,
     fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
 ) -> Result<(), String> {
-    let (heads, dim) = (i64::from(l.heads), a.value_dim as i64);
-    let along = (Expr::ThreadIdx, Expr::int(heads * dim), Expr::int(l.warps * 32));
+    let n = i64::from(together(a));
+    let (heads, across) = (i64::from(l.heads), a.value_dim as i64 / n);
+    let along = (Expr::ThreadIdx, Expr::int(heads * across), Expr::int(l.warps * 32));
     b.for_loop("i", along, Unroll::Never, |b, i| {
-        let h = b.k.let_("h", DType::I32, i.clone() / dim);
-        let d = b.k.let_("d", DType::I32, i % dim);
+        let h = b.k.let_("h", DType::I32, i.clone() / across);
+        let d = b.k.let_("d", DType::I32, i % across * n);
         fill(b, h, d)
     })
 }
@@ -199,12 +228,15 @@ fn finish(
         }
         None => None,
     };
-    let joined = join(b, parts, (d.clone(), a.value_dim as i64), sink)?;
+    let joined = join(b, parts, a, d.clone(), sink)?;
     // The best key has weight 1; where every key is hidden the result is 0.
-    let total = Expr::Var(joined.total).max(Expr::float(1.0));
-    let result = Expr::Binary(BinaryOp::Div, Box::new(joined.acc.into()), Box::new(total));
-    let result = b.k.let_("result", DType::F32, result);
-    b.stores(&a.stores, &Point::with_acc(vec![place.token.clone(), head, d], result))
+    let total = b.k.let_("weights", DType::F32, Expr::Var(joined.total).max(Expr::float(1.0)));
+    b.unrolled("e", together(a), |b, e| {
+        let acc = Expr::elem(joined.acc, e.clone());
+        let result = Expr::Binary(BinaryOp::Div, Box::new(acc), Box::new(total));
+        let result = b.k.let_("result", DType::F32, result);
+        b.stores(&a.stores, &Point::with_acc(vec![place.token.clone(), head, d + e], result))
+    })
 }
 
 /// Writes a warp's softmax state to shared memory.
@@ -262,14 +294,14 @@ pub(super) fn join_splits(
     b.if_then(split.active.clone().ge(Expr::int(2)), |b| {
         let dim = a.value_dim as i64;
         elements(b, a, l, |b, h, d| {
-            let joined = join(b, &states.parts(l, &h), (d.clone(), dim), None)?;
+            let joined = join(b, &states.parts(l, &h), a, d.clone(), None)?;
             let own = b.k.let_("own", DType::I32, row(h) + Expr::BlockIdx(Axis::Z));
             b.if_then(d.clone().eq_(Expr::int(0)), |b| {
                 b.k.store(max, own.clone(), joined.best.into());
                 b.k.store(sum, own.clone(), joined.total.into());
                 Ok(())
             })?;
-            b.k.store(out, own * dim + d, joined.acc.into());
+            store_some(b, out, own * dim + d, joined.acc, together(a));
             Ok(())
         })?;
         let group = place.token.clone() * (heads / i64::from(l.heads)) + Expr::BlockIdx(Axis::Y);

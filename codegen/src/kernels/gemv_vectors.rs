@@ -37,7 +37,7 @@ pub(super) struct Vectors {
     pub lanes: u32,
     /// Accesses of a thread to an array, in a row.
     pub turns: u32,
-    /// Whether all threads have that many.
+    /// Whether all threads have that many, and those in flight together divide them.
     pub exact: bool,
     /// Vectors of a row.
     count: i64,
@@ -63,10 +63,11 @@ impl Vectors {
             return None;
         }
         let (count, threads) = (m.k as u32 / lanes, s.warps * 32);
+        let turns = count.div_ceil(threads);
         Some(Vectors {
             lanes,
-            turns: count.div_ceil(threads),
-            exact: count.is_multiple_of(threads),
+            turns,
+            exact: count.is_multiple_of(threads) && turns.is_multiple_of(turns.min(IN_FLIGHT)),
             count: i64::from(count),
             threads: i64::from(threads),
             loads: loads.into_iter().map(|load| (load, None)).collect(),

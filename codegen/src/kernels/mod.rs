@@ -5,6 +5,7 @@
 
 mod advance;
 mod ahead;
+mod attention_group;
 mod attention_join;
 mod attention_row;
 mod attention_tile;
@@ -84,7 +85,10 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             gemm::build(&mut body, m, &tile)
         }
         (Schedule::AttentionRow { warps, heads, depth, splits }, Compute::Attention(a)) => {
-            attention_row::build(&mut body, a, (*warps, *heads, *depth, *splits))
+            attention_row::build(&mut body, a, (*warps, *heads, *depth, *splits), false)
+        }
+        (Schedule::AttentionGroup { warps, heads, depth, splits }, Compute::Attention(a)) => {
+            attention_row::build(&mut body, a, (*warps, *heads, *depth, *splits), true)
         }
         (Schedule::AttentionTile { tile_q, tile_k }, Compute::Attention(a)) => {
             attention_tile::build(&mut body, a, *tile_q, *tile_k)

@@ -72,6 +72,18 @@ pub enum Schedule {
         #[serde(default = "one", skip_serializing_if = "is_one")]
         splits: u32,
     },
+    /// The same on tensor cores: a warp takes 16 keys and all heads of the block at a time.
+    AttentionGroup {
+        /// Warps of a block.
+        warps: u32,
+        /// Query heads of a block, at most 8; divides the group.
+        heads: u32,
+        /// Tiles of 16 keys of a warp whose loads are in flight together.
+        depth: u32,
+        /// Blocks that may share the keys of a token.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        splits: u32,
+    },
     /// Attention on tensor cores: one block a tile of tokens and a query head.
     AttentionTile {
         /// Tokens of a tile: 16 for each warp.
@@ -130,7 +142,10 @@ impl Schedule {
     /// Whether products run on tensor cores.
     pub fn on_tensor_cores(&self) -> bool {
         match self {
-            Schedule::Gemm { .. } | Schedule::RoutedGemm { .. } | Schedule::AttentionTile { .. } => true,
+            Schedule::Gemm { .. }
+            | Schedule::RoutedGemm { .. }
+            | Schedule::AttentionGroup { .. }
+            | Schedule::AttentionTile { .. } => true,
             Schedule::Elementwise { .. }
             | Schedule::WarpRow { .. }
             | Schedule::BlockRow { .. }

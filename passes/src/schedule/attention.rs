@@ -9,6 +9,10 @@ use weft_ir::target::Target;
 /// Most bytes of partial results of a dispatch of [`GEMV_ROWS`] tokens.
 const SCRATCH_BYTES: usize = 64 << 20;
 
+/// Largest head whose parts fit the registers of a warp's tiles, and heads of a tile.
+const GROUP_HEAD: usize = 128;
+const GROUP_HEADS: usize = 8;
+
 /// f32 registers of a lane for the queries and sums of its heads: four heads where a lane has 8 elements of each.
 const HEAD_REGISTERS: usize = 64;
 
@@ -19,7 +23,11 @@ pub(super) fn schedule(
     target: &Target,
 ) -> (Schedule, Option<String>) {
     if a.tokens.eval(bind) <= GEMV_ROWS {
-        return (few_tokens(a, bind, target), None);
+        let schedule = match groups(work, a, target) {
+            Ok(()) => group(a, bind, target),
+            Err(_) => few_tokens(a, bind, target),
+        };
+        return (schedule, None);
     }
     // More tokens share the GPU: fewer warps, and a block reads keys once for several heads.
     // Queries and accumulators of up to 8 heads of 128 elements fit in registers.
@@ -50,6 +58,45 @@ pub(super) fn schedule(
 /// Divisors of a number, the largest first.
 fn divisors(n: usize) -> impl Iterator<Item = usize> {
     (1..=n).rev().filter(move |d| n.is_multiple_of(*d))
+}
+
+/// Whether a key head's query heads can be taken together by tensor cores.
+///
+/// # Errors
+/// Why not.
+pub(super) fn groups(work: &Work, a: &Attention, target: &Target) -> Result<(), String> {
+    let types = [a.q, a.keys, a.values].map(|o| work.reads[o.index()].dtype);
+    let row = work.reads[a.values.index()].shape.last().and_then(|d| d.as_const()).unwrap_or(0);
+    let sizes = (a.head_dim, a.value_dim);
+    if !target.features.mma_sync {
+        Err(format!("{} has no mma.sync", target.name))
+    } else if !types[0].is_half() || types.iter().any(|t| *t != types[0]) {
+        Err(format!("tensor cores take f16 and bf16, not {}", types[1]))
+    } else if !sizes.0.is_multiple_of(32) || !sizes.1.is_multiple_of(64) || sizes.0.max(sizes.1) > GROUP_HEAD
+    {
+        Err(format!(
+            "head sizes {} and {} are not multiples of 32 and 64 up to {GROUP_HEAD}",
+            sizes.0, sizes.1
+        ))
+    } else if !row.is_multiple_of(8) {
+        Err(format!("rows of {row} values are not whole loads"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Query heads of a block on tensor cores: all of the key head, or as many as a tile has.
+pub(super) fn group_heads(a: &Attention) -> usize {
+    divisors(a.group).find(|h| *h <= GROUP_HEADS).unwrap_or(1)
+}
+
+/// Tensor cores take all heads of a key head for the price of one, so what is left is to share the keys: a block an
+/// SM, of eight warps with one tile each in flight (measured on an H200).
+fn group(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
+    let heads = group_heads(a);
+    let splits = target.profile.sms as usize / blocks(a, heads, 1);
+    let splits = splits.clamp(1, most_splits(a, bind)) as u32;
+    Schedule::AttentionGroup { warps: 8, heads: heads as u32, depth: 1, splits }
 }
 
 /// Few tokens read their keys fastest where all SMs share the work. A block that takes several heads reads their keys

@@ -4,7 +4,7 @@
 //! *Legal* is what the kernel builders accept, and what the registers and the shared memory of the target hold by
 //! an estimate (ptxas has the last word; a candidate that does not run is reported and passed over).
 
-use super::attention::{most_splits, splits};
+use super::attention::{group_heads, groups, most_splits, splits};
 use super::{GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
@@ -24,7 +24,9 @@ pub fn candidates(work: &Work, bind: &Bindings, target: &Target) -> Vec<Schedule
     let (first, _) = choose(work, bind, target);
     let others = match (&work.compute, &first) {
         (Compute::MatMul(m), Schedule::Gemv { rows, .. }) => gemv(work, m, *rows, target),
-        (Compute::Attention(a), Schedule::AttentionRow { .. }) if few(a, bind) => {
+        (Compute::Attention(a), Schedule::AttentionRow { .. } | Schedule::AttentionGroup { .. })
+            if few(a, bind) =>
+        {
             attention(work, a, bind, target)
         }
         _ => return Vec::new(),
@@ -167,20 +169,37 @@ fn waste(m: &MatMul, dtype: DType, t: &Team, schedule: &Schedule) -> f64 {
 }
 
 fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Vec<Schedule> {
-    let heads = (1..=a.group.min(8)).filter(|h| a.group.is_multiple_of(*h));
-    let all = heads.flat_map(|heads| {
-        // Splits follow the bucket's context and the blocks that there are.
+    // Splits follow the bucket's context and the blocks that there are.
+    let shares = |heads: usize| {
         let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
-        let mut splits: Vec<u32> = [usual, most, usual / 2, usual / 4, usual * 2].to_vec();
-        splits.iter_mut().for_each(|s| *s = (*s).clamp(1, most));
-        let heads = heads as u32;
-        splits.into_iter().flat_map(move |splits| {
+        let mut all: Vec<u32> = [usual, most, usual / 2, usual / 4, usual * 2].to_vec();
+        all.iter_mut().for_each(|s| *s = (*s).clamp(1, most));
+        all.into_iter()
+    };
+    let grouped = group_heads(a);
+    let groups = shares(grouped).flat_map(|splits| {
+        let heads = grouped as u32;
+        [4, 8, 2, 16].into_iter().flat_map(move |warps| {
+            [1, 2, 4].map(|depth| Schedule::AttentionGroup { warps, heads, depth, splits })
+        })
+    });
+    let heads = (1..=a.group.min(8)).filter(|h| a.group.is_multiple_of(*h));
+    let rows = heads.flat_map(|heads| {
+        let each = move |splits| {
+            let heads = heads as u32;
             [8, 4, 16, 2].into_iter().flat_map(move |warps| {
                 [4, 2, 1].map(|depth| Schedule::AttentionRow { warps, heads, depth, splits })
             })
-        })
+        };
+        shares(heads).flat_map(each)
     });
-    all.filter(|s| legal(work, s, target).is_ok()).collect()
+    let mut out: Vec<Schedule> = Vec::new();
+    for schedule in groups.chain(rows) {
+        if !out.contains(&schedule) && legal(work, &schedule, target).is_ok() {
+            out.push(schedule);
+        }
+    }
+    out
 }
 
 /// Whether a schedule of a decode family can be built for a work, and fits the target by estimate.
@@ -207,6 +226,9 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
         }
         (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {
             legal_attention(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
+        }
+        (Compute::Attention(a), Schedule::AttentionGroup { warps, heads, depth, splits: _ }) => {
+            legal_group(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
         }
         (_, other) => Err(format!("{other:?} is of another family")),
     }
@@ -248,6 +270,22 @@ fn legal_gemv(
     let points = t.warps * 32 / t.lanes / t.split * rows * t.columns / m.group.max(1);
     let draw = if m.draw.is_some() { points.max(t.warps) * 8 + t.warps * 4 } else { 0 };
     fits(t.warps, registers, left + partial + stages + draw + 64, target)
+}
+
+fn legal_group(
+    work: &Work,
+    a: &Attention,
+    (warps, heads, depth): (usize, usize, usize),
+    target: &Target,
+) -> Result<(), String> {
+    groups(work, a, target)?;
+    let fits_tile = (1..=8).contains(&heads) && a.group.is_multiple_of(heads);
+    need(fits_tile, || format!("{heads} heads of a group of {}", a.group))?;
+    need(depth >= 1, || "nothing in flight".into())?;
+    // Tiles of keys and values, queries, sums, scores, and addresses.
+    let registers =
+        depth * (a.head_dim + a.value_dim) / 4 + a.head_dim / 8 + a.value_dim / 4 + depth * 4 + 40;
+    fits(warps, registers, warps * heads * (a.value_dim + 2) * 4 + 64, target)
 }
 
 fn legal_attention(

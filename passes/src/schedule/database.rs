@@ -4,12 +4,12 @@
 //! same order in all of them. Rows of the bucket and the length of the context are not in it, but noted.
 
 use super::GEMV_ROWS;
-use super::attention::{most_splits, splits};
+use super::attention::{group_heads, most_splits, splits};
 use super::candidates::{Team, few, legal, with_team};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
-use weft_ir::plan::{Compute, MatMul, Schedule, ScheduleSource, Work};
+use weft_ir::plan::{Attention, Compute, MatMul, Schedule, ScheduleSource, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 
@@ -278,14 +278,23 @@ fn adapted(
         (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: at }) => {
             let most = (*heads as usize).min(a.group);
             let heads = (1..=most).rev().find(|h| a.group.is_multiple_of(*h))? as u32;
-            // More splits where the context is longer, fewer where it has no keys for so many.
-            let (usual, most) = (splits(a, heads as usize, bind, target), most_splits(a, bind) as u32);
-            let longer = bind.context > 2 * measured.context;
-            let splits = if longer { usual.max(*at) } else { *at }.clamp(1, most);
+            let splits = shares(a, heads as usize, bind, (*at, measured.context), target);
             Some(Schedule::AttentionRow { warps: *warps, heads, depth: *depth, splits })
+        }
+        (Compute::Attention(a), Schedule::AttentionGroup { warps, heads: _, depth, splits: at }) => {
+            let heads = group_heads(a);
+            let splits = shares(a, heads, bind, (*at, measured.context), target);
+            Some(Schedule::AttentionGroup { warps: *warps, heads: heads as u32, depth: *depth, splits })
         }
         _ => None,
     }
+}
+
+/// Measured splits for another context: more where it is longer, fewer where it has no keys for so many.
+fn shares(a: &Attention, heads: usize, bind: &Bindings, (at, context): (u32, usize), target: &Target) -> u32 {
+    let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
+    let longer = bind.context > 2 * context;
+    if longer { usual.max(at) } else { at }.clamp(1, most)
 }
 
 fn gemv(

@@ -341,7 +341,15 @@ impl<'k> Verifier<'k> {
                 }
             }
             Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint } => {
-                self.vector(*mem, Use::Read, index, (*dst, dst_at), *lanes, agreement);
+                match self.words_of(*dst, *mem, *lanes) {
+                    Some(words) => {
+                        self.index(index, agreement);
+                        self.touch(*mem, Use::Read, Some((index, *lanes)));
+                        self.width(DType::U32, words);
+                        self.registers(*dst, dst_at, agreement, words, DType::U32);
+                    }
+                    None => self.vector(*mem, Use::Read, index, (*dst, dst_at), *lanes, agreement),
+                }
                 if *hint == CacheHint::Streaming && !self.is_constant(*mem) {
                     self.fault(FaultKind::Access("streaming load from memory that is not Constant".into()));
                 }
@@ -445,6 +453,13 @@ impl<'k> Verifier<'k> {
             self.type_fault("whether a block is the last is a bool");
         }
         self.declare(last, Declared::Fixed, false);
+    }
+
+    /// Registers that so many 16-bit elements fill, where they are loaded as words for tensor cores.
+    fn words_of(&self, dst: VarId, mem: Mem, lanes: u32) -> Option<u32> {
+        let words = self.kernel.var(dst).is_some_and(|v| v.dtype == DType::U32);
+        let half = self.kernel.mem_dtype(mem).is_some_and(DType::is_half);
+        (words && half).then_some(lanes / 2)
     }
 
     fn is_constant(&self, mem: Mem) -> bool {

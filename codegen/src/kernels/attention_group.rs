@@ -1,0 +1,416 @@
+//! Attention of one token on tensor cores: the query heads of a key head together, sixteen keys at a time.
+//!
+//! A warp multiplies tiles of 16 keys with up to 8 heads (`mma.m16n8k16`): scores [key, head] = K · Qᵀ, then
+//! out [element, head] += Vᵀ · weights. Rows of the cache are read with 16-byte loads straight into fragments: which
+//! element of a row stands at which place of a fragment does not matter, as long as both operands agree. Weights go
+//! from the accumulator's layout to that of an operand by shuffles, and are rounded to the cache's type.
+//! Reads, splits and joins are those of [`super::attention_row`].
+
+use super::attention_join::{Place, Warps};
+use super::attention_row::{Cache, Layout, NO_SCORE, Reader};
+use super::warp::{Threads, shuffle_reduce};
+use super::{Body, Point};
+use weft_ir::dtype::DType;
+use weft_ir::ids::{OperandId, VarId};
+use weft_ir::kernel::{BinaryOp, CacheHint, Const, Expr, MathFn, Mem, ShuffleMode, Stmt, Unroll};
+use weft_ir::scalar::Reduce;
+
+/// Keys of a tile.
+const KEYS: i64 = 16;
+/// Elements of a load.
+const VECTOR: i64 = 8;
+/// Words of a load.
+const WORDS: i64 = 4;
+/// Elements of a key that the four lanes of a row load together, and of a value that the eight of a column do.
+const KEY_PART: usize = 32;
+const VALUE_PART: usize = 64;
+
+/// What a lane holds of some tiles of keys and values: row `lane / 4` and column `lane % 4` of fragments.
+pub(super) struct Tiles<'e> {
+    cache: Cache<'e>,
+    dtype: DType,
+    depth: u32,
+    warps: i64,
+    heads: i64,
+    /// Parts of a key and of a value.
+    key_parts: u32,
+    value_parts: u32,
+    row: Expr,
+    column: Expr,
+    warp: Expr,
+    /// First key of the warp's first tile.
+    first: Expr,
+    /// Words [tile, part, half of the rows, word] of keys.
+    keys: VarId,
+    /// Words [tile, part, key of four, word] of values.
+    values: VarId,
+}
+
+impl<'e> Tiles<'e> {
+    pub fn declare(b: &mut Body<'_>, cache: Cache<'e>, l: &Layout, t: &Threads) -> Tiles<'e> {
+        let a = cache.a;
+        let dtype = b.work.reads[a.keys.index()].dtype;
+        let (key_parts, value_parts) = ((a.head_dim / KEY_PART) as u32, (a.value_dim / VALUE_PART) as u32);
+        let row = b.k.let_("row", DType::I32, t.lane.clone() / 4);
+        let column = b.k.let_("column", DType::I32, t.lane.clone() % 4);
+        let first = b.k.let_("first_key", DType::I32, cache.first.clone() + t.warp.clone() * KEYS);
+        let keys = b.k.array("key", DType::U32, l.depth * key_parts * 8, None);
+        let values = b.k.array("value", DType::U32, l.depth * value_parts * 16, None);
+        Tiles {
+            cache,
+            dtype,
+            depth: l.depth,
+            warps: l.warps,
+            heads: i64::from(l.heads),
+            key_parts,
+            value_parts,
+            row,
+            column,
+            warp: t.warp.clone(),
+            first,
+            keys,
+            values,
+        }
+    }
+
+    /// Loads a row's parts; `at` gives the place of a part's words.
+    fn load_row(
+        &self,
+        b: &mut Body<'_>,
+        (operand, array): (OperandId, VarId),
+        (key, chunk): (Expr, &Expr),
+        (parts, elements): (u32, usize),
+        at: &dyn Fn(Expr) -> Expr,
+        hint: CacheHint,
+    ) -> Result<(), String> {
+        let slot = self.cache.slot(b, key)?;
+        let operand = operand.index();
+        let (mem, shape) = (b.reads[operand], b.work.reads[operand].shape.clone());
+        let start = b.flat(&shape, &[slot, self.cache.kv_head.clone(), chunk.clone() * VECTOR]);
+        b.unrolled("part", parts, |b, part| {
+            let index = b.flat_offset(&shape, start, part.clone() * elements as i64);
+            let (dst, dst_at, lanes) = (array, at(part), VECTOR as u32);
+            b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint });
+            Ok(())
+        })
+    }
+
+    /// Loads the lane's rows of a tile's keys that a condition holds for.
+    fn load_keys(
+        &self,
+        b: &mut Body<'_>,
+        (first, u): (&Expr, &Expr),
+        hint: CacheHint,
+        which: Option<&dyn Fn(Expr) -> Expr>,
+    ) -> Result<(), String> {
+        b.unrolled("half", 2, |b, half| {
+            let key = first.clone() + self.row.clone() + half.clone() * 8;
+            let key = b.k.let_("key_at", DType::I32, key);
+            let parts = i64::from(self.key_parts);
+            let at = |part: Expr| ((u.clone() * parts + part) * 2 + half.clone()) * WORDS;
+            let load = |b: &mut Body<'_>| {
+                let array = (self.cache.a.keys, self.keys);
+                self.load_row(b, array, (key.clone(), &self.column), (self.key_parts, KEY_PART), &at, hint)
+            };
+            match which {
+                Some(which) => b.if_then(which(key.clone()), load),
+                None => load(b),
+            }
+        })
+    }
+
+    /// Loads the lane's rows of a tile's values: keys 2·column, 2·column + 1, and those 8 on.
+    fn load_values(
+        &self,
+        b: &mut Body<'_>,
+        (first, u): (&Expr, &Expr),
+        hint: CacheHint,
+        which: Option<&dyn Fn(Expr) -> Expr>,
+    ) -> Result<(), String> {
+        b.unrolled("i", 4, |b, i| {
+            let key = first.clone() + self.column.clone() * 2 + i.clone() % 2 + i.clone() / 2 * 8;
+            let key = b.k.let_("key_at", DType::I32, key);
+            let parts = i64::from(self.value_parts);
+            let at = |part: Expr| ((u.clone() * parts + part) * 4 + i.clone()) * WORDS;
+            let load = |b: &mut Body<'_>| {
+                let array = (self.cache.a.values, self.values);
+                self.load_row(b, array, (key.clone(), &self.row), (self.value_parts, VALUE_PART), &at, hint)
+            };
+            match which {
+                Some(which) => b.if_then(which(key.clone()), load),
+                None => load(b),
+            }
+        })
+    }
+
+    /// First key of a warp's tile.
+    fn tile(&self, first: &Expr, u: &Expr) -> Expr {
+        first.clone() + u.clone() * (self.warps * KEYS)
+    }
+
+    /// The queries as operands: head `row`, elements as the keys have them; zero where the block has no such head.
+    fn load_queries(&self, b: &mut Body<'_>, place: &Place) -> Result<VarId, String> {
+        let zero = Expr::Const(Const::U32(0));
+        let q = b.k.array("q_words", DType::U32, self.key_parts * WORDS as u32, Some(zero));
+        let operand = self.cache.a.q.index();
+        let (mem, shape) = (b.reads[operand], b.work.reads[operand].shape.clone());
+        b.if_then(self.row.clone().lt(Expr::int(self.heads)), |b| {
+            let head = place.first_head.clone() + self.row.clone();
+            let start = b.flat(&shape, &[place.token.clone(), head, self.column.clone() * VECTOR]);
+            b.unrolled("part", self.key_parts, |b, part| {
+                let index = b.flat_offset(&shape, start, part.clone() * KEY_PART as i64);
+                let (dst_at, lanes, hint) = (part * WORDS, VECTOR as u32, CacheHint::Default);
+                b.k.push(Stmt::LoadVec { dst: q, dst_at, mem, index, lanes, hint });
+                Ok(())
+            })
+        })?;
+        Ok(q)
+    }
+
+    /// Scores of a tile: keys `row` and `row + 8`, heads 2·column and 2·column + 1.
+    fn scores(&self, b: &mut Body<'_>, q: VarId, (u, scores): (&Expr, VarId)) -> Result<(), String> {
+        b.unrolled("part", self.key_parts, |b, part| {
+            let raw = (u.clone() * i64::from(self.key_parts) + part.clone()) * (2 * WORDS);
+            b.unrolled("w", 2, |b, w| {
+                let fragment = b.k.array("k_frag", DType::U32, 4, None);
+                b.unrolled("i", 4, |b, i| {
+                    let word = i.clone() % 2 * WORDS + w.clone() * 2 + i.clone() / 2;
+                    b.k.assign_elem(fragment, i, Expr::elem(self.keys, raw.clone() + word));
+                    Ok(())
+                })?;
+                b.k.push(Stmt::Mma {
+                    dtype: self.dtype,
+                    acc: scores,
+                    acc_at: u.clone() * 4,
+                    a: fragment,
+                    a_at: Expr::int(0),
+                    b: q,
+                    b_at: part * WORDS + w * 2,
+                });
+                Ok(())
+            })
+        })
+    }
+
+    /// Scores with what modifies them; none past the end.
+    fn modify(&self, b: &mut Body<'_>, place: &Place, first: &Expr, scores: VarId) -> Result<(), String> {
+        b.unrolled("u", self.depth, |b, u| {
+            b.unrolled("i", 4, |b, i| {
+                let key = self.tile(first, &u) + self.row.clone() + i.clone() / 2 * 8;
+                let key = b.k.let_("key_at", DType::I32, key);
+                let head = (self.column.clone() * 2 + i.clone() % 2).min(Expr::int(self.heads - 1));
+                let safe = key.clone().min(self.cache.end.clone() - 1);
+                let coords = vec![place.token.clone(), place.first_head.clone() + head, safe];
+                let at = u.clone() * 4 + i;
+                let acc = Expr::elem(scores, at.clone());
+                let score = b.lower(&self.cache.a.score, &Point::with_acc(coords, acc))?;
+                let inside = key.lt(self.cache.end.clone());
+                b.k.assign_elem(scores, at, inside.select(score, Expr::float(f32::NEG_INFINITY)));
+                Ok(())
+            })
+        })
+    }
+
+    /// Online softmax of the lane's two heads; scores become weights. All lanes of a head have its maximum, and each
+    /// its own part of the sum.
+    fn softmax(&self, b: &mut Body<'_>, s: &State, scores: VarId) -> Result<(), String> {
+        b.unrolled("h", 2, |b, h| {
+            let old = Expr::elem(s.max, h.clone());
+            let best = b.k.let_mut("new_best", DType::F32, old.clone());
+            let of = |u: Expr, half: Expr| u * 4 + half * 2 + h.clone();
+            b.unrolled("u", self.depth, |b, u| {
+                b.unrolled("half", 2, |b, half| {
+                    b.k.assign(best, Expr::Var(best).max(Expr::elem(scores, of(u, half))));
+                    Ok(())
+                })
+            })?;
+            shuffle_reduce(b, best, Reduce::Max, 4, 32);
+            let scale = Expr::math(MathFn::Exp, old - Expr::Var(best));
+            let scale = b.k.let_("scale", DType::F32, scale);
+            b.k.assign_elem(s.max, h.clone(), best.into());
+            let sum = Expr::elem(s.sum, h.clone()) * scale.clone();
+            let sum = b.k.let_mut("sum", DType::F32, sum);
+            b.unrolled("u", self.depth, |b, u| {
+                b.unrolled("half", 2, |b, half| {
+                    let at = of(u, half);
+                    let weight = Expr::math(MathFn::Exp, Expr::elem(scores, at.clone()) - Expr::Var(best));
+                    b.k.assign_elem(scores, at.clone(), weight);
+                    b.k.assign(sum, Expr::Var(sum) + Expr::elem(scores, at));
+                    Ok(())
+                })
+            })?;
+            b.k.assign_elem(s.sum, h.clone(), sum.into());
+            b.unrolled("d", self.value_parts * 8, |b, d| {
+                let at = d * 2 + h;
+                b.k.assign_elem(s.out, at.clone(), Expr::elem(s.out, at) * scale);
+                Ok(())
+            })
+        })
+    }
+
+    /// The weights of a tile as an operand: head `row`, keys 2·column and 2·column + 1, then those 8 on.
+    fn weights(&self, b: &mut Body<'_>, u: &Expr, scores: VarId) -> Result<VarId, String> {
+        let fragment = b.k.array("w_frag", DType::U32, 2, None);
+        b.unrolled("half", 2, |b, half| {
+            let at = u.clone() * 4 + half.clone() * 2;
+            let pair = [Expr::elem(scores, at.clone()), Expr::elem(scores, at + 1)].map(Box::new);
+            let [low, high] = pair;
+            let pair = b.k.let_("pair", DType::U32, Expr::Pack2(self.dtype, low, high));
+            let from = |key: i64| (self.column.clone() * 2 + key) * 4 + self.row.clone() / 2;
+            let [first, second] = [0, 1].map(|key| {
+                let moved = Expr::Shuffle(ShuffleMode::Index, Box::new(pair.clone()), Box::new(from(key)));
+                b.k.let_("moved", DType::U32, moved)
+            });
+            let even = (self.row.clone() % 2).eq_(Expr::int(0));
+            let word = even.select(low_halves(&first, &second), high_halves(&first, &second));
+            b.k.assign_elem(fragment, half, word);
+            Ok(())
+        })?;
+        Ok(fragment)
+    }
+
+    /// out += values · weights of a tile.
+    fn add_values(&self, b: &mut Body<'_>, s: &State, u: &Expr, weights: VarId) -> Result<(), String> {
+        b.unrolled("part", self.value_parts, |b, part| {
+            let raw = (u.clone() * i64::from(self.value_parts) + part.clone()) * (4 * WORDS);
+            b.unrolled("w", WORDS as u32, |b, w| {
+                let fragment = b.k.array("v_frag", DType::U32, 4, None);
+                b.unrolled("i", 2, |b, i| {
+                    let word = |key: i64| {
+                        let at = (i.clone() * 2 + key) * WORDS + w.clone();
+                        Expr::elem(self.values, raw.clone() + at)
+                    };
+                    let (first, second) = (word(0), word(1));
+                    b.k.assign_elem(fragment, i.clone() * 2, low_halves(&first, &second));
+                    b.k.assign_elem(fragment, i * 2 + 1, high_halves(&first, &second));
+                    Ok(())
+                })?;
+                b.k.push(Stmt::Mma {
+                    dtype: self.dtype,
+                    acc: s.out,
+                    acc_at: (part * WORDS + w) * 4,
+                    a: fragment,
+                    a_at: Expr::int(0),
+                    b: weights,
+                    b_at: Expr::int(0),
+                });
+                Ok(())
+            })
+        })
+    }
+
+    /// Writes the warp's state to shared memory.
+    fn publish(&self, b: &mut Body<'_>, s: &State, to: &Warps) -> Result<(), String> {
+        let dim = self.cache.a.value_dim as i64;
+        b.unrolled("h", 2, |b, h| {
+            let total = b.k.let_mut("total_of_head", DType::F32, Expr::elem(s.sum, h.clone()));
+            shuffle_reduce(b, total, Reduce::Sum, 4, 32);
+            let head = b.k.let_("head", DType::I32, self.column.clone() * 2 + h.clone());
+            b.if_then(head.clone().lt(Expr::int(self.heads)), |b| {
+                let to_row = b.k.let_("to_row", DType::I32, self.warp.clone() * self.heads + head);
+                b.if_then(self.row.clone().eq_(Expr::int(0)), |b| {
+                    b.k.store(Mem::Shared(to.max), to_row.clone(), Expr::elem(s.max, h.clone()));
+                    b.k.store(Mem::Shared(to.sum), to_row.clone(), total.into());
+                    Ok(())
+                })?;
+                b.unrolled("part", self.value_parts, |b, part| {
+                    b.unrolled("e", VECTOR as u32, |b, e| {
+                        let at = part.clone() * VALUE_PART as i64 + self.row.clone() * VECTOR + e.clone();
+                        let value = Expr::elem(s.out, (part * VECTOR + e) * 2 + h);
+                        b.k.store(Mem::Shared(to.out), to_row * dim + at, value);
+                        Ok(())
+                    })
+                })
+            })
+        })
+    }
+}
+
+/// Running state of the online softmax: for each of the lane's two heads, and elements of the values by them.
+struct State {
+    max: VarId,
+    sum: VarId,
+    /// [part, element of eight, head].
+    out: VarId,
+}
+
+impl Reader for Tiles<'_> {
+    fn load_first(
+        &self,
+        b: &mut Body<'_>,
+        hint: CacheHint,
+        which: Option<&dyn Fn(Expr) -> Expr>,
+    ) -> Result<(), String> {
+        b.unrolled("u", self.depth, |b, u| {
+            let first = b.k.let_("tile", DType::I32, self.tile(&self.first, &u));
+            self.load_keys(b, (&first, &u), hint, which)?;
+            self.load_values(b, (&first, &u), hint, which)
+        })
+    }
+
+    fn attend(
+        &self,
+        b: &mut Body<'_>,
+        place: &Place,
+        fresh: &mut super::attention_row::Fresh<'_>,
+        to: &Warps,
+    ) -> Result<(), String> {
+        let q = self.load_queries(b, place)?;
+        fresh(b)?;
+        let state = State {
+            max: b.k.array("best", DType::F32, 2, Some(Expr::float(NO_SCORE))),
+            sum: b.k.array("total", DType::F32, 2, Some(Expr::float(0.0))),
+            out: b.k.array("out_acc", DType::F32, self.value_parts * 16, Some(Expr::float(0.0))),
+        };
+        let step = self.warps * KEYS * i64::from(self.depth);
+        let rounds = self.cache.rounds(b, step);
+        b.for_loop("round", (Expr::int(0), rounds.clone(), Expr::int(1)), Unroll::Never, |b, round| {
+            let first = b.k.let_("first", DType::I32, self.first.clone() + round.clone() * step);
+            let more = b.k.let_("more", DType::Bool, (round + 1).lt(rounds));
+            let next = b.k.let_("next", DType::I32, first.clone() + step);
+            let scores = b.k.array("scores", DType::F32, self.depth * 4, Some(Expr::float(0.0)));
+            b.unrolled("u", self.depth, |b, u| self.scores(b, q, (&u, scores)))?;
+            b.if_then(more.clone(), |b| {
+                b.unrolled("u", self.depth, |b, u| {
+                    let tile = b.k.let_("tile", DType::I32, self.tile(&next, &u));
+                    self.load_keys(b, (&tile, &u), CacheHint::Default, None)
+                })
+            })?;
+            self.modify(b, place, &first, scores)?;
+            self.softmax(b, &state, scores)?;
+            b.unrolled("u", self.depth, |b, u| {
+                let weights = self.weights(b, &u, scores)?;
+                self.add_values(b, &state, &u, weights)
+            })?;
+            b.if_then(more, |b| {
+                b.unrolled("u", self.depth, |b, u| {
+                    let tile = b.k.let_("tile", DType::I32, self.tile(&next, &u));
+                    self.load_values(b, (&tile, &u), CacheHint::Default, None)
+                })
+            })
+        })?;
+        self.publish(b, &state, to)?;
+        b.k.push(Stmt::Barrier);
+        Ok(())
+    }
+}
+
+fn bits(op: BinaryOp, a: Expr, b: Expr) -> Expr {
+    Expr::Binary(op, Box::new(a), Box::new(b))
+}
+
+fn word(v: u32) -> Expr {
+    Expr::Const(Const::U32(v))
+}
+
+/// The low halves of two words in one.
+fn low_halves(first: &Expr, second: &Expr) -> Expr {
+    let low = bits(BinaryOp::And, first.clone(), word(0xffff));
+    bits(BinaryOp::Or, low, bits(BinaryOp::Shl, second.clone(), word(16)))
+}
+
+/// The high halves of two words in one.
+fn high_halves(first: &Expr, second: &Expr) -> Expr {
+    let low = bits(BinaryOp::Shr, first.clone(), word(16));
+    bits(BinaryOp::Or, low, bits(BinaryOp::And, second.clone(), word(0xffff_0000)))
+}
