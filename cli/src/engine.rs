@@ -6,9 +6,11 @@
 use crate::args::{BuildArgs, DeviceArg};
 use crate::bundle::{self, Bundle};
 use crate::errors::{Error, Result};
+use crate::startup::{self, Startup};
 use crate::{model, places, progress};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_frontend::models::{self, Kind};
 use weft_ir::dtype::DType;
@@ -19,6 +21,7 @@ use weft_runtime::doctor::{Report, Status};
 use weft_runtime::exec::{
     CpuModel, CpuOptions, CudaModel, CudaOptions, Executor, KernelSource, LoadProgress,
 };
+use weft_runtime::sys::context::Context;
 use weft_runtime::sys::driver::{Device, Driver};
 
 /// Most sequences of an encoder's step, when it is compiled in memory.
@@ -49,6 +52,29 @@ struct Weights<'a>(&'a Checkpoint);
 impl WeightBytes for Weights<'_> {
     fn bytes(&self, tensor: &str) -> Option<&[u8]> {
         self.0.bytes(tensor).ok()
+    }
+}
+
+/// A GPU that is made ready while something else is done. Dropping it waits for that, since a process must not end in
+/// the middle of it.
+pub struct Warm(Option<JoinHandle<Option<Context>>>);
+
+impl Warm {
+    /// Begins to start the driver and the first GPU's context, unless the CPU is asked for. What is wrong with them,
+    /// loading will say.
+    pub fn up(device: DeviceArg) -> Warm {
+        let ready = || Context::retain(&first_gpu().ok()?.0).ok();
+        match device {
+            DeviceArg::Cpu => Warm(None),
+            DeviceArg::Cuda | DeviceArg::Auto => Warm(Some(std::thread::spawn(ready))),
+        }
+    }
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        // A panic there has said what it had to say.
+        let _ = self.0.take().map(JoinHandle::join);
     }
 }
 
@@ -98,13 +124,30 @@ impl Source {
     /// # Errors
     /// Choices that contradict a bundle, a device that is not there, or what loading reports.
     pub fn load(self, request: Request<'_>) -> Result<Box<dyn Executor>> {
+        Ok(self.load_timed(request)?.0)
+    }
+
+    /// As [`Source::load`], with what it took.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    pub fn load_timed(self, request: Request<'_>) -> Result<(Box<dyn Executor>, Startup)> {
+        let mut times = Startup { open_seconds: startup::seconds(), ..Startup::default() };
         if let Some(bundle) = &self.bundle {
             check_choices(&self.path, bundle, request.build)?;
         }
-        match place(request.device)? {
-            Place::Cpu => self.on_cpu(request),
-            Place::Cuda(device, target) => Ok(Box::new(self.on_cuda(request, &device, target)?)),
-        }
+        let place = place(request.device)?;
+        let begun = startup::seconds();
+        times.device_seconds = begun - times.open_seconds;
+        let executor: Box<dyn Executor> = match place {
+            Place::Cpu => self.on_cpu(request)?,
+            Place::Cuda(device, target) => Box::new(self.on_cuda(request, &device, target)?),
+        };
+        let (both, load) = (startup::seconds() - begun, executor.load_report().cloned());
+        times.load_seconds = load.as_ref().map_or(both, |l| l.seconds);
+        times.plan_seconds = both - times.load_seconds;
+        times.load = load;
+        Ok((executor, times))
     }
 
     /// Loads it on the GPU, to measure it there.
@@ -173,6 +216,23 @@ impl Source {
     }
 
     fn on_cuda(self, request: Request<'_>, device: &Device, target: &'static Target) -> Result<CudaModel> {
+        // The GPU's context takes as long to make as a plan: it is kept until the plan is loaded.
+        let (planned, context) = std::thread::scope(|scope| {
+            let context = scope.spawn(|| Context::retain(device));
+            (self.planned(request, target), context.join())
+        });
+        let (checkpoint, plan, kernels) = planned?;
+        // What is wrong with it, loading will say.
+        let _context = context;
+        load_on(device, &checkpoint, plan, &kernels)
+    }
+
+    /// The plan for a target and its kernels: a bundle's own, else compiled in memory.
+    fn planned(
+        self,
+        request: Request<'_>,
+        target: &'static Target,
+    ) -> Result<(Checkpoint, Plan, Vec<KernelSource>)> {
         let (plan, kernels): (Plan, Vec<KernelSource>) = match self.bundle {
             Some(Bundle { manifest, plan, sources }) => {
                 let kernels = manifest.kernels.into_iter().zip(sources);
@@ -195,7 +255,7 @@ impl Source {
                 (compiled.plan, kernels.collect())
             }
         };
-        load_on(device, &self.checkpoint, plan, &kernels)
+        Ok((self.checkpoint, plan, kernels))
     }
 }
 
@@ -211,7 +271,7 @@ pub fn load_on(
 ) -> Result<CudaModel> {
     let options = cuda_options(device);
     let weights = Weights(checkpoint);
-    let (code, upload) = (progress::count("kernels"), progress::bytes("weights"));
+    let (code, upload) = progress::together(progress::count("kernels"), progress::bytes("weights"));
     let tell = |p: LoadProgress<'_>| match p {
         LoadProgress::Checked { .. } => {}
         LoadProgress::Kernel { done, total, .. } => progress::tell(&code, done as u64, total as u64),

@@ -20,6 +20,7 @@ pub mod places;
 pub mod progress;
 pub mod schedules;
 pub mod score;
+pub mod startup;
 pub mod tensors;
 
 pub use weft_codegen as codegen;
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 
 /// Runs a command line. Exit codes: 0 success, 1 failure, 2 bad usage or bad input.
 pub fn main_with(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    startup::seconds();
     let cli = match args::Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {

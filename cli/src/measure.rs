@@ -262,6 +262,17 @@ impl Measure for Gpu {
         }
     }
 
+    fn prompt(&mut self, tokens: usize) -> Measured<f64> {
+        let vocab = self.model.limits().vocab.unwrap_or(1).max(1);
+        let ids = prompt(0, tokens, vocab);
+        let start = std::time::Instant::now();
+        let inputs = inputs(&self.model, Role::Prefill, &[Piece::greedy(0, 0, &ids)]);
+        let out = self.model.step(Role::Prefill, &inputs, false)?;
+        let seconds = start.elapsed().as_secs_f64();
+        out.tokens.first().ok_or_else(|| bad(NO_TOKEN)).and_then(|&t| token(t))?;
+        Ok(seconds)
+    }
+
     fn kernel(&mut self, group: &Group, runs: usize) -> Measured<Vec<f64>> {
         // The chain's memory is no longer needed.
         self.chain = None;

@@ -1,6 +1,6 @@
 //! Progress bars on stderr; silent where stderr is not a terminal.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar that counts bytes.
 pub fn bytes(what: &'static str) -> ProgressBar {
@@ -20,6 +20,12 @@ fn bar(what: &'static str, template: &str) -> ProgressBar {
     }
     bar.set_message(what);
     bar
+}
+
+/// Two bars that run at the same time, one below the other.
+pub fn together(one: ProgressBar, other: ProgressBar) -> (ProgressBar, ProgressBar) {
+    let both = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+    (both.add(one), both.add(other))
 }
 
 /// Tells a bar how far the work has come.

@@ -307,6 +307,73 @@ fn accesses_before_the_dependency_wait_are_caught() {
     assert!(verify(&late).is_err());
 }
 
+/// Reads 32 elements of a settled `x` from an element on, by vectors of some lanes, before or behind the wait.
+fn settled_read(first: i64, lanes: u32, early: bool) -> Kernel {
+    let mut b = KernelBuilder::new("settled_read", 32 / lanes);
+    let x = b.pointer("x", DType::F32, Access::Settled);
+    let out = b.pointer("out", DType::F32, Access::Write);
+    let v = b.array("v", DType::F32, lanes, None);
+    let at = Expr::ThreadIdx * i64::from(lanes);
+    if !early {
+        b.push(Stmt::GridDependencyWait);
+    }
+    if lanes == 1 {
+        b.assign_elem(v, Expr::int(0), Expr::load(x, at.clone() + first));
+    } else {
+        let (dst_at, index, hint) = (Expr::int(0), at.clone() + first, CacheHint::Settled);
+        b.push(Stmt::LoadVec { dst: v, dst_at, mem: x, index, lanes, hint });
+    }
+    if early {
+        b.push(Stmt::GridDependencyWait);
+    }
+    b.unrolled("e", lanes, |b, e| b.store(out, at.clone() + e.clone(), Expr::elem(v, e)));
+    b.finish()
+}
+
+#[test]
+fn what_earlier_steps_wrote_may_be_read_before_the_dependency_wait() {
+    let x = ramp(128);
+    let mut m = Memory::new();
+    let (cache, from) = (m.floats(DType::F32, &x), m.floats(DType::F32, &x[64..]));
+    let out = m.uninitialised(DType::F32, 32);
+    let read = |m: &mut Memory, kernel: &Kernel| {
+        verify(kernel).expect("verifies");
+        run(kernel, &launch(1, &[cache, out].map(Arg::Buffer)), m).map(|_| values(m, out))
+    };
+    let before = FaultKind::BeforeDependencyWait("x".into());
+    assert_eq!(read(&mut m, &settled_read(64, 4, true)).expect("nothing is fresh"), x[64..96]);
+    // A kernel of the step writes elements 64 to 95 again, with what is there.
+    let write = small(32, |b, x, out| b.store(out, Expr::ThreadIdx + 64, Expr::load(x, Expr::ThreadIdx)));
+    run(&write, &launch(1, &[from, cache].map(Arg::Buffer)), &mut m).expect("writes");
+    for lanes in [1, 4] {
+        for (first, old) in [(0, true), (32, true), (36, false), (64, false), (92, false), (96, true)] {
+            let first_fresh = if first < 64 { 64 } else { first };
+            let early = read(&mut m, &settled_read(first, lanes, true));
+            match early {
+                Ok(got) => assert!(old && got == x[first as usize..][..32], "{lanes} lanes from {first}"),
+                Err(fault) => {
+                    assert!(!old && fault.kind == before, "{lanes} lanes from {first}: {fault}");
+                    assert_eq!(i64::from(fault.place.thread), (first_fresh - first) / i64::from(lanes));
+                }
+            }
+            let late = read(&mut m, &settled_read(first, lanes, false)).expect("behind the wait");
+            assert_eq!(late, x[first as usize..][..32]);
+        }
+    }
+    // In the next step they are old.
+    m.buffers[cache].settle();
+    assert_eq!(read(&mut m, &settled_read(64, 4, true)).expect("settled"), x[64..96]);
+    // Nobody writes through such a pointer.
+    let mut b = KernelBuilder::new("writes", 32);
+    let x = b.pointer("x", DType::F32, Access::Settled);
+    b.store(x, Expr::ThreadIdx, Expr::float(1.0));
+    let faults = verify(&b.finish()).expect_err("written");
+    assert!(
+        faults.iter().any(|f| f.to_string().contains("`x` is written but declared Settled")),
+        "{faults:?}"
+    );
+}
+
 #[test]
 fn blocks_that_write_the_same_element_race() {
     let same = small(32, |b, _, out| b.store(out, Expr::ThreadIdx, Expr::float(1.0)));

@@ -253,7 +253,9 @@ impl Checkpoint {
             (Layout::Row(row), [_, inner @ ..]) if row < rows && !inner.is_empty() => {
                 return Ok(inner.to_vec());
             }
-            (Layout::Swapped | Layout::Row(_), shape) => {
+            (Layout::OneRow, [1, _]) => {}
+            (Layout::OneRow, [n]) => return Ok(vec![1, *n]),
+            (Layout::Swapped | Layout::Row(_) | Layout::OneRow, shape) => {
                 return misfit(format!("shape {shape:?} is not that of a matrix with the model's rows"));
             }
         }

@@ -135,7 +135,7 @@ fn tensors(gguf: &Checkpoint, dtype: DType) -> Result<Vec<Tensor<'_>>> {
         let head_rows = match source.layout {
             Layout::Same => None,
             Layout::Interleaved { heads } => Some(rows / heads.max(1)),
-            Layout::Swapped | Layout::Parts { .. } | Layout::Row(_) => {
+            Layout::Swapped | Layout::Parts { .. } | Layout::Row(_) | Layout::OneRow => {
                 let supported = "the layouts of llama";
                 return Err(Error::unsupported(file, field, format!("{:?}", source.layout), supported));
             }

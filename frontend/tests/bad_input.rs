@@ -246,7 +246,7 @@ fn gguf_vocabularies() {
         file.write(&path);
         Tokenizer::open(&Checkpoint::open(&path).unwrap()).unwrap_err()
     };
-    says(open(tiny_gguf().set("tokenizer.ggml.model", "bert")), &["tokenizer.ggml.model = bert", "gpt2"]);
+    says(open(tiny_gguf().set("tokenizer.ggml.model", "t5")), &["tokenizer.ggml.model = t5", "gpt2"]);
     says(
         open(tiny_gguf().set("tokenizer.ggml.pre", "martian")),
         &["martian", "smollm", "llama-bpe", "qwen2"],

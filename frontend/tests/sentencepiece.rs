@@ -108,7 +108,7 @@ fn vocabularies_that_do_not_fit_are_named() {
     bad(&|f| f.set(&key("tokens"), strings(&|t| t[300] = "y".repeat(600))), &["token 300 has 600 bytes"]);
     bad(&|f| f.set(&key("bos_token_id"), V::U32(5000)), &["bos_token_id", "5000 is not one of the 900"]);
     bad(&|f| f.set(&key("remove_extra_whitespaces"), V::Bool(true)), &["remove_extra_whitespaces"]);
-    for other in ["bert", "t5", "rwkv", "plamo2", "none", "no_vocab"] {
+    for other in ["t5", "rwkv", "plamo2", "none", "no_vocab"] {
         bad(
             &|f| f.set(&key("model"), other),
             &["tokenizer.ggml.model", other, "SentencePiece", "tokenizer.json"],

@@ -267,9 +267,10 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
         return (gemv::schedule(work, m, rows, target), fallback);
     }
     let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.columns().div_ceil(tn);
-    let (tile_m, tile_n, warps_m, warps_n) = if rows <= 16 {
-        (16, 64, 1, 4)
-    } else if rows <= 32 || blocks(64, 64) < target.profile.sms as usize {
+    if rows <= 16 {
+        return (short_prompt(m, &|tn| blocks(16, tn) >= target.profile.sms as usize), None);
+    }
+    let (tile_m, tile_n, warps_m, warps_n) = if rows <= 32 || blocks(64, 64) < target.profile.sms as usize {
         (32, 64, 2, 2)
     } else if blocks(128, 128) >= target.profile.sms as usize {
         (128, 128, 2, 4)
@@ -279,6 +280,23 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
     // Shared memory: at most 83 KB, which every target has.
     let (tile_k, stages) = if tile_m == 128 || !m.k.is_multiple_of(64) { (32, 4) } else { (64, 3) };
     (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, None)
+}
+
+/// Tiles of at most 16 rows stream the weight like a decode step: as many multiprocessors as there are must take part
+/// (`fills` says whether tiles of so many columns give each a block), and each must keep some 24 KB of it on the way.
+fn short_prompt(m: &MatMul, fills: &dyn Fn(usize) -> bool) -> Schedule {
+    let tile_n: u32 = [64, 32].into_iter().find(|&n| fills(n as usize)).unwrap_or(16);
+    // Deep stages, since a stage costs a barrier; as many as make 24 KB, in at most 83 KB of shared memory.
+    let (tile_k, stages) = match (tile_n, m.k) {
+        (64, k) if k.is_multiple_of(128) => (128, 3),
+        (32, k) if k.is_multiple_of(256) => (256, 3),
+        (16, k) if k.is_multiple_of(256) => (256, 4),
+        (64, k) if k.is_multiple_of(64) => (64, 5),
+        (32, k) if k.is_multiple_of(64) => (64, 8),
+        (16, k) if k.is_multiple_of(64) => (64, 10),
+        _ => (32, 8),
+    };
+    Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n: tile_n / 16, stages }
 }
 
 /// What a schedule needs for its blocks to join their results.

@@ -81,6 +81,20 @@ fn a_row_epilogue_follows_the_selection() {
     assert_eq!(rows(Selection { numerics: Numerics::Exact, ..Selection::default() }), 0);
 }
 
+/// The products wait for a norm in their left operand, which rounds and sums otherwise than a kernel of its own.
+#[test]
+fn a_norm_in_the_left_operand_follows_the_selection() {
+    let graph = parse(include_str!("graphs/layernorm_linear.graph")).unwrap_or_else(|e| panic!("{e}"));
+    let normed = |selection| {
+        let plan = plan_with(&graph, 2, selection);
+        let waits = |c: &Compute| matches!(c, Compute::MatMul(m) if m.passes() == (vec![0, 1], 2));
+        plan.works.iter().filter(|w| waits(&w.compute)).count()
+    };
+    assert_eq!(normed(Selection::default()), 2);
+    assert_eq!(normed(Selection::without(&["norm-prologue"])), 0);
+    assert_eq!(normed(Selection { numerics: Numerics::Reassociates, ..Selection::default() }), 0);
+}
+
 #[test]
 fn a_plan_reads_back_as_it_was_written() {
     insta::glob!("graphs/*.graph", |path| {

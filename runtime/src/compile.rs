@@ -114,17 +114,32 @@ impl Compiler<'_> {
         arch: &str,
         progress: &(dyn Fn(Progress<'_>) + Sync),
     ) -> Result<Vec<Built>> {
+        self.compile_until(jobs, arch, &AtomicBool::new(false), progress)
+    }
+
+    /// As [`Compiler::compile_all`], but no new job starts once `stop` is set: a failure sets it, and so may others.
+    /// Without an error the result may then lack jobs.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile_all`].
+    pub fn compile_until(
+        &self,
+        jobs: &[Job],
+        arch: &str,
+        stop: &AtomicBool,
+        progress: &(dyn Fn(Progress<'_>) + Sync),
+    ) -> Result<Vec<Built>> {
         let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = self.threads.unwrap_or_else(cores).get().min(jobs.len());
-        let (next, failed, done) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(0));
+        let (next, done) = (AtomicUsize::new(0), Mutex::new(0));
         let results: Vec<Mutex<Option<Result<Built>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
         let work = || {
-            while !failed.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(job) = jobs.get(index) else { break };
                 let result = self.compile(job, arch);
                 if result.is_err() {
-                    failed.store(true, Ordering::Relaxed);
+                    stop.store(true, Ordering::Relaxed);
                 }
                 {
                     let mut done = lock(&done);

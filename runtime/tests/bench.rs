@@ -17,6 +17,8 @@ struct Recorded {
     runs: Vec<(Tokens, f64)>,
     steps: Vec<f64>,
     chains: Vec<f64>,
+    /// The first token of prompts, the warm-up's first.
+    prompts: Vec<f64>,
     /// What the chain was asked to stream.
     bytes: Vec<u64>,
     /// Calls, in order.
@@ -30,6 +32,7 @@ impl Recorded {
             runs: vec![run(9.0), run(0.004), run(0.008), run(0.0048)],
             steps: vec![0.0010, 0.0008, 0.0009],
             chains: vec![0.0004, 0.0005, 0.0006],
+            prompts: vec![9.0, 0.0018, 0.0009, 0.0027],
             bytes: Vec::new(),
             calls: Vec::new(),
         }
@@ -70,6 +73,12 @@ impl Measure for Recorded {
         Ok(self.chains.remove(0))
     }
 
+    fn prompt(&mut self, tokens: usize) -> Result<f64> {
+        self.calls.push("prompt");
+        assert_eq!(tokens, 16);
+        Ok(self.prompts.remove(0))
+    }
+
     fn kernel(&mut self, group: &Group, runs: usize) -> Result<Vec<f64>> {
         self.calls.push("kernel");
         let base = 1e-6 * (1.0 + group.kernel.index() as f64);
@@ -94,6 +103,8 @@ fn figures_are_medians_over_the_bytes_of_the_middle_token() {
     assert_eq!((report.step.seconds.median, report.chain.seconds.median), (0.0009, 0.0005));
     assert!((token.of_chain - 2.4).abs() < 1e-12 && (report.step.of_chain - 1.8).abs() < 1e-12);
     assert_eq!(report.chain.of_chain, 1.0);
+    let prompt = report.prompt.expect("measured");
+    assert_eq!((prompt.tokens, prompt.seconds.median, prompt.of_step), (16, 0.0018, 2.0));
     // The chain streamed what the kernels move, launch by launch.
     let bytes: Vec<u64> = report.kernels.iter().map(|k| k.bytes).collect();
     assert_eq!(gpu.bytes, bytes);
@@ -114,6 +125,7 @@ fn figures_are_medians_over_the_bytes_of_the_middle_token() {
     let order: Vec<&str> = gpu.calls.clone();
     assert_eq!(order[..5], ["reference", "generate", "generate", "step", "chain"]);
     assert!(order[order.len() - 6..].iter().all(|c| *c == "kernel"));
+    assert!(order[order.len() - 10..order.len() - 6].iter().all(|c| *c == "prompt"));
     assert_eq!(told.last(), Some(&(10, 10)));
 }
 
@@ -160,6 +172,8 @@ fn an_estimate_has_the_same_rows_and_says_so() {
     assert!((report.step.seconds.median - 6.0 * profile.launch).abs() < 1e-8);
     assert!((1.0..1.01).contains(&report.step.of_chain), "{}", report.step.of_chain);
     let sum: f64 = report.kernels.iter().map(|k| k.seconds.median).sum();
+    let prompt = report.prompt.expect("a bucket holds it");
+    assert!(prompt.tokens == 16 && prompt.of_step >= 1.0 && prompt.of_step < 1.01, "{prompt:?}");
     assert!((report.kernels_s - sum).abs() < 1e-15 && (report.step.seconds.median - sum).abs() < 1e-15);
 }
 

@@ -148,7 +148,7 @@ fn reports_and_timing() {
     );
     assert_eq!(events[14], "6/6 true");
 
-    let kernels = model.kernel_report();
+    let kernels = model.kernel_report().expect("kernels");
     assert_eq!(kernels.len(), 6);
     assert!(
         kernels.iter().all(|k| k.registers > 0 && k.blocks_per_sm > 0 && k.cached && k.spill_stores == 0)

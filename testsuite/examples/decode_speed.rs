@@ -146,7 +146,7 @@ fn main() {
         let of_size = |e: &weft_ir::plan::Entry| e.role == Role::Decode && e.bind.tokens >= batch;
         let entry = plan.entries.iter().position(of_size).expect("an entry");
         let mut m = load(&plan, &weights, place);
-        for k in m.kernel_report().iter().filter(|k| k.spill_stores + k.stack > 0) {
+        for k in m.kernel_report().expect("kernels").iter().filter(|k| k.spill_stores + k.stack > 0) {
             println!("{} spills: {k:?}", k.name);
         }
         let inputs = inputs(context, batch, limits.0);

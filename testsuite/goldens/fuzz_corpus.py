@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from gguf import ExpertGatingFuncType, GGMLQuantizationType, GGUFWriter, PoolingType, RopeScalingType, TokenType
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -60,7 +60,7 @@ def tokenizers(out):
 
 
 def ggufs(out):
-    def file(name, arch, spm, more=()):
+    def file(name, arch, spm, more=(), words=False):
         w = GGUFWriter(out / "gguf" / name, arch)
         w.add_block_count(1)
         w.add_context_length(64)
@@ -75,10 +75,15 @@ def ggufs(out):
             add(w)
         tokens = ["<unk>", "<s>", "</s>", "<0x0A>", "a", "b", "ab", "▁", "▁a"] if spm else ["a", "b", "ab", "Ġ", "Ġa", "<s>", "</s>", "c", "d"]
         types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, TokenType.BYTE] + [TokenType.NORMAL] * 5
-        w.add_tokenizer_model("llama" if spm else "gpt2")
+        if words:
+            tokens = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "▁a", "b", "ab", "▁ab", "▁!"]
+            types = [TokenType.CONTROL] * 4 + [TokenType.NORMAL] * 5
+        w.add_tokenizer_model("bert" if words else "llama" if spm else "gpt2")
         w.add_token_list(tokens)
-        w.add_token_types(types if spm else [TokenType.NORMAL] * 5 + [TokenType.CONTROL] * 2 + [TokenType.USER_DEFINED] * 2)
-        if spm:
+        w.add_token_types(types if spm or words else [TokenType.NORMAL] * 5 + [TokenType.CONTROL] * 2 + [TokenType.USER_DEFINED] * 2)
+        if words:
+            w.add_unk_token_id(3)
+        elif spm:
             w.add_token_scores([0.0] * 4 + [-1.0, -2.0, -3.0, -4.0, -5.0])
         else:
             w.add_tokenizer_pre("smollm")
@@ -101,6 +106,20 @@ def ggufs(out):
     file("yarn.gguf", "granite", False, [
         lambda w: w.add_string("granite.rope.scaling.type", "yarn"), lambda w: w.add_rope_scaling_factor(4.0),
         lambda w: w.add_rope_scaling_orig_ctx_len(16), lambda w: w.add_embedding_scale(2.0)])  # fmt: skip
+    file("bert.gguf", "bert", False, [
+        lambda w: w.add_causal_attention(False), lambda w: w.add_token_type_count(2),
+        lambda w: w.add_tensor("token_types.weight", np.ones((2, 32), np.float32)),
+        lambda w: w.add_pooling_type(PoolingType.MEAN)], True)  # fmt: skip
+    experts = [lambda w: w.add_expert_count(4), lambda w: w.add_expert_used_count(2),
+               lambda w: w.add_expert_feed_forward_length(16)]
+    file("qwen2moe.gguf", "qwen2moe", False, experts + [lambda w: w.add_expert_shared_feed_forward_length(24)])
+    file("deepseek2.gguf", "deepseek2", False, experts + [
+        lambda w: w.add_kv_lora_rank(16), lambda w: w.add_q_lora_rank(16), lambda w: w.add_key_length(24),
+        lambda w: w.add_value_length(16), lambda w: w.add_key_length_mla(24), lambda w: w.add_value_length_mla(16),
+        lambda w: w.add_rope_dimension_count(8), lambda w: w.add_expert_gating_func(ExpertGatingFuncType.SIGMOID),
+        lambda w: w.add_expert_group_count(2), lambda w: w.add_expert_group_used_count(1),
+        lambda w: w.add_rope_scaling_type(RopeScalingType.YARN), lambda w: w.add_rope_scaling_factor(4.0),
+        lambda w: w.add_rope_scaling_orig_ctx_len(16), lambda w: w.add_rope_scaling_yarn_log_mul(0.1)])  # fmt: skip
 
 
 def main(out):

@@ -8,10 +8,12 @@ For each variant of `variants.py`: OUT/NAME/{config.json, model.safetensors, gol
 configuration that is refused config.json and refused.json. Weights
 are random, stored in bf16; the golden is computed by transformers in float32 from the stored values, with eager
 attention and without a KV cache. `hf_16bit` is how far transformers' own bf16 run is from it: the yardstick of a
-16-bit run.
+16-bit run. A golden in which a router is at a near tie could not judge one, because either choice is right there and
+the other expert's result is far off: weights are drawn until no router is, or the clearest of many draws is taken.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import pathlib
@@ -24,6 +26,9 @@ from variants import DECODERS, ENCODERS, MOE, REFUSED, SIZE
 
 # Tokens of a row, and of its greedy continuation.
 LENGTH, STEPS = 13, 6
+# By how much the last expert that is chosen beats the first that is not, at least, in the router's rounding noise: rms
+# of the difference between the scores in bf16 and in float32.
+CLEAR, TRIES = 4.0, 500
 
 
 def randomise(model, seed):
@@ -120,6 +125,57 @@ def run(model, ids, steps):
     return logits, torch.cat(tokens, 1), torch.stack(rows, 1)
 
 
+class Chosen(tuple):
+    """What torch.topk gives; says when somebody looks at the indices, and not at the values alone."""
+
+    values = property(lambda self: self[0])
+    indices = property(lambda self: self[1])
+
+    def __getitem__(self, i):
+        return tuple(self)[1] if i == 1 else super().__getitem__(i)
+
+    def __iter__(self):
+        self.looked_at()
+        return super().__iter__()
+
+
+@contextlib.contextmanager
+def choices(seen):
+    """Appends each choice of torch.topk whose indices are used: scores, how many are taken."""
+    function, method = torch.topk, torch.Tensor.topk
+
+    def record(choose):
+        def chosen(scores, k, *args, **named):
+            found = Chosen(choose(scores, k, *args, **named))
+            found.looked_at = lambda: seen.append((scores.float(), k))
+            return found
+        return chosen
+
+    torch.topk, torch.Tensor.topk = record(function), record(method)
+    try:
+        yield
+    finally:
+        torch.topk, torch.Tensor.topk = function, method
+
+
+@torch.no_grad()
+def clearness(exact, rounded, ids):
+    """The narrowest choice of any router, in its rounding noise; 0 where bf16 chooses others, None without a router."""
+    seen = [], []
+    for model, list_ in zip((exact, rounded), seen):
+        with choices(list_):
+            model(ids, use_cache=False)
+    least = None
+    for (scores, k), (noisy, _) in zip(*seen):
+        if k < scores.shape[-1]:
+            best, noisy_best = scores.topk(k + 1, -1).values, scores.gather(-1, noisy.topk(k, -1).indices)
+            if (noisy_best.sort(-1).values != best[..., :k].sort(-1).values).any():
+                return 0.0
+            margin = (best[..., k - 1] - best[..., k]).min() / (scores - noisy).pow(2).mean().sqrt()
+            least = min(least or math.inf, margin.item())
+    return least
+
+
 @torch.no_grad()
 def decoder(folder, seed, model_type, settings, spelling):
     """Writes a decoder."""
@@ -127,10 +183,6 @@ def decoder(folder, seed, model_type, settings, spelling):
     attention = "sdpa" if settings.get("alibi") else "eager"
     own_size = model_type in ("gpt2", "bloom", "falcon")
     config = configure(model_type, settings, {} if own_size else SIZE)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    randomise(model, seed)
-    model.tie_weights()
-    store(folder, model, spelling)
 
     # What was stored, as a user loads it.
     def load(dtype):
@@ -142,16 +194,35 @@ def decoder(folder, seed, model_type, settings, spelling):
 
     generator = torch.Generator().manual_seed(seed + 1)
     ids = torch.randint(3, config.vocab_size, (2, LENGTH), generator=generator)
-    logits, greedy_ids, greedy_logits = run(load(torch.float32), ids, STEPS)
+
+    def draw(attempt):
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        randomise(model, seed + 1000 * attempt)
+        model.tie_weights()
+        store(folder, model, spelling)
+        exact, in_bf16 = load(torch.float32), load(torch.bfloat16)
+        outputs = run(exact, ids, STEPS)
+        return clearness(exact, in_bf16, torch.cat([ids, outputs[1]], 1)), outputs, in_bf16
+
+    clearest = -1.0, 0
+    for attempt in range(TRIES):
+        clear, *_ = draw(attempt)
+        clearest = max(clearest, (clear or 0.0, -attempt))
+        if clear is None or clear >= CLEAR:
+            break
+    clear, (logits, greedy_ids, greedy_logits), in_bf16 = draw(-clearest[1])
     assert logits.isfinite().all() and greedy_logits.isfinite().all(), folder.name
-    rounded = load(torch.bfloat16)(ids, use_cache=False).logits.float()
+    rounded = in_bf16(ids, use_cache=False).logits.float()
     p, q = logits.double().log_softmax(-1), rounded.double().log_softmax(-1)
     kl = (p.exp() * (p - q)).sum(-1).mean().item()
     best = greedy_logits.topk(2, -1).values
     save_file(dict(input_ids=ids, logits=logits, greedy_ids=greedy_ids, greedy_logits=greedy_logits.contiguous()),
               folder / "golden.safetensors")
     margin = (best[..., 0] - best[..., 1]).min().item()
-    report(folder, dict(hf=dict(mean_kl=kl), min_greedy_margin=margin), rel(rounded, logits), attention)
+    more = dict(hf=dict(mean_kl=kl), min_greedy_margin=margin)
+    if clear is not None:
+        more["router_margin_in_noise"] = clear
+    report(folder, more, rel(rounded, logits), attention)
 
 
 @torch.no_grad()

@@ -29,6 +29,8 @@ FAMILIES = {
                 OUTER),
     "qwen3_moe": ("QWEN3MOE", HF, LLAMA[:6] + POST[2:] + [f"mlp.{p}" for p in ["gate", "experts.gate_proj",
                   "experts.up_proj", "experts.down_proj"]], OUTER),
+    "qwen2_moe": ("QWEN2MOE", HF, LLAMA[:6] + ["mlp.gate", "mlp.shared_expert_gate"] + [f"mlp.{e}.{p}_proj" for e in
+                  ["experts", "shared_expert"] for p in ["gate", "up", "down"]], OUTER),
     "gpt_oss": ("GPT_OSS", HF, LLAMA[:6] + ["self_attn.sinks", "mlp.router"] + [f"mlp.experts.{p}_proj" for p in
                 ["gate", "up", "down"]], OUTER),
     "deepseek_v3": ("DEEPSEEK2", HF, LLAMA[:2] + [f"self_attn.{p}" for p in ["q_proj", "q_a_proj", "q_a_layernorm",
@@ -38,6 +40,7 @@ FAMILIES = {
     "granite": ("GRANITE", HF, LLAMA, OUTER),
     "smollm3": ("SMOLLM3", HF, LLAMA, OUTER),
     "olmo2": ("OLMO2", HF, LLAMA[2:] + POST, OUTER),
+    "olmo3": ("OLMO2", HF, LLAMA[2:] + POST, OUTER),
     "exaone4": ("EXAONE4", HF, LLAMA[2:] + POST, OUTER),
     "starcoder2": ("STARCODER2", HF, LLAMA[:6] + ["mlp.c_fc", "mlp.c_proj"], OUTER),
     "stablelm": ("STABLELM", HF, LLAMA + ["self_attn.q_layernorm", "self_attn.k_layernorm"], OUTER),
@@ -55,6 +58,9 @@ FAMILIES = {
                "self_attention.dense"] + NEOX[2:], ["transformer.word_embeddings", "transformer.ln_f", "lm_head"]),
     "bloom": ("BLOOM", "transformer.h.{}.", NEOX + ["self_attention.query_key_value", "self_attention.dense"],
               ["transformer.word_embeddings", "transformer.word_embeddings_layernorm", "transformer.ln_f"]),
+    "bert": ("BERT", "encoder.layer.{}.", [f"attention.self.{p}" for p in ["query", "key", "value"]]
+             + [f"{p}.{q}" for p in ["attention.output", "output"] for q in ["dense", "LayerNorm"]] + ["intermediate.dense"],
+             [f"embeddings.{p}" for p in ["word_embeddings", "token_type_embeddings", "position_embeddings", "LayerNorm"]]),
 }  # fmt: skip
 
 

@@ -114,14 +114,24 @@ impl Maker {
     /// # Panics
     /// When it draws none, or its kernel faults.
     pub fn tokens(&self, m: &MatMul, rows: usize) -> Vec<i32> {
+        self.drawn(m, rows).1
+    }
+
+    /// As [`Maker::tokens`], behind the logits that they were drawn from.
+    ///
+    /// # Panics
+    /// As [`Maker::tokens`].
+    pub fn drawn(&self, m: &MatMul, rows: usize) -> (Vec<f32>, Vec<i32>) {
         let plan = self.plan(m.clone(), rows, &|_| {});
         let [first, second] = [Order::Forward, Order::Backward].map(|order| {
             let mut emulated = Emulated::with_weights(&plan, self);
             emulated.order = order;
             emulated.run("step", &self.inputs).unwrap_or_else(|why| panic!("{why}"));
-            emulated.output_ids("tokens")
+            (emulated.output("logits"), emulated.output_ids("tokens"))
         });
-        assert_eq!(first, second, "the order of the blocks decides");
+        let bits = |logits: &[f32]| logits.iter().map(|l| l.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&first.0), bits(&second.0), "the order of the blocks decides");
+        assert_eq!(first.1, second.1, "the order of the blocks decides");
         first
     }
 

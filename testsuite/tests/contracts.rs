@@ -1,16 +1,19 @@
 //! Fusion contracts: the sites of each family's plan, under snapshot; fusions that are turned off; the counts
 //! that public models must reach.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::config::MODEL_TYPES;
 use weft_ir::dtype::DType;
 use weft_ir::graph::Graph;
 use weft_ir::plan::Role;
 use weft_ir::reference::Precision;
 use weft_passes::{Compiled, Numerics, Selection, fusion};
 use weft_runtime::exec::CpuModel;
-use weft_testsuite::fixture::{Bytes, Fixture, compile_with};
+use weft_testsuite::fixture::{Bytes, Fixture, List, compile_with};
 use weft_testsuite::golden::tiny;
 use weft_testsuite::synthetic::{LlamaShape, SMOLLM2, deepseek_v3};
 
@@ -44,23 +47,43 @@ fn table(c: &Compiled) -> String {
     out
 }
 
-/// Fusions of every family's tiny checkpoint.
+/// Variants of the families that `fixtures/tiny` does not have.
+const OTHER_FAMILIES: &[&str] = &[
+    "cohere2",
+    "exaone4",
+    "glm4",
+    "granite",
+    "modernbert",
+    "olmo3",
+    "phi",
+    "qwen2-moe",
+    "roberta",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "xlm-roberta",
+];
+
+/// Fusions of a checkpoint of every family.
 #[test]
 fn tables() {
-    let folder = weft_testsuite::fixture::folder().join("tiny");
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .expect("fixtures")
-        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    for name in names {
-        let graph = Fixture::open(&name).graph(DType::BF16);
+    let variants = List::Variants.all();
+    let named = |path: &PathBuf| OTHER_FAMILIES.iter().any(|name| path.ends_with(name));
+    let folders = List::Tiny.all().into_iter().chain(variants.into_iter().filter(named));
+    let mut families = BTreeSet::new();
+    for path in folders {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let fixture = Fixture::at(path);
+        families.insert(fixture.checkpoint.config().model_type.clone());
+        let graph = fixture.graph(DType::BF16);
         let c = compiled(&graph, Selection::default());
         assert!(c.context.reports.iter().all(|r| r.limited.is_empty()), "{name}: saturation hit a limit");
         insta::with_settings!({ snapshot_suffix => name.as_str(), prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!("fusions", table(&c));
         });
     }
+    let missing: Vec<&&str> = MODEL_TYPES.iter().filter(|m| !families.contains(**m)).collect();
+    assert!(missing.is_empty(), "no table of {missing:?}");
 }
 
 /// At its own size, DeepSeek's decode attends to the narrow rows, and the other steps to keys and values that they make

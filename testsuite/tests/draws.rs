@@ -5,6 +5,7 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::Input;
 use weft_ir::plan::{BufferKind, Draw, DrawPenalties, MatMul, Scalar};
 use weft_ir::reference::StepInputs;
+use weft_ir::sampling::{Params, Penalties, penalize_row, sample_row};
 use weft_ir::scalar::{Binary, Compare};
 use weft_ir::shape::{Dim, Sym};
 use weft_testsuite::product::{Maker, at, load_at, op, store};
@@ -41,14 +42,46 @@ fn asked(row: usize) -> Asked {
     }
 }
 
+/// The position of a row's token.
+fn position(row: usize) -> usize {
+    (5 * row + 2) % CONTEXT
+}
+
+/// The tokens of a row's sequence: some twice, some that are in no vocabulary.
+fn history(row: usize) -> Vec<i32> {
+    (row * CONTEXT..(row + 1) * CONTEXT).map(|i| (i * 7 % 40) as i32 - 1).collect()
+}
+
+/// Fails unless the tokens are those of the definition for the very logits that the kernel stored.
+fn check_drawn(mk: &Maker, m: &MatMul, rows: usize) {
+    let (logits, tokens) = mk.drawn(m, rows);
+    let i = &mk.inputs;
+    for (r, (row, token)) in logits.chunks(m.n).zip(tokens).enumerate() {
+        let mut row = row.to_vec();
+        if m.draw.as_ref().is_some_and(|d| d.penalties.is_some()) {
+            let penalties =
+                Penalties { repetition: i.repetition_penalty[r], presence: i.presence_penalty[r] };
+            penalize_row(&mut row, &history(r)[..=position(r)], i.prompt_lengths[r] as usize, &penalties);
+        }
+        let params = Params {
+            temperature: i.temperature[r],
+            top_k: i.top_k[r],
+            top_p: i.top_p[r],
+            min_p: i.min_p[r],
+            seed: i.seed[r],
+        };
+        let wanted = sample_row(&row, position(r) as i32, &params);
+        assert_eq!(token, wanted, "row {r} of {} tokens, {params:?}", m.n);
+    }
+}
+
 /// A head [n, k] whose logits are scaled, so that softmax has something to choose from.
 fn head(rows: usize, (n, k): (usize, usize), from: usize, penalised: bool) -> (Maker, MatMul) {
     let mut mk = Maker::default();
     let x = mk.floats("x", DType::BF16, &[rows, k], 1.0);
     let b = mk.floats("w", DType::BF16, &[n, k], 0.4);
     let asked: Vec<Asked> = (0..rows).map(|r| asked(from + r)).collect();
-    let positions: Vec<i32> = (0..rows).map(|r| ((5 * r + 2) % CONTEXT) as i32).collect();
-    let position = mk.ints("position", positions);
+    let position = mk.ints("position", (0..rows).map(|r| position(r) as i32).collect());
     let of = |f: &dyn Fn(&Asked) -> f32| asked.iter().map(f).collect::<Vec<f32>>();
     mk.inputs = StepInputs {
         temperature: of(&|a| a.temperature),
@@ -64,9 +97,7 @@ fn head(rows: usize, (n, k): (usize, usize), from: usize, penalised: bool) -> (M
     let parameters = [Input::Temperature, Input::TopK, Input::TopP, Input::MinP, Input::Seed];
     let parameters = parameters.map(|i| mk.input(i));
     let penalties = penalised.then(|| {
-        // Some tokens twice, some that are in no vocabulary.
-        let history = (0..rows * CONTEXT).map(|i| (i * 7 % 40) as i32 - 1).collect();
-        let history = mk.ints("history", history);
+        let history = mk.ints("history", (0..rows).flat_map(history).collect());
         let base = op(Binary::Mul, at(0), Scalar::Int(CONTEXT as i64));
         let costs = [Input::PromptLengths, Input::RepetitionPenalty, Input::PresencePenalty];
         DrawPenalties { history, base, parameters: costs.map(|i| mk.input(i)) }
@@ -133,5 +164,81 @@ fn the_first_of_equal_logits_is_chosen() {
     for from in [0, 1, 63, 64, 257, 499] {
         tied(&mut m, from);
         assert_eq!(mk.tokens(&m, 3)[0], from as i32);
+    }
+}
+
+/// From one token to the vocabularies of GPT-2 (odd: no vectors) and Llama 3, every filter, with penalties and without.
+#[test]
+fn vocabularies_of_any_size() {
+    for (n, k) in [(1, 8), (2, 8), (31, 8), (513, 8), (2052, 8)] {
+        for penalised in [false, true] {
+            let (mk, m) = head(8, (n, k), 0, penalised);
+            check_drawn(&mk, &m, 8);
+        }
+    }
+    for n in [50_257, 128_256] {
+        for (from, penalised) in [(3, false), (7, true), (4, true)] {
+            let (mk, m) = head(1, (n, 8), from, penalised);
+            check_drawn(&mk, &m, 1);
+        }
+    }
+}
+
+/// More tokens are as large as the k-th than are collected.
+#[test]
+fn equal_logits() {
+    for n in [37, 512, 513, 3000] {
+        let (mk, mut m) = head(8, (n, 8), 0, false);
+        m.stores[0].value = Scalar::Float(1.5);
+        check_drawn(&mk, &m, 8);
+        // Two values: the higher ones are few, or many.
+        for high in [1, 7, 600] {
+            let below = Scalar::Compare(Compare::Lt, Box::new(at(1)), Box::new(Scalar::Int(high)));
+            let (yes, no) = (Box::new(Scalar::Float(2.0)), Box::new(Scalar::Float(-0.0)));
+            m.stores[0].value = Scalar::Select(Box::new(below), yes, no);
+            check_drawn(&mk, &m, 8);
+        }
+    }
+}
+
+/// Fewer tokens that can be drawn than top-k asks for, all in few threads' hands; none at all; and one that is infinite.
+#[test]
+fn infinite_logits() {
+    let (mk, mut m) = head(8, (3000, 8), 0, true);
+    for finite in [0, 1, 40] {
+        let below = Scalar::Compare(Compare::Lt, Box::new(at(1)), Box::new(Scalar::Int(finite)));
+        let (yes, no) = (Box::new(Scalar::Acc(0)), Box::new(Scalar::Float(f32::NEG_INFINITY)));
+        m.stores[0].value = Scalar::Select(Box::new(below), yes, no);
+        check_drawn(&mk, &m, 8);
+    }
+    let one = Scalar::Compare(Compare::Eq, Box::new(at(1)), Box::new(Scalar::Int(1234)));
+    let (yes, no) = (Box::new(Scalar::Float(f32::INFINITY)), Box::new(Scalar::Acc(0)));
+    m.stores[0].value = Scalar::Select(Box::new(one), yes, no);
+    check_drawn(&mk, &m, 8);
+}
+
+/// The nucleus of a flat row is most of it, that of a steep one some tokens: searched for, and read from the few.
+#[test]
+fn flat_and_steep_rows() {
+    for scale in [0.01, 1.0, 8.0, 200.0] {
+        for n in [700, 5000] {
+            let (mk, mut m) = head(8, (n, 8), 0, false);
+            m.stores[0].value = op(Binary::Mul, Scalar::Acc(0), Scalar::Float(scale));
+            check_drawn(&mk, &m, 8);
+        }
+    }
+}
+
+/// Every rank at which the few are enough, and those beyond.
+#[test]
+fn any_number_of_tokens_may_be_kept() {
+    for top_k in [1, 2, 31, 127, 128, 129, 255, 256, 257, 1000, 2047] {
+        for (top_p, min_p) in [(1.0, 0.0), (0.5, 0.0), (0.95, 0.01)] {
+            let (mut mk, m) = head(2, (2048, 8), 3, false);
+            mk.inputs.top_k = vec![top_k, top_k + 1];
+            (mk.inputs.top_p, mk.inputs.min_p) = (vec![top_p; 2], vec![min_p; 2]);
+            mk.inputs.temperature = vec![0.7, 1.9];
+            check_drawn(&mk, &m, 2);
+        }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::config::pooling::{Pooling, PoolingMode};
 use weft_frontend::config::{LayerRope, Norm, PositionKind, QkNorm};
 use weft_ir::decode::decode_f32;
 use weft_ir::dtype::DType;
@@ -60,7 +61,9 @@ fn convert(
     let own = more.iter().map(|(k, v)| (*k, v.clone()));
     let usual = sizes.into_iter().chain(rotary).filter(|(k, _)| more.iter().all(|(other, _)| other != k));
     meta.extend(usual.chain(own).map(|(k, v)| (format!("{arch}.{k}"), v)));
-    let names = Names::of(&c.model_type);
+    // RoBERTa's files are BERT's.
+    let names = Names::of(if arch == "bert" { "bert" } else { &c.model_type });
+    let whole = more.iter().all(|(key, _)| *key != "attention.key_length_mla");
     let gemma = arch.starts_with("gemma");
     let mut out: BTreeMap<String, Tensor> = BTreeMap::new();
     let mut stacks: BTreeMap<String, Vec<(String, Tensor)>> = BTreeMap::new();
@@ -74,7 +77,16 @@ fn convert(
         if gemma && name.ends_with(queries) {
             t.1.iter_mut().for_each(|v| *v *= 0.5f32.sqrt());
         }
+        if arch == "bert" && name.starts_with("pooler.") {
+            continue;
+        }
+        if arch == "bert" && name.contains("position_embeddings") {
+            let width = t.0[1];
+            t.1.drain(..c.position_offset * width);
+            t.0[0] = t.1.len() / width;
+        }
         if arch == "deepseek2"
+            && !(whole && name.contains("kv_b_proj"))
             && let Some(stored) = deepseek(&name, &t, hf)
         {
             out.extend(stored.into_iter().map(|(name, t)| (names.get(&name), t)));
@@ -281,15 +293,48 @@ fn of_deepseek(hf: &Checkpoint) -> Vec<(&'static str, Meta)> {
     meta
 }
 
+/// As older converters wrote it: the heads' own sizes, and what makes keys and values in one tensor.
+fn of_older_deepseek(hf: &Checkpoint) -> Vec<(&'static str, Meta)> {
+    let (c, l) = (hf.config(), hf.config().latent.expect("latent attention"));
+    let mut meta = of_deepseek(hf);
+    meta.retain(|(key, _)| !key.ends_with("_mla"));
+    for (key, value) in &mut meta {
+        let size = match *key {
+            "attention.head_count_kv" => c.heads,
+            "attention.key_length" => l.plain + l.rotated,
+            "attention.value_length" => l.value,
+            _ => continue,
+        };
+        *value = Meta::Size(size as u32);
+    }
+    meta
+}
+
+fn variant(name: &str) -> Checkpoint {
+    Fixture::at(weft_testsuite::fixture::folder().join("variants").join(name)).checkpoint
+}
+
 /// Latent attention, with its matrices of keys and values apart; queries narrow or not, YaRN.
 #[test]
 fn deepseek2() {
     let hf = Fixture::open("deepseek-v3").checkpoint;
     golden("deepseek-v3", "deepseek2", &of_deepseek(&hf));
-    let variant = |name: &str| Fixture::at(weft_testsuite::fixture::folder().join("variants").join(name));
+    golden("deepseek-v3", "deepseek2", &of_older_deepseek(&hf));
     for name in ["deepseek-v3-no-q-rank", "deepseek-v3-groups"] {
-        let hf = variant(name).checkpoint;
+        let hf = variant(name);
         agree(&hf, "deepseek2", &of_deepseek(&hf));
+        agree(&hf, "deepseek2", &of_older_deepseek(&hf));
+    }
+    let yarn = [
+        ("rope.scaling.type", Meta::Text("yarn")),
+        ("rope.scaling.factor", Meta::Number(4.0)),
+        ("rope.scaling.original_context_length", Meta::Size(16)),
+        ("rope.scaling.yarn_log_multiplier", Meta::Number(0.1)),
+    ];
+    let of_yarn = variant("deepseek-v3-yarn");
+    assert!(of_yarn.config().attention_scale > 1.2 / 4.0, "YaRN scales the scores");
+    for meta in [of_deepseek(&of_yarn), of_older_deepseek(&of_yarn)] {
+        agree(&of_yarn, "deepseek2", &[&meta[..], &yarn].concat());
     }
     // DeepSeek V2's scores; groups that do not divide the experts.
     let dir = tempfile::tempdir().expect("folder");
@@ -300,6 +345,88 @@ fn deepseek2() {
         convert(&hf, "deepseek2", &meta, &[], &path);
         let Err(error) = Checkpoint::open(&path) else { panic!("{key} = {value} was read") };
         assert!(error.to_string().contains("deepseek2.expert_g"), "{error}");
+    }
+}
+
+/// The row of the shared expert's gate is a vector, or a matrix.
+#[test]
+fn qwen2_moe() {
+    let meta = [
+        ("expert_count", Meta::Size(5)),
+        ("expert_used_count", Meta::Size(2)),
+        ("expert_feed_forward_length", Meta::Size(16)),
+        ("expert_shared_feed_forward_length", Meta::Size(24)),
+    ];
+    let hf = variant("qwen2-moe");
+    agree(&hf, "qwen2moe", &meta);
+    let vectors: Vec<(String, Vec<f32>)> = tensors(&hf)
+        .into_iter()
+        .filter(|(name, _)| name.ends_with("shared_expert_gate.weight"))
+        .map(|(name, (_, values))| (Names::of("qwen2_moe").get(&name), values))
+        .collect();
+    assert_eq!(vectors.len(), 2);
+    let vectors: Vec<(&str, Vec<f32>)> = vectors.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
+    agree_with(&hf, "qwen2moe", &meta, &vectors);
+}
+
+/// OLMo 3's files are OLMo 2's, with windows; layers with one are not scaled by YaRN. Without a list of layers every
+/// fourth sees all.
+#[test]
+fn olmo3() {
+    let windows = |n: u32, flags: &[bool]| {
+        let list = Meta::Flags(flags.to_vec());
+        [("attention.sliding_window", Meta::Size(n)), ("attention.sliding_window_pattern", list)]
+    };
+    let (plain, of_yarn) = (variant("olmo3"), variant("olmo3-yarn"));
+    let listed = windows(5, &[true, true, true, false]);
+    agree(&plain, "olmo2", &listed);
+    agree(&plain, "olmo2", &listed[..1]);
+    let yarn = [
+        ("rope.scaling.type", Meta::Text("yarn")),
+        ("rope.scaling.factor", Meta::Number(4.0)),
+        ("rope.scaling.original_context_length", Meta::Size(16)),
+    ];
+    agree(&of_yarn, "olmo2", &[&windows(4, &[true, false])[..], &yarn].concat());
+}
+
+/// BERT and RoBERTa, whose vocabulary is another.
+#[test]
+fn bert() {
+    for place in ["tiny/bert", "variants/bert-odd", "variants/roberta", "variants/xlm-roberta"] {
+        let source = weft_testsuite::fixture::folder().join(place);
+        let hf = Fixture::at(source.clone()).checkpoint;
+        let dir = tempfile::tempdir().expect("folder");
+        let meta = [("attention.causal", Meta::Flag(false)), ("pooling_type", Meta::Size(2))];
+        let path = dir.path().join("model.gguf");
+        convert(&hf, "bert", &meta, &[], &path);
+        for file in ["golden.safetensors", "golden.json"] {
+            std::fs::copy(source.join(file), dir.path().join(file)).expect("copies");
+        }
+        let fixture = Fixture::at(dir.path().to_owned());
+        let gguf = &fixture.checkpoint;
+        let c = gguf.config();
+        assert_eq!(
+            (c.type_vocab_size, c.max_position),
+            (hf.config().type_vocab_size, hf.config().max_position)
+        );
+        assert!(c.unknown.is_empty(), "{:?}", c.unknown);
+        let pooling = Pooling::of(gguf).unwrap_or_else(|e| panic!("{e}")).expect("the file says it");
+        assert_eq!((pooling.mode, pooling.normalize), (PoolingMode::Cls, true));
+        let graph = fixture.graph(DType::F32);
+        assert_eq!(gguf.unused(&weft::model::used_tensors(&graph)), Vec::<String>::new());
+        let options = CpuOptions { max_seq: 128, max_batch: 8, ..CpuOptions::default() };
+        let mut model = CpuModel::graph(graph, &Bytes(gguf), &options).unwrap_or_else(|e| panic!("{e}"));
+        let distance = weft_testsuite::encoder::tiny(&fixture, &mut model);
+        assert!(distance <= 1e-4, "{place}: {distance}");
+        // A decoder of the name, and a way of pooling that there is not.
+        for (key, value) in [("attention.causal", Meta::Flag(true)), ("pooling_type", Meta::Size(4))] {
+            let mut meta = meta.clone();
+            meta.iter_mut().filter(|(k, _)| *k == key).for_each(|(_, v)| *v = value.clone());
+            convert(&hf, "bert", &meta, &[], &path);
+            let read = Checkpoint::open(&path).and_then(|c| Pooling::of(&c).map(|_| ()));
+            let Err(error) = read else { panic!("{key} was read") };
+            assert!(error.to_string().contains(&format!("bert.{key}")), "{error}");
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Every emitted kernel compiles under NVRTC for its target; on sm_90 none spills.
 
+use std::collections::BTreeSet;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::dtype::DType;
 use weft_ir::target::{TARGETS, Target};
-use weft_testsuite::fixture::{Fixture, compile};
+use weft_testsuite::fixture::{Fixture, List, checkpoints, compile};
 use weft_testsuite::nvrtc::{compile_all, load};
 use weft_testsuite::synthetic::{SMOLLM2, deepseek_v3};
 
@@ -95,6 +96,24 @@ fn tiny_families() {
     for name in families {
         eprintln!("{name}");
         check(&Fixture::open(name).graph(DType::BF16), target, DType::BF16, 2);
+    }
+}
+
+/// What `gpu_families` runs.
+#[test]
+#[ignore = "takes minutes"]
+fn every_checkpoint() {
+    let Some(nvrtc) = load() else { return };
+    let mut seen = BTreeSet::new();
+    for (list, level, max_seq) in [(List::Tiny, 0, 64), (List::Tiny, 2, 64), (List::Variants, 2, 32)] {
+        for path in checkpoints(list) {
+            let graph = Fixture::at(path.clone()).graph(DType::BF16);
+            let plan = compile(&graph, "sm_90", DType::BF16, level, (max_seq, 2));
+            let mut kernels = weft_codegen::emit(&plan).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            kernels.retain(|k| seen.insert(k.source.clone()));
+            eprintln!("{} at level {level}: {} new kernels", path.display(), kernels.len());
+            compile_all(&nvrtc, &kernels, "sm_90a");
+        }
     }
 }
 

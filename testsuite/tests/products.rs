@@ -15,6 +15,24 @@ fn plain() {
     }
 }
 
+/// Tiles of at most 16 rows, as wide and deep as prompts of any shape make them.
+#[test]
+fn short_prompts() {
+    let tiles =
+        [(16, 256, 4), (16, 64, 10), (16, 32, 8), (32, 256, 3), (32, 64, 8), (64, 128, 3), (64, 64, 5)];
+    for (columns, depth, ahead) in tiles {
+        for (rows, n, k) in [(16, 70, 520), (9, 33, 72)] {
+            let (maker, m) = product::plain(n, k, rows);
+            maker.check(&m, rows, &|schedule| match schedule {
+                Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n, stages } => {
+                    (*tile_n, *tile_k, *warps_n, *stages) = (columns, depth, columns / 16, ahead);
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+    }
+}
+
 #[test]
 fn f32_operands() {
     let (n, k) = (19, 100);
@@ -42,6 +60,70 @@ fn rows_of_five_turns() {
     maker.check(&m, 2, &|s| {
         if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, .. } = s {
             (*warps, *lanes, *split, *columns, *depth, *blocks) = (2, 32, 1, 2, 2, 3);
+        }
+    });
+}
+
+/// The left operand is a LayerNorm, or what one takes from its mean, scaled behind the product.
+#[test]
+fn after_a_layer_norm() {
+    for (n, k) in [(21, 136), (7, 768), (5, 100)] {
+        for scaled_before in [true, false] {
+            Maker::check_all(&|rows| after_norm(n, k, rows, scaled_before));
+        }
+    }
+}
+
+fn after_norm(n: usize, k: usize, rows: usize, scaled_before: bool) -> (Maker, MatMul) {
+    let mut mk = Maker::default();
+    let x = mk.floats("x", DType::F32, &[rows, k], 1.0);
+    let gamma = mk.floats("w_norm", DType::BF16, &[k], 1.0);
+    let beta = mk.floats("w_shift", DType::BF16, &[k], 0.3);
+    let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
+    mk.write("y", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
+    let sum = |value| Stage { op: Reduce::Sum, value };
+    let mean = |stage| op(Binary::Div, Scalar::Reduced(stage), Scalar::Float(k as f32));
+    // A mean that is far from zero.
+    let e = op(Binary::Add, load_at(x, &[at(0), at(1)]), Scalar::Float(3.0));
+    let centred = op(Binary::Sub, e.clone(), mean(0));
+    let stages = vec![sum(e), sum(op(Binary::Mul, centred.clone(), centred.clone()))];
+    let scale = Scalar::unary(Unary::Rsqrt, op(Binary::Add, mean(1), Scalar::Float(1e-5)));
+    let gamma = load_at(gamma, &[at(1)]);
+    let (a, value) = match scaled_before {
+        true => {
+            let scaled = op(Binary::Mul, op(Binary::Mul, centred, scale), gamma);
+            (op(Binary::Add, scaled, load_at(beta, &[at(1)])), Scalar::Acc(0))
+        }
+        false => (op(Binary::Mul, centred, gamma), op(Binary::Mul, Scalar::Acc(0), scale)),
+    };
+    let stores = vec![store(0, &[at(0), at(1)], value, None)];
+    let m = MatMul { m: TOKENS, n, group: 1, k, a, b, stages, row: None, stores, draw: None };
+    assert_eq!(m.passes(), (vec![0, 1], if scaled_before { 2 } else { 1 }));
+    (mk, m)
+}
+
+/// Blocks that an SM is to hold bound a thread's registers, and change nothing else.
+#[test]
+fn resident_blocks_are_launch_bounds() {
+    let (maker, m) = product::plain(300, 512, 1);
+    let source = |blocks: u32| {
+        let plan = maker.plan(m.clone(), 1, &|s| match s {
+            Schedule::Gemv { warps, resident, .. } => (*warps, *resident) = (8, blocks),
+            other => panic!("{other:?}"),
+        });
+        weft_codegen::emit(&plan).expect("emits").remove(0).source
+    };
+    let (one, two, four) = (source(1), source(2), source(4));
+    assert!(one.contains("__launch_bounds__(256) "), "{one}");
+    assert!(two.contains("__launch_bounds__(256, 2) "), "{two}");
+    let body = |source: &str| {
+        source.split_once("__launch_bounds__").and_then(|(_, s)| s.split_once(") ")).map(|s| s.1.to_owned())
+    };
+    assert!(four.contains("__launch_bounds__(256, 4) ") && body(&four) == body(&two), "{four}");
+    assert_eq!(body(&one), body(&two));
+    maker.check(&m, 1, &|s| {
+        if let Schedule::Gemv { warps, resident, .. } = s {
+            (*warps, *resident) = (8, 2);
         }
     });
 }
@@ -151,8 +233,10 @@ fn expressions_that_see_too_much_are_faults() {
     m.stores[0].value = Scalar::Reduced(0);
     assert!(fault(m).contains("stage 0 of 0"));
     let mut m = good.clone();
-    m.stages = vec![Stage { op: Reduce::Sum, value: Scalar::Float(1.0) }];
-    m.a = Scalar::Reduced(0);
-    assert!(fault(m).contains("stage 0 of 0"));
+    m.stages = vec![Stage { op: Reduce::Sum, value: Scalar::Reduced(0) }];
+    assert!(fault(m.clone()).contains("stage 0 of 0"));
+    m.stages[0].value = Scalar::Float(1.0);
+    m.a = Scalar::Reduced(1);
+    assert!(fault(m).contains("stage 1 of 1"));
     assert!(fault(MatMul { group: 2, ..good }).contains("right operand"));
 }

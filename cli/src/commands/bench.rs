@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::fmt;
 use std::io::Write;
 use weft_ir::target::Target;
+use weft_runtime::exec::LoadReport;
 use weft_runtime::exec::bench::figures::Spread;
 use weft_runtime::exec::bench::{self, Report, Workload, report::Rated};
 
@@ -19,6 +20,7 @@ struct Output<'a> {
     model: String,
     #[serde(flatten)]
     report: &'a Report,
+    load: Option<LoadReport>,
 }
 
 /// Measures, or estimates.
@@ -30,6 +32,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         build.max_seq = build.max_seq.or(Some(args.context + args.tokens));
     }
     let request = Request { device: crate::args::DeviceArg::Cuda, build: &build, sequences: args.batch };
+    let mut load = None;
     let report = if args.estimate {
         let target = target(args, &source)?;
         let plan = source.plan(request, target)?;
@@ -40,6 +43,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         let remedy = "weft bench --estimate prints the same table by the cost model, on any machine";
         let (loaded, options) = source.load_to_measure(request, remedy)?;
         let plan = loaded.plan().clone();
+        load = Some(loaded.load_report().clone());
         work.check(&plan).map_err(|e| Error::input(e.to_string()))?;
         let bar = progress::count("filling the cache");
         let mut gpu = Gpu::new(loaded, options, work, &mut |done, total| {
@@ -55,9 +59,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let model = args.model.display().to_string();
     if args.json {
-        return print_json(&Output { model, report: &report });
+        return print_json(&Output { model, report: &report, load });
     }
-    write!(std::io::stdout().lock(), "{}", Text { model, report: &report })?;
+    write!(std::io::stdout().lock(), "{}", Text { model, report: &report, load })?;
     Ok(())
 }
 
@@ -84,6 +88,8 @@ fn target(args: &BenchArgs, source: &Source) -> Result<&'static Target> {
 struct Text<'a> {
     model: String,
     report: &'a Report,
+    /// How it was brought to the GPU; absent in an estimate.
+    load: Option<LoadReport>,
 }
 
 fn micros(seconds: f64) -> String {
@@ -152,6 +158,17 @@ impl fmt::Display for Text<'_> {
         }
         writeln!(f, "a step    {}", rated(&r.step))?;
         writeln!(f, "chain     {}, {} TB/s: the ceiling", millis(&r.chain.seconds), tera(r.chain.rate))?;
+        if let Some(p) = &r.prompt {
+            let what = format!("first token of a prompt of {} tokens", p.tokens);
+            writeln!(f, "{what}   {}, {:.2} × a decode step", millis(&p.seconds), p.of_step)?;
+        }
+        if let Some(load) = &self.load {
+            writeln!(
+                f,
+                "loaded in {:.2} s: weights {}; kernels {:.2} s",
+                load.seconds, load.upload, load.compile_seconds
+            )?;
+        }
         self.notes(f)
     }
 }

@@ -36,8 +36,8 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         let (path, kind) = (args.model.display(), &source.checkpoint().config().model_type);
         return Err(Error::input(format!("{path}: {kind} is a decoder; weft embed takes encoders")));
     }
-    let pooling = Pooling::open(source.checkpoint().root())?.unwrap_or_else(|| {
-        eprintln!("pooling: the mean, not normalised (the checkpoint has no modules.json, which would say)");
+    let pooling = Pooling::of(source.checkpoint())?.unwrap_or_else(|| {
+        eprintln!("pooling: the mean, not normalised (the checkpoint has no modules.json or pooling_type, which would say)");
         Pooling::default()
     });
     let tokenizer = Tokenizer::open(source.checkpoint())?;

@@ -2,12 +2,12 @@
 
 use super::print_json;
 use crate::args::RunArgs;
-use crate::engine::{Request, Source};
+use crate::engine::{Request, Source, Warm};
 use crate::errors::{Error, Result};
 use crate::generate::{self, Answer, Limits, Timing, check_length, generate, stop_tokens};
+use crate::startup::{self, Startup};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
-use std::time::Instant;
 use weft_frontend::models::Kind;
 use weft_frontend::text::chat::{ChatTemplate, Message};
 use weft_frontend::text::tokenizer::Tokenizer;
@@ -18,6 +18,7 @@ use weft_ir::sampling::{Params, Penalties};
 struct Output<'a> {
     device: String,
     load_seconds: f64,
+    startup: Startup,
     timing: Timing,
     answers: Vec<PromptAnswer<'a>>,
 }
@@ -38,6 +39,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
             "{path}: {kind} is an encoder, which answers nothing; weft embed takes it"
         )));
     }
+    // A tokenizer takes as long to read as a GPU to wake up.
+    let _warm = Warm::up(args.device);
     let tokenizer = Tokenizer::open(source.checkpoint())?;
     let chat = chat_template(args, &source)?;
     let prompts = prompts(args)?;
@@ -58,10 +61,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
         stop_strings: args.stop.clone(),
         launch: args.launch,
     };
-    let start = Instant::now();
     let request = Request { device: args.device, build: &args.build, sequences: requests.len() };
-    let mut executor = source.load(request)?;
-    let load_seconds = start.elapsed().as_secs_f64();
+    let (mut executor, mut startup) = source.load_timed(request)?;
+    let load_seconds = startup.device_seconds + startup.plan_seconds + startup.load_seconds;
     let streamed = prompts.len() == 1 && !args.json;
     let mut say = |_: usize, text: &str| {
         if streamed {
@@ -71,11 +73,14 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         Ok(())
     };
+    let loaded = startup::seconds();
     let (answers, timing) = generate(executor.as_mut(), &tokenizer, &requests, &limits, &mut say)?;
+    startup.prompt_seconds = timing.first_token_seconds;
+    startup.first_token_seconds = loaded + timing.first_token_seconds;
     if args.json {
         let pairs = prompts.iter().zip(&answers);
         let answers = pairs.map(|(prompt, answer)| PromptAnswer { prompt, answer }).collect();
-        return print_json(&Output { device: executor.device(), load_seconds, timing, answers });
+        return print_json(&Output { device: executor.device(), load_seconds, startup, timing, answers });
     }
     let mut out = std::io::stdout().lock();
     if streamed {
@@ -87,7 +92,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
     }
     out.flush()?;
-    eprintln!("{}: loaded in {load_seconds:.2} s; {}", executor.device(), timing.text());
+    eprintln!("{}: {startup}", executor.device());
+    eprintln!("{}", timing.text());
     Ok(())
 }
 

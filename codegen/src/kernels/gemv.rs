@@ -114,7 +114,8 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     load_ahead(b, only.iter_mut().flatten(), true)?;
     b.wait();
     load_ahead(b, only.iter_mut().flatten(), false)?;
-    let reduced = k.left.fill(b, m, s, &k.t, &k.first_row)?;
+    let (t, first_row) = (k.t.clone(), k.first_row.clone());
+    let reduced = k.left.fill(b, m, s, &t, &first_row)?;
     k.rounds(b, partial, &reduced, only)
 }
 

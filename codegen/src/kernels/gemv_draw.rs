@@ -4,6 +4,7 @@
 //! row in scratch. The block that arrives last joins the blocks' results: that is the token of a greedy row.
 //! Where a row is drawn, it runs the passes of [`super::sampling`] over the stored logits.
 
+use super::few::Few;
 use super::gemv::Shape;
 use super::penalize::{Copies, Past, copy_row};
 use super::sampling::{Best, Request, Row, bin, cmp, pick};
@@ -26,6 +27,7 @@ pub(super) struct Drawing<'a> {
     tokens: SharedId,
     /// For the passes over a row.
     partial: SharedId,
+    few: Few,
     /// Points of a team at a time, rows × points a row.
     all: u32,
     teams_of_block: u32,
@@ -47,8 +49,9 @@ impl<'a> Drawing<'a> {
         let scores = b.k.shared("best_score", DType::F32, slots);
         let tokens = b.k.shared("best_token", DType::I32, slots);
         let partial = b.k.shared("partial_result", DType::F32, s.warps);
+        let few = Few::declare(b, s.warps * 32);
         let best = (0..all.div_ceil(s.lanes)).map(|_| Best::declare(b)).collect();
-        Ok(Some(Drawing { m, draw, store, best, scores, tokens, partial, all, teams_of_block }))
+        Ok(Some(Drawing { m, draw, store, best, scores, tokens, partial, few, all, teams_of_block }))
     }
 
     /// Takes the logit of a point that a lane stores in this turn.
@@ -170,7 +173,7 @@ impl<'a> Drawing<'a> {
                 self.draw.parameters.map(|o| b.load(o, std::slice::from_ref(row)));
             let seed = b.k.let_("seed_of_row", DType::U32, seed);
             let request = Request { position, top_k, top_p, min_p, seed };
-            let picked = pick(b, &r, &request, &draws, shared)?;
+            let picked = pick(b, &r, &request, &draws, &self.few, shared)?;
             b.k.assign(token, picked);
             Ok(())
         })?;

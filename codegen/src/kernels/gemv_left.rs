@@ -1,9 +1,11 @@
 //! The left operand of a skinny matrix product: brought to shared memory once a block where it fits, with
-//! the row reductions of the work computed on the way.
+//! the row reductions of the work computed on the way. What refers to a reduction waits for it in another pass
+//! over the row: a LayerNorm's variance for the mean, its elements for both.
 
 use super::gemv::Shape;
-use super::gemv_vectors::Vectors;
-use super::warp::{Threads, combine, neutral, shuffle_reduce, vector_lanes};
+use super::gemv_pass::Pass;
+use super::gemv_vectors::{Held, Vectors};
+use super::warp::{Threads, neutral, shuffle_reduce, vector_lanes};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
@@ -15,15 +17,6 @@ const QUAD: u32 = 4;
 
 /// Statements.
 type Fill<'f> = dyn FnMut(&mut Body<'_>) -> Result<(), String> + 'f;
-
-/// Adds an element to a thread's reductions.
-fn add_to_stages(b: &mut Body<'_>, m: &MatMul, vars: &[VarId], point: &Point) -> Result<(), String> {
-    for (stage, &var) in m.stages.iter().zip(vars) {
-        let value = b.lower(&stage.value, point)?;
-        b.k.assign(var, combine(stage.op, var.into(), value));
-    }
-    Ok(())
-}
 
 /// Where lanes find the left operand.
 pub(super) struct Left {
@@ -37,6 +30,8 @@ pub(super) struct Left {
     vector: u32,
     /// How rows that are computed are read, where vectors fit.
     vectors: Option<Vectors>,
+    /// Reductions that the left operand refers to, where lanes compute it: [rows, stages].
+    known: Option<VarId>,
 }
 
 impl Left {
@@ -57,7 +52,7 @@ impl Left {
         let copied = m.plain_left().is_some_and(|o| b.work.reads[o.index()].dtype.is_half());
         let computed = (staged.is_some() && !copied) || partial.is_some();
         let vectors = if computed { Vectors::find(b, m, s) } else { None };
-        Ok(Left { staged, partial, padded, vector, vectors })
+        Ok(Left { staged, partial, padded, vector, vectors, known: None })
     }
 
     /// Starts what may be loaded before the dependency wait.
@@ -82,7 +77,7 @@ impl Left {
     /// Brings the block's rows to shared memory and computes the reductions of each; the result is, for each
     /// row, its reductions.
     pub fn fill(
-        &self,
+        &mut self,
         b: &mut Body<'_>,
         m: &MatMul,
         s: &Shape,
@@ -91,17 +86,50 @@ impl Left {
     ) -> Result<Vec<Vec<Expr>>, String> {
         let count = b.extent(m.m);
         let copied = self.copy(b, m, s, first_row)?;
-        if !copied || !m.stages.is_empty() {
-            for r in 0..s.rows {
-                let row = (first_row.clone() + i64::from(r)).min(count.clone() - 1);
-                let row = b.k.let_("x_row", DType::I32, row);
-                self.compute(b, m, s, t, (r, &row), copied)?;
+        let (pass_of, left) = m.passes();
+        let stores = self.staged.is_some() && !copied;
+        let last = pass_of.iter().copied().chain(stores.then_some(left)).max();
+        // What is not known yet, nothing refers to.
+        let mut known = vec![vec![Expr::float(0.0); m.stages.len()]; s.rows as usize];
+        let mut rows = Vec::new();
+        let keeps = self.vectors.as_ref().is_some_and(|v| v.keeps(s.rows, last.unwrap_or(0)));
+        let mut held: Vec<Held> = (0..s.rows).map(|_| Held::default()).collect();
+        for pass in 0..=last.unwrap_or(0) {
+            let stages: Vec<usize> = (0..m.stages.len()).filter(|&i| pass_of[i] == pass).collect();
+            let stores = stores && pass == left;
+            for (r, known) in (0..s.rows).zip(&known) {
+                if last.is_none() {
+                    break;
+                }
+                if pass == 0 {
+                    let row = (first_row.clone() + i64::from(r)).min(count.clone() - 1);
+                    rows.push(b.k.let_("x_row", DType::I32, row));
+                }
+                let held = &mut held[r as usize];
+                if !keeps {
+                    *held = Held::default();
+                }
+                let at = (r, &rows[r as usize]);
+                self.compute(b, m, s, t, at, Pass { stages: &stages, stores, known, held })?;
+            }
+            if stores || !stages.is_empty() || (copied && pass == 0) {
+                b.k.push(Stmt::Barrier);
+            }
+            for (r, known) in (0..s.rows).zip(&mut known) {
+                for &i in &stages {
+                    known[i] = self.reduced(b, m, s, t, (i, r))?;
+                }
             }
         }
-        if self.staged.is_some() || self.partial.is_some() {
-            b.k.push(Stmt::Barrier);
+        if left > 0 && self.staged.is_none() {
+            let all: Vec<Expr> = known.iter().flatten().cloned().collect();
+            let array = b.k.array("known", DType::F32, all.len() as u32, None);
+            for (i, value) in (0..).zip(all) {
+                b.k.assign_elem(array, Expr::int(i), value);
+            }
+            self.known = Some(array);
         }
-        (0..s.rows).map(|r| self.reduced(b, m, s, t, r)).collect()
+        Ok(known)
     }
 
     /// Copies rows that are stored in 16 bits as they are; whether they were.
@@ -164,7 +192,7 @@ impl Left {
         })
     }
 
-    /// Computes a row's elements (unless they were copied) and this thread's part of its reductions.
+    /// A pass over a row: its elements, and this thread's part of the reductions.
     fn compute(
         &self,
         b: &mut Body<'_>,
@@ -172,26 +200,27 @@ impl Left {
         s: &Shape,
         t: &Threads,
         (r, row): (u32, &Expr),
-        copied: bool,
+        mut pass: Pass<'_>,
     ) -> Result<(), String> {
-        let store = self.staged.filter(|_| !copied);
+        let store = self.staged.filter(|_| pass.stores);
+        let stages: Vec<_> = pass.stages.iter().map(|&i| (i, &m.stages[i])).collect();
         let vars: Vec<VarId> =
-            m.stages.iter().map(|st| b.k.let_mut("partial_sum", DType::F32, neutral(st.op))).collect();
+            stages.iter().map(|(_, st)| b.k.let_mut("partial_sum", DType::F32, neutral(st.op))).collect();
         if store.is_none() && vars.is_empty() {
             return Ok(());
         }
         match &self.vectors {
-            Some(vectors) => self.by_vectors(b, m, vectors, (r, row), store, &vars)?,
+            Some(vectors) => self.by_vectors(b, m, vectors, (r, row), store, (&mut pass, &vars))?,
             None => {
                 let along = (Expr::ThreadIdx, Expr::int(m.k as i64), Expr::int(i64::from(s.warps * 32)));
                 b.for_loop("k", along, Unroll::By(4), |b, k| {
-                    let point = Point::at(vec![row.clone(), k.clone()]);
+                    let point = pass.point(row, k.clone(), Vec::new());
                     if let Some((shared, dtype)) = store {
                         let value = b.lower(&m.a, &point)?;
                         let index = self.index(dtype, Expr::int(i64::from(r)), k);
                         b.k.store(Mem::Shared(shared), index, value);
                     }
-                    add_to_stages(b, m, &vars, &point)
+                    pass.add(b, m, &vars, &point)
                 })?;
             }
         }
@@ -199,9 +228,9 @@ impl Left {
             self.pad(b, m, s, r, shared, dtype)?;
         }
         let Some(partial) = self.partial else { return Ok(()) };
-        for (i, (stage, &var)) in m.stages.iter().zip(&vars).enumerate() {
+        for ((i, stage), &var) in stages.iter().zip(&vars) {
             shuffle_reduce(b, var, stage.op, 1, 32);
-            let at = t.warp.clone() + i64::from((i as u32 * s.rows + r) * s.warps);
+            let at = t.warp.clone() + i64::from((*i as u32 * s.rows + r) * s.warps);
             b.if_then(t.lane.clone().eq_(Expr::int(0)), |b| {
                 b.k.store(Mem::Shared(partial), at, var.into());
                 Ok(())
@@ -218,10 +247,11 @@ impl Left {
         v: &Vectors,
         (r, row): (u32, &Expr),
         store: Option<(SharedId, DType)>,
-        vars: &[VarId],
+        (pass, vars): (&mut Pass<'_>, &[VarId]),
     ) -> Result<(), String> {
         let (together, all) = (v.together(), v.turns);
-        let arrays = v.arrays(b);
+        let missing = v.missing(b, pass.held, &pass.values(m));
+        let arrays = pass.held.arrays().to_vec();
         let within = |b: &mut Body<'_>, inside: Expr, fill: &mut Fill<'_>| match v.exact {
             true => fill(b),
             false => b.if_then(inside, fill),
@@ -232,7 +262,7 @@ impl Left {
             let first = group * i64::from(together);
             b.unrolled("t", together, |b, t| {
                 let (k, inside) = v.place(first.clone() + t.clone());
-                within(b, inside, &mut |b| v.load_turn(b, &arrays, row, (k.clone(), t.clone())))
+                within(b, inside, &mut |b| v.load_turn(b, (&arrays, &missing), row, (k.clone(), t.clone())))
             })?;
             b.unrolled("t", together, |b, t| {
                 let turn = first + t.clone();
@@ -242,16 +272,12 @@ impl Left {
                     let made = b.k.array("made", DType::F32, v.lanes, None);
                     b.unrolled("e", v.lanes, |b, e| {
                         let loaded = v.loaded(b, &arrays, (&turn, &t), &e);
-                        let point = Point {
-                            coords: vec![row.clone(), k.clone() + e.clone()],
-                            loaded,
-                            ..Point::default()
-                        };
+                        let point = pass.point(row, k.clone() + e.clone(), loaded);
                         if store.is_some() {
                             let value = b.lower(&m.a, &point)?;
                             b.k.assign_elem(made, e, value);
                         }
-                        add_to_stages(b, m, vars, &point)
+                        pass.add(b, m, vars, &point)
                     })?;
                     let Some((shared, dtype)) = store else { return Ok(()) };
                     for quad in (0..v.lanes).step_by(QUAD as usize) {
@@ -271,30 +297,27 @@ impl Left {
         })
     }
 
-    /// The reductions of a row, known to every thread.
+    /// A reduction of a row, known to every thread.
     fn reduced(
         &self,
         b: &mut Body<'_>,
         m: &MatMul,
         s: &Shape,
         t: &Threads,
-        r: u32,
-    ) -> Result<Vec<Expr>, String> {
-        let Some(partial) = self.partial else { return Ok(Vec::new()) };
-        let mut all = Vec::new();
-        for (i, stage) in m.stages.iter().enumerate() {
-            let at = i64::from((i as u32 * s.rows + r) * s.warps);
-            let warps = Expr::int(i64::from(s.warps));
-            let mine = Expr::load(Mem::Shared(partial), t.lane.clone() + at);
-            let mine = t.lane.clone().lt(warps).select(mine, neutral(stage.op));
-            let var = b.k.let_mut(&format!("reduced{i}"), DType::F32, mine);
-            shuffle_reduce(b, var, stage.op, 1, 32);
-            if stage.op == weft_ir::scalar::Reduce::Mean {
-                b.k.assign(var, Expr::Var(var) / Expr::float(m.k as f32));
-            }
-            all.push(var.into());
+        (i, r): (usize, u32),
+    ) -> Result<Expr, String> {
+        let partial = self.partial.ok_or("a reduction without its partial results")?;
+        let stage = &m.stages[i];
+        let at = i64::from((i as u32 * s.rows + r) * s.warps);
+        let warps = Expr::int(i64::from(s.warps));
+        let mine = Expr::load(Mem::Shared(partial), t.lane.clone() + at);
+        let mine = t.lane.clone().lt(warps).select(mine, neutral(stage.op));
+        let var = b.k.let_mut(&format!("reduced{i}"), DType::F32, mine);
+        shuffle_reduce(b, var, stage.op, 1, 32);
+        if stage.op == weft_ir::scalar::Reduce::Mean {
+            b.k.assign(var, Expr::Var(var) / Expr::float(m.k as f32));
         }
-        Ok(all)
+        Ok(var.into())
     }
 
     /// A lane's elements of a row from k on, as f32: `local` is the row's index in the block.
@@ -312,11 +335,15 @@ impl Left {
             None => {
                 let row = row.min(b.extent(m.m) - 1);
                 let padded = self.padded as usize != m.k;
+                let stages = self.known.map_or(0, |_| m.stages.len() as i64);
+                let known = |i: i64| self.known.map(|v| Expr::elem(v, local.clone() * stages + i));
+                let reduced: Vec<Expr> = (0..stages).filter_map(known).collect();
                 b.unrolled("e", v, |b, e| {
                     let at = k + e.clone();
                     let inside = at.clone().lt(Expr::int(m.k as i64));
                     let at = if padded { at.min(Expr::int(m.k as i64 - 1)) } else { at };
-                    let value = b.lower(&m.a, &Point::at(vec![row, at]))?;
+                    let value =
+                        b.lower(&m.a, &Point { coords: vec![row, at], reduced, ..Point::default() })?;
                     let value = if padded { inside.select(value, Expr::float(0.0)) } else { value };
                     b.k.assign_elem(x, e, value);
                     Ok(())

@@ -14,6 +14,23 @@ const IN_FLIGHT: u32 = 4;
 /// Most of them before the wait: they keep their registers.
 const EARLY: u32 = 2;
 
+/// Most registers of a thread for rows that several passes read.
+const KEPT: u32 = 32;
+
+/// Registers of a row's vectors, and which are loaded.
+#[derive(Default)]
+pub struct Held {
+    arrays: Vec<VarId>,
+    here: Vec<bool>,
+}
+
+impl Held {
+    /// An array for each load.
+    pub fn arrays(&self) -> &[VarId] {
+        &self.arrays
+    }
+}
+
 /// How a thread reads what a row of the left operand is made of.
 pub(super) struct Vectors {
     /// Elements of an access.
@@ -96,24 +113,45 @@ impl Vectors {
         Ok(())
     }
 
-    /// Starts the loads of a turn of a row, but those of constants that are there; `turn` counts from where the arrays
-    /// begin.
+    /// Whether `passes` more passes over the rows use what the first one loaded.
+    pub fn keeps(&self, rows: u32, passes: usize) -> bool {
+        let own = self.loads.iter().filter(|(_, early)| early.is_none()).count() as u32;
+        passes > 0 && self.turns == self.together() && rows * own * self.turns * self.lanes <= KEPT
+    }
+
+    /// The loads, by position, that values need and that are not in registers yet; the registers are declared.
+    pub fn missing(&self, b: &mut Body<'_>, held: &mut Held, values: &[&Scalar]) -> Vec<usize> {
+        if held.arrays.is_empty() {
+            held.arrays = self.arrays(b);
+            held.here = self.loads.iter().map(|(_, early)| early.is_some()).collect();
+        }
+        let mut missing = Vec::new();
+        for (i, (load, _)) in self.loads.iter().enumerate() {
+            let mut wanted = false;
+            values.iter().for_each(|v| v.visit(&mut |part| wanted |= part == load));
+            if wanted && !std::mem::replace(&mut held.here[i], true) {
+                missing.push(i);
+            }
+        }
+        missing
+    }
+
+    /// Starts the loads of a turn of a row that are missing; `turn` counts from where the arrays begin.
     pub fn load_turn(
         &self,
         b: &mut Body<'_>,
-        arrays: &[VarId],
+        (arrays, missing): (&[VarId], &[usize]),
         row: &Expr,
         (k, turn): (Expr, Expr),
     ) -> Result<(), String> {
-        let missing = self.loads.iter().zip(arrays).filter(|((_, early), _)| early.is_none());
-        for ((load, _), array) in missing {
-            self.load(b, load, *array, (row, k.clone()), turn.clone())?;
+        for &i in missing {
+            self.load(b, &self.loads[i].0, arrays[i], (row, k.clone()), turn.clone())?;
         }
         Ok(())
     }
 
     /// Registers for the loads of the turns in flight; those of constants are there.
-    pub fn arrays(&self, b: &mut Body<'_>) -> Vec<VarId> {
+    fn arrays(&self, b: &mut Body<'_>) -> Vec<VarId> {
         let mut array = |(load, early): &(Scalar, Option<VarId>)| match (early, load) {
             (Some(var), _) => *var,
             (None, Scalar::Load(o, _)) => {

@@ -5,8 +5,9 @@
 
 use super::Body;
 use super::sampling::{bin, cmp};
+use super::warp::vector_lanes;
 use weft_ir::dtype::DType;
-use weft_ir::kernel::{Axis, BinaryOp, CompareOp, Expr, Mem, Unroll};
+use weft_ir::kernel::{Axis, BinaryOp, CacheHint, CompareOp, Expr, Mem, Stmt, Unroll};
 use weft_ir::plan::Penalize;
 
 /// A row's tokens and what they cost.
@@ -53,13 +54,25 @@ impl Copies {
 /// Copies a row of f32 logits, with the penalties of its tokens where it has any.
 pub(super) fn copy_row(b: &mut Body<'_>, c: &Copies, past: &Past) -> Result<(), String> {
     let threads = i64::from(c.threads);
-    let along = (Expr::ThreadIdx, Expr::int(c.vocab), Expr::int(threads));
+    let lanes = vector_lanes(DType::F32, c.vocab as usize);
+    let wide = i64::from(lanes);
+    let along = (Expr::ThreadIdx * wide, Expr::int(c.vocab), Expr::int(threads * wide));
     b.for_loop("token", along, Unroll::By(4), |b, token| {
-        let logit = c.logit(token.clone());
-        c.keep(b, token, logit);
+        if lanes == 1 {
+            let logit = c.logit(token.clone());
+            c.keep(b, token, logit);
+            return Ok(());
+        }
+        let (some, zero) = (b.k.array("logits_of_lane", DType::F32, lanes, None), || Expr::int(0));
+        let (from, to) = (c.from.1.clone() + token.clone(), c.to.1.clone() + token);
+        let (mem, hint) = (c.from.0, CacheHint::Default);
+        b.k.push(Stmt::LoadVec { dst: some, dst_at: zero(), mem, index: from, lanes, hint });
+        b.k.push(Stmt::StoreVec { mem: c.to.0, index: to, src: some, src_at: zero(), lanes });
         Ok(())
     })?;
     b.if_then(past.costs(), |b| {
+        // Another thread may have copied a thread's own tokens.
+        b.k.push(Stmt::Barrier);
         // The tokens behind the prompt come last, so that what they cost is what stays.
         let count = past.position.clone() + 1;
         b.for_loop("at", (Expr::int(0), count, Expr::int(1)), Unroll::Never, |b, at| {

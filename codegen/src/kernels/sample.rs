@@ -1,6 +1,7 @@
 //! Sampling: one block a row, as `weft_ir::sampling` defines it.
 
 use super::Body;
+use super::few::Few;
 use super::sampling::{Request, Row, cmp, pick};
 use super::warp::threads;
 use weft_ir::dtype::DType;
@@ -15,6 +16,7 @@ pub(super) fn build(b: &mut Body<'_>, s: &Sample, block: u32) -> Result<(), Stri
     let partial = b.k.shared("partial", DType::F32, warps);
     let scores = b.k.shared("best_score", DType::F32, warps);
     let tokens = b.k.shared("best_token", DType::I32, warps);
+    let few = Few::declare(b, block);
     b.wait_for_dependencies();
     let t = threads(b);
     let row = b.k.let_("row", DType::I32, Expr::BlockIdx(Axis::X));
@@ -35,7 +37,7 @@ pub(super) fn build(b: &mut Body<'_>, s: &Sample, block: u32) -> Result<(), Stri
     let seed = b.k.let_("seed_of_row", DType::U32, at_row(b, 6));
     let (top_k, top_p, min_p) = (at_row(b, 3), at_row(b, 4), at_row(b, 5));
     let request = Request { position, top_k, top_p, min_p, seed };
-    let token = pick(b, &r, &request, &draws, (scores, tokens))?;
+    let token = pick(b, &r, &request, &draws, &few, (scores, tokens))?;
     b.if_then(Expr::ThreadIdx.eq_(Expr::int(0)), |b| {
         let bad = cmp(CompareOp::Gt, not_numbers.into(), Expr::float(0.0));
         let result = bad.select(Expr::int(-1), token);

@@ -1,15 +1,16 @@
 //! Passes over a row of logits by one block, as `weft_ir::sampling` defines them.
 //!
-//! Thresholds of top-k and top-p are found by searches on the 32 bits of an order-preserving key, each step
-//! one pass over the row; the draw is an arg-max of logit + Gumbel number, so it needs no sort and
-//! no prefix sum.
+//! Thresholds of top-k and top-p are read from the few largest tokens ([`super::few`]) or, where these do not say, found
+//! by searches on the 32 bits of an order-preserving key, each step one pass over the row. The draw is an arg-max of
+//! logit + Gumbel number, so it needs no prefix sum.
 
 use super::Body;
+use super::few::{self, Asked, Few};
 use super::warp::{Threads, block_reduce, neutral, vector_lanes};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{
-    BinaryOp, CacheHint, CompareOp, Expr, MathFn, Mem, ShuffleMode, Stmt, UnaryOp, Unroll,
+    BinaryOp, CacheHint, CompareOp, Const, Expr, MathFn, Mem, ShuffleMode, Stmt, UnaryOp, Unroll,
 };
 use weft_ir::sampling;
 use weft_ir::scalar::Reduce;
@@ -54,6 +55,11 @@ impl Row {
         if self.dtype == DType::F32 { vector_lanes(DType::F32, self.vocab as usize) } else { 1 }
     }
 
+    /// How a pass without much arithmetic is unrolled: 16 loads of a thread are on the way.
+    pub fn unroll(&self) -> Unroll {
+        Unroll::By(if self.lanes() > 1 { 4 } else { 16 })
+    }
+
     /// Runs over the row's tokens; the closure receives the token and its logit over the temperature.
     pub fn each(
         &self,
@@ -66,16 +72,14 @@ impl Row {
         let along =
             (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
         b.for_loop("token", along, unroll, |b, token| {
-            let index = b.flat_offset(&self.shape, self.start.clone(), token.clone());
             if lanes == 1 {
+                let index = b.flat_offset(&self.shape, self.start.clone(), token.clone());
                 let logit = Expr::load(self.logits, index);
                 let logit = if self.dtype.is_half() { logit.cast(DType::F32) } else { logit };
                 let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
                 return fill(b, token, scaled);
             }
-            let some = b.k.array("logits_of_lane", DType::F32, lanes, None);
-            let (mem, dst_at, hint) = (self.logits, Expr::int(0), CacheHint::Default);
-            b.k.push(Stmt::LoadVec { dst: some, dst_at, mem, index, lanes, hint });
+            let some = self.load(b, &token, lanes);
             b.unrolled("e", lanes, |b, e| {
                 let logit = Expr::elem(some, e.clone());
                 let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
@@ -83,6 +87,34 @@ impl Row {
                 fill(b, id, scaled)
             })
         })
+    }
+
+    /// Runs over the row's tokens four at a time: the closure receives the first and an array of the four logits over
+    /// the temperature. For rows whose vectors have four.
+    fn quads(
+        &self,
+        b: &mut Body<'_>,
+        fill: impl FnOnce(&mut Body<'_>, Expr, VarId) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let along = (Expr::ThreadIdx * 4, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * 4));
+        b.for_loop("token", along, Unroll::By(2), |b, token| {
+            let four = self.load(b, &token, 4);
+            b.unrolled("e", 4, |b, e| {
+                let scaled = Expr::elem(four, e.clone()) / self.temperature.clone();
+                b.k.assign_elem(four, e, scaled);
+                Ok(())
+            })?;
+            fill(b, token, four)
+        })
+    }
+
+    /// Loads the logits of some tokens from `token` on.
+    fn load(&self, b: &mut Body<'_>, token: &Expr, lanes: u32) -> VarId {
+        let index = b.flat_offset(&self.shape, self.start.clone(), token.clone());
+        let some = b.k.array("logits_of_lane", DType::F32, lanes, None);
+        let (mem, dst_at, hint) = (self.logits, Expr::int(0), CacheHint::Default);
+        b.k.push(Stmt::LoadVec { dst: some, dst_at, mem, index, lanes, hint });
+        some
     }
 
     /// Reduces a value of every token over the row.
@@ -106,9 +138,7 @@ impl Row {
         values: impl FnOnce(&mut Body<'_>, Expr) -> [Expr; N],
     ) -> Result<[VarId; N], String> {
         let vars = names.map(|name| b.k.let_mut(name, DType::F32, neutral(op)));
-        // A vector is four loads at once; more of them would only make the code longer.
-        let unroll = if self.lanes() > 1 { Unroll::Never } else { Unroll::By(4) };
-        self.each(b, unroll, |b, _, scaled| {
+        self.each(b, self.unroll(), |b, _, scaled| {
             for (var, value) in vars.into_iter().zip(values(b, scaled)) {
                 b.k.assign(var, super::warp::combine(op, var.into(), value));
             }
@@ -122,7 +152,7 @@ impl Row {
 }
 
 /// Order-preserving key of an f32 (`sampling::key`), as a variable.
-fn key(b: &mut Body<'_>, x: Expr) -> Expr {
+pub(super) fn key(b: &mut Body<'_>, x: Expr) -> Expr {
     // The sum with 0 turns −0 into +0; it must not be folded away.
     let plus = bin(BinaryOp::Add, x, Expr::float(0.0));
     let bits = b.k.let_("bits", DType::U32, Expr::Bitcast(DType::U32, Box::new(plus)));
@@ -132,20 +162,39 @@ fn key(b: &mut Body<'_>, x: Expr) -> Expr {
     b.k.let_("key", DType::U32, key)
 }
 
-/// Raises `least`, the key below which tokens are dropped: by top-k, then top-p of what is left, then min-p.
-/// `max` is the largest of the row's scaled logits.
-fn threshold(b: &mut Body<'_>, r: &Row, q: &Request, max: VarId, least: VarId) -> Result<(), String> {
+/// Raises `least`, the key below which tokens are dropped: by top-k, then top-p of what is left, then min-p. Sets
+/// `collected` where all that is left is in `few`.
+fn filter(
+    b: &mut Body<'_>,
+    r: &Row,
+    q: &Request,
+    few: &Few,
+    (least, collected): (VarId, VarId),
+) -> Result<(), String> {
     let k = b.k.let_("k", DType::I32, q.top_k.clone());
     let limits = cmp(CompareOp::Gt, k.clone(), Expr::int(0)).and(k.clone().lt(Expr::int(r.vocab)));
-    b.if_then(limits, |b| top_k(b, r, k, least))?;
+    let limits = b.k.let_("limits", DType::Bool, limits);
     let p = b.k.let_("p", DType::F32, q.top_p.clone());
-    b.if_then(p.clone().lt(Expr::float(1.0)), |b| top_p(b, r, p, max, least))?;
+    let cuts = b.k.let_("cuts", DType::Bool, p.clone().lt(Expr::float(1.0)));
     let m = b.k.let_("m", DType::F32, q.min_p.clone());
-    b.if_then(cmp(CompareOp::Gt, m.clone(), Expr::float(0.0)), |b| {
-        let log = Expr::math(MathFn::Log, m.min(Expr::float(1.0)));
-        let floor = key(b, Expr::Var(max) + log);
-        b.k.assign(least, Expr::Var(least).max(floor));
-        Ok(())
+    let floors = cmp(CompareOp::Gt, m.clone(), Expr::float(0.0));
+    let asks = bin(BinaryOp::Or, bin(BinaryOp::Or, limits.clone(), cuts.clone()), floors);
+    b.if_then(asks, |b| {
+        let own = b.k.let_mut("largest_of_thread", DType::F32, neutral(Reduce::Max));
+        r.each(b, r.unroll(), |b, _, scaled| {
+            b.k.assign(own, Expr::Var(own).max(scaled));
+            Ok(())
+        })?;
+        let max = b.k.let_mut("largest", DType::F32, own.into());
+        block_reduce(b, &r.t, max, Reduce::Max, r.threads / 32, r.partial)?;
+        let asked = Asked { k: k.clone(), limits: limits.clone(), p: p.clone(), cuts: cuts.clone() };
+        few.threshold(b, r, &asked, (own, max), (least, collected))?;
+        let searched = Expr::Unary(UnaryOp::Not, Box::new(collected.into()));
+        b.if_then(searched, |b| {
+            b.if_then(limits, |b| top_k(b, r, k, least))?;
+            b.if_then(cuts, |b| top_p(b, r, p, max, least))
+        })?;
+        few::min_p(b, m, max, least)
     })
 }
 
@@ -232,17 +281,18 @@ fn top_k(b: &mut Body<'_>, r: &Row, k: Expr, least: VarId) -> Result<(), String>
     })
 }
 
+/// Weight of a logit for top-p. The maximum has weight 1 even when it is infinite.
+pub(super) fn nucleus_weight(x: Expr, max: VarId) -> Expr {
+    let at_max = cmp(CompareOp::Eq, x.clone(), max.into());
+    at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)))
+}
+
 /// `least` becomes the largest key, up to that of the maximum, whose tokens have the fraction p of the mass at
 /// `least`. A pass quarters what is left.
 fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result<(), String> {
-    // The maximum has weight 1 even when it is infinite.
-    let weight = |x: Expr| {
-        let at_max = cmp(CompareOp::Eq, x.clone(), max.into());
-        at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)))
-    };
     let all = r.reduce(b, "mass", Reduce::Sum, |b, x| {
         let key = key(b, x.clone());
-        cmp(CompareOp::Ge, key, least.into()).select(weight(x), Expr::float(0.0))
+        cmp(CompareOp::Ge, key, least.into()).select(nucleus_weight(x, max), Expr::float(0.0))
     })?;
     let wanted = b.k.let_("wanted_mass", DType::F32, p * Expr::Var(all));
     let top = key(b, max.into());
@@ -264,7 +314,7 @@ fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result
             let names = ["mass1", "mass2", "mass3"];
             let masses = r.reduce_all(b, names, Reduce::Sum, |b, x| {
                 let key = key(b, x.clone());
-                let weight = b.k.let_("weight", DType::F32, weight(x));
+                let weight = b.k.let_("weight", DType::F32, nucleus_weight(x, max));
                 keys.each_ref().map(|at| {
                     cmp(CompareOp::Ge, key.clone(), at.clone()).select(weight.clone(), Expr::float(0.0))
                 })
@@ -290,37 +340,109 @@ pub(super) fn pick(
     r: &Row,
     q: &Request,
     draws: &Expr,
+    few: &Few,
     (scores, tokens): (SharedId, SharedId),
 ) -> Result<Expr, String> {
-    let max = r.reduce(b, "largest", Reduce::Max, |_, x| x)?;
+    // What was joined before, or of another row, may still be read.
+    b.k.push(Stmt::Barrier);
     let least = b.k.let_mut("least", DType::U32, Expr::uint(0));
-    b.if_then(draws.clone(), |b| threshold(b, r, q, max, least))?;
+    let collected = b.k.let_mut("collected", DType::Bool, Expr::Const(Const::Bool(false)));
+    b.if_then(draws.clone(), |b| filter(b, r, q, few, (least, collected)))?;
     let best = Best::declare(b);
-    // Few tokens are kept, and the random bits take many registers.
-    r.each(b, Unroll::Never, |b, id, scaled| {
-        let key = key(b, scaled.clone());
-        let kept = cmp(CompareOp::Ge, key, least.into());
-        b.if_then(kept, |b| {
-            let noisy = b.k.let_mut("noisy", DType::F32, scaled);
-            b.if_then(draws.clone(), |b| {
-                let g = gumbel(b, &q.seed, &q.position, &id)?;
-                b.k.assign(noisy, Expr::Var(noisy) + g);
-                Ok(())
-            })?;
-            best.keep(b, noisy.into(), id);
-            Ok(())
-        })
-    })?;
+    b.if_then(collected.into(), |b| few.draw(b, q, least, best))?;
+    let whole = Expr::Unary(UnaryOp::Not, Box::new(collected.into()));
+    b.if_then(whole, |b| draw_row(b, r, q, draws, least, best))?;
     Ok(best.join(b, (&r.t, r.threads / 32), (scores, tokens))?.token.into())
 }
 
+/// Draws among the tokens of a row whose key is at least `least`, or takes the largest where nothing is drawn.
+fn draw_row(
+    b: &mut Body<'_>,
+    r: &Row,
+    q: &Request,
+    draws: &Expr,
+    least: VarId,
+    best: Best,
+) -> Result<(), String> {
+    if r.lanes() < 4 {
+        // Few tokens are kept, and the random bits take many registers.
+        return r.each(b, Unroll::Never, |b, id, scaled| {
+            let key = key(b, scaled.clone());
+            b.if_then(cmp(CompareOp::Ge, key, least.into()), |b| {
+                let noisy = b.k.let_mut("noisy", DType::F32, scaled);
+                b.if_then(draws.clone(), |b| {
+                    let noise = gumbel(b, q, &id)?;
+                    b.k.assign(noisy, Expr::Var(noisy) + noise);
+                    Ok(())
+                })?;
+                best.keep(b, noisy.into(), id);
+                Ok(())
+            })
+        });
+    }
+    // Four tokens share their random bits.
+    r.quads(b, |b, token, four| {
+        let kept = b.k.let_mut("some_kept", DType::Bool, Expr::Const(Const::Bool(false)));
+        b.unrolled("e", 4, |b, e| {
+            let key = key(b, Expr::elem(four, e));
+            b.k.assign(kept, bin(BinaryOp::Or, kept.into(), cmp(CompareOp::Ge, key, least.into())));
+            Ok(())
+        })?;
+        b.if_then(kept.into(), |b| {
+            let words = random_words(b, (token.clone() / 4).cast(DType::U32), q, Some(draws))?;
+            b.unrolled("e", 4, |b, e| {
+                let x = b.k.let_("x", DType::F32, Expr::elem(four, e.clone()));
+                let key = key(b, x.clone());
+                b.if_then(cmp(CompareOp::Ge, key, least.into()), |b| {
+                    let bits = b.k.let_("bits_of_token", DType::U32, word(&words, &e));
+                    let noisy = b.k.let_mut("noisy", DType::F32, x.clone());
+                    b.if_then(draws.clone(), |b| {
+                        b.k.assign(noisy, x + gumbel_of_bits(bits));
+                        Ok(())
+                    })?;
+                    best.keep(b, noisy.into(), token + e);
+                    Ok(())
+                })
+            })
+        })
+    })
+}
+
 /// Gumbel number of a seed, a position and a token (`sampling::gumbel` of `sampling::uniform`).
-fn gumbel(b: &mut Body<'_>, seed: &Expr, position: &Expr, id: &Expr) -> Result<Expr, String> {
-    let quad = (id.clone() / 4).cast(DType::U32);
-    let start = [quad, position.clone().cast(DType::U32), Expr::uint(0), Expr::uint(0)];
-    let c: Vec<VarId> =
-        start.into_iter().enumerate().map(|(i, v)| b.k.let_mut(&format!("c{i}"), DType::U32, v)).collect();
-    let k0 = b.k.let_mut("k0", DType::U32, seed.clone());
+pub(super) fn gumbel(b: &mut Body<'_>, q: &Request, id: &Expr) -> Result<Expr, String> {
+    let words = random_words(b, (id.clone() / 4).cast(DType::U32), q, None)?;
+    let which = b.k.let_("word", DType::I32, id.clone() % 4);
+    Ok(gumbel_of_bits(word(&words, &which)))
+}
+
+/// One of four words.
+fn word(words: &[VarId; 4], which: &Expr) -> Expr {
+    let of = |i: usize, rest: Expr| which.clone().eq_(Expr::int(i as i64)).select(words[i].into(), rest);
+    of(0, of(1, of(2, words[3].into())))
+}
+
+/// Random bits of four tokens (`sampling::bits`), unless they are not wanted.
+fn random_words(
+    b: &mut Body<'_>,
+    quad: Expr,
+    q: &Request,
+    wanted: Option<&Expr>,
+) -> Result<[VarId; 4], String> {
+    let start = [quad, q.position.clone().cast(DType::U32), Expr::uint(0), Expr::uint(0)];
+    let mut i = 0;
+    let c = start.map(|v| {
+        i += 1;
+        b.k.let_mut(&format!("c{}", i - 1), DType::U32, v)
+    });
+    match wanted {
+        None => philox(b, q, c)?,
+        Some(wanted) => b.if_then(wanted.clone(), |b| philox(b, q, c))?,
+    }
+    Ok(c)
+}
+
+fn philox(b: &mut Body<'_>, q: &Request, c: [VarId; 4]) -> Result<(), String> {
+    let k0 = b.k.let_mut("k0", DType::U32, q.seed.clone());
     let k1 = b.k.let_mut("k1", DType::U32, Expr::uint(sampling::KEY));
     b.k.comment("Philox4x32-10 (Salmon et al. 2011).");
     b.unrolled("round", 10, |b, _| {
@@ -338,14 +460,15 @@ fn gumbel(b: &mut Body<'_>, seed: &Expr, position: &Expr, id: &Expr) -> Result<E
         b.k.assign(k0, bin(BinaryOp::Add, k0.into(), Expr::uint(0x9E37_79B9)));
         b.k.assign(k1, bin(BinaryOp::Add, k1.into(), Expr::uint(0xBB67_AE85)));
         Ok(())
-    })?;
-    let word = b.k.let_("word", DType::I32, id.clone() % 4);
-    let of = |i: i64, a: Expr, rest: Expr| word.clone().eq_(Expr::int(i)).select(a, rest);
-    let bits = of(0, c[0].into(), of(1, c[1].into(), of(2, c[2].into(), c[3].into())));
+    })
+}
+
+/// Gumbel number of random bits.
+fn gumbel_of_bits(bits: Expr) -> Expr {
     let whole = bin(BinaryOp::Shr, bits, Expr::uint(8)).cast(DType::F32);
     let scale = 1.0 / 16_777_216.0_f32;
     let u = ((whole + Expr::float(0.5)) * Expr::float(scale)).min(Expr::float(1.0 - scale));
     let neg = |e| Expr::Unary(UnaryOp::Neg, Box::new(e));
     let log = |e| Expr::math(MathFn::Log, e);
-    Ok(neg(log(neg(log(u)))))
+    neg(log(neg(log(u))))
 }

@@ -1,8 +1,10 @@
 //! How sentence-transformers makes one embedding of a text: `modules.json`, `N_Pooling/config.json` and
-//! `sentence_bert_config.json` beside a checkpoint.
+//! `sentence_bert_config.json` beside a checkpoint; `pooling_type` in a GGUF file.
 
 use super::fields::Fields;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 use crate::read;
 use serde::Serialize;
 use serde_json::Value;
@@ -44,7 +46,37 @@ const MODES: &[(&str, Option<PoolingMode>)] = &[
     ("pooling_mode_lasttoken", Some(PoolingMode::LastToken)),
 ];
 
+/// Key of a GGUF file, behind its architecture.
+pub(super) const GGUF_KEY: &str = "pooling_type";
+
+/// The values of [`GGUF_KEY`] that are supported, and their modes (`enum llama_pooling_type`).
+const GGUF_MODES: &[(u64, PoolingMode)] =
+    &[(1, PoolingMode::Mean), (2, PoolingMode::Cls), (3, PoolingMode::LastToken)];
+
 impl Pooling {
+    /// What a checkpoint's files say; `None` when they say nothing.
+    ///
+    /// # Errors
+    /// As [`Pooling::open`]; [`Error::Unsupported`] also for a GGUF file's.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Option<Pooling>> {
+        match checkpoint.gguf() {
+            Some(file) => Self::of_gguf(file),
+            None => Self::open(checkpoint.root()),
+        }
+    }
+
+    /// A GGUF file's. llama.cpp divides embeddings by their length, whatever the file.
+    fn of_gguf(file: &Gguf) -> Result<Option<Pooling>> {
+        let Some(arch) = file.text("general.architecture")? else { return Ok(None) };
+        let key = format!("{arch}.{GGUF_KEY}");
+        let Some(kind) = file.unsigned(&key)? else { return Ok(None) };
+        let Some((_, mode)) = GGUF_MODES.iter().find(|(k, _)| *k == kind) else {
+            let supported = "1 (mean), 2 (cls), 3 (last)";
+            return Err(Error::unsupported(file.path(), key, kind, supported));
+        };
+        Ok(Some(Pooling { mode: *mode, normalize: true, ..Pooling::default() }))
+    }
+
     /// Reads the files of a checkpoint's folder; `None` when it has no `modules.json`.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ pub enum Layout {
     },
     /// One of the outermost axis of the stored tensor: a row of a matrix, an expert's matrix.
     Row(usize),
+    /// A matrix of one row, of which a file may hold a vector.
+    OneRow,
 }
 
 /// The names of a family.
@@ -88,6 +90,17 @@ const MIXTRAL: Names = Names { own: &[("block_sparse_moe.gate", "ffn_gate_inp")]
 
 const QWEN_MOE: Names = Names { own: &[("mlp.gate", "ffn_gate_inp")], ..LLAMA };
 
+const QWEN2_MOE: Names = Names {
+    own: &[
+        ("mlp.gate", "ffn_gate_inp"),
+        ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+        ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+        ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+        ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ],
+    ..LLAMA
+};
+
 /// Gate and up of gpt-oss are one tensor in Hugging Face's files and two in these, which have names that Hugging Face
 /// gives to experts of other families.
 const GPT_OSS: Names = Names {
@@ -124,6 +137,27 @@ const DEEPSEEK: Names = Names {
 
 /// Tensors whose names have no kind in Hugging Face's files, and the kind that they have in these.
 const BARE: &[(&str, &str)] = &[("self_attn.sinks", "weight"), ("mlp.gate.e_score_correction_bias", "bias")];
+
+const BERT: Names = Names {
+    block: "encoder.layer.",
+    outer: &[
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("embeddings.position_embeddings", "position_embd"),
+        ("embeddings.LayerNorm", "token_embd_norm"),
+    ],
+    own: &[],
+    parts: &[
+        ("attention.self.query", "attn_q"),
+        ("attention.self.key", "attn_k"),
+        ("attention.self.value", "attn_v"),
+        ("attention.output.dense", "attn_output"),
+        ("attention.output.LayerNorm", "attn_output_norm"),
+        ("intermediate.dense", "ffn_up"),
+        ("output.dense", "ffn_down"),
+        ("output.LayerNorm", "layer_output_norm"),
+    ],
+};
 
 const GLM4: Names = Names {
     own: &[
@@ -200,10 +234,11 @@ const BLOOM: Names = Names {
 fn names(model_type: &str) -> &'static Names {
     match model_type {
         // Exaone 4 and OLMo 2 have no norms before attention and MLP, so Gemma's names are theirs, too.
-        "gemma2" | "gemma3_text" | "olmo2" | "exaone4" => &GEMMA,
+        "gemma2" | "gemma3_text" | "olmo2" | "olmo3" | "exaone4" => &GEMMA,
         "phi3" => &PHI3,
         "mixtral" => &MIXTRAL,
         "qwen3_moe" => &QWEN_MOE,
+        "qwen2_moe" => &QWEN2_MOE,
         "gpt_oss" => &GPT_OSS,
         "deepseek_v3" => &DEEPSEEK,
         "phi" => &PHI,
@@ -213,6 +248,7 @@ fn names(model_type: &str) -> &'static Names {
         "gpt_neox" => &GPT_NEOX,
         "falcon" => &FALCON,
         "bloom" => &BLOOM,
+        "bert" => &BERT,
         _ => &LLAMA,
     }
 }
@@ -230,7 +266,7 @@ fn numbered(model_type: &str) -> &'static [(&'static str, &'static str, &'static
             ("block_sparse_moe.experts.", ".w3", "ffn_up_exps"),
             ("block_sparse_moe.experts.", ".w2", "ffn_down_exps"),
         ],
-        "qwen3_moe" | "deepseek_v3" => &[
+        "qwen2_moe" | "qwen3_moe" | "deepseek_v3" => &[
             ("mlp.experts.", ".gate_proj", "ffn_gate_exps"),
             ("mlp.experts.", ".up_proj", "ffn_up_exps"),
             ("mlp.experts.", ".down_proj", "ffn_down_exps"),
@@ -300,6 +336,7 @@ pub fn layout(config: &ModelConfig, hf_name: &str) -> Layout {
         "llama" | "mixtral" | "granite" | "smollm3" if has(".self_attn.k_proj.") => {
             Layout::Interleaved { heads: kv_heads }
         }
+        "qwen2_moe" if has(".shared_expert_gate.") => Layout::OneRow,
         "gpt2" if has(".c_") && hf_name.ends_with(".weight") => Layout::Swapped,
         "gpt_neox" | "bloom" | "falcon" if has(".query_key_value.") => Layout::Parts { heads, kv_heads },
         family => {

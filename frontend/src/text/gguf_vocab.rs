@@ -1,6 +1,7 @@
 //! A `tokenizer.json` made from the vocabulary in a GGUF file.
 //!
-//! SentencePiece's vocabularies (`tokenizer.ggml.model = "llama"`) are in [`super::gguf_spm`].
+//! SentencePiece's vocabularies (`tokenizer.ggml.model = "llama"`) are in [`super::gguf_spm`], WordPiece's (`"bert"`) in
+//! [`super::gguf_wordpiece`].
 //!
 //! Byte-pair vocabularies (`tokenizer.ggml.model = "gpt2"`) hold tokens, merges and token types; how text
 //! is cut before merging is only named (`tokenizer.ggml.pre`). The expressions of each name are those of
@@ -147,12 +148,21 @@ pub(crate) fn tokenizer_json(file: &Gguf) -> Result<Value> {
     let path = file.path();
     let missing = |key: &str| Error::missing(path, key, REMEDY);
     let model = file.text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?;
+    // RoBERTa's files have BERT's architecture and a byte-level vocabulary, and do not say what its texts end with.
+    let encoder = file.text("general.architecture")? == Some("bert");
     match model {
+        "bert" => super::gguf_wordpiece::tokenizer_json(file),
+        other if encoder => {
+            let supported =
+                format!("bert (WordPiece) for this architecture; for other vocabularies {REMEDY}");
+            Err(Error::unsupported(path, "tokenizer.ggml.model", other, supported))
+        }
         "gpt2" => byte_level_json(file),
         "llama" => super::gguf_spm::tokenizer_json(file),
         other => {
-            let supported =
-                format!("gpt2 (byte-level BPE), llama (SentencePiece BPE); for other vocabularies {REMEDY}");
+            let supported = format!(
+                "gpt2 (byte-level BPE), llama (SentencePiece BPE), bert (WordPiece); for other vocabularies {REMEDY}"
+            );
             Err(Error::unsupported(path, "tokenizer.ggml.model", other, supported))
         }
     }

@@ -3,6 +3,7 @@
 pub mod chat;
 mod gguf_spm;
 mod gguf_vocab;
+mod gguf_wordpiece;
 mod guard;
 mod jinja;
 mod python_json;

@@ -113,8 +113,9 @@ pub struct DrawPenalties {
 /// Matrix product acc[m, j] = Σₖ a(m, k) · b[j, k], accumulated in f32, and row reductions beside it.
 ///
 /// `a` is the prologue: an expression over Coord 0 = m and Coord 1 = k (a plain load in the simplest
-/// case). The stages are reductions over k of expressions over the same coordinates, computed in the same
-/// pass (the sum of squares of a norm); neither refers to a stage.
+/// case). The stages are reductions over k of expressions over the same coordinates (the sum of squares of a
+/// norm); a stage may refer to earlier ones, and the left operand to any: it is a LayerNorm then, whose passes
+/// over the row ([`MatMul::passes`]) the products wait for.
 ///
 /// The epilogue's stores are over the points, Coord 0 = m and Coord 1 = n: point n has the `group`
 /// accumulators of the rows n·group … of b, [`Scalar::Acc`], and the stages of its row,
@@ -151,6 +152,26 @@ impl MatMul {
     /// Rows of the right operand.
     pub fn columns(&self) -> usize {
         self.n.saturating_mul(self.group)
+    }
+
+    /// The passes over a row of the left operand: for each stage the first in which all that it refers to is
+    /// known, and the same for the left operand. All are 0 where nothing refers to a stage.
+    pub fn passes(&self) -> (Vec<usize>, usize) {
+        let after = |e: &Scalar, known: &[usize]| {
+            let mut pass = 0;
+            e.visit(&mut |e| {
+                if let Scalar::Reduced(i) = e {
+                    pass = pass.max(known.get(usize::from(*i)).map_or(0, |p| p + 1));
+                }
+            });
+            pass
+        };
+        let mut stages = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            stages.push(after(&stage.value, &stages));
+        }
+        let left = after(&self.a, &stages);
+        (stages, left)
     }
 
     /// The operand whose elements (m, k) are the left operand, where it is not computed.

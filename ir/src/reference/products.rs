@@ -33,13 +33,13 @@ pub(super) fn floats<'a, R: Real>(
 /// array (then `plain`).
 pub(super) fn run_matmul<R: Real>(
     m: &MatMul,
-    rows: usize,
+    reduced: &[Vec<R>],
     a: &Program,
     plain: Option<usize>,
     env: &Env<R>,
 ) -> Result<Vec<R>, OpError> {
     let (b, view) = floats(env, m.b.index())?;
-    let n = m.columns();
+    let (rows, n) = (reduced.len(), m.columns());
     if view.shape != [n, m.k] {
         return Err(OpError::Shape(format!("right operand {:?} is not [{n}, {}]", view.shape, m.k)));
     }
@@ -57,7 +57,7 @@ pub(super) fn run_matmul<R: Real>(
         None => {
             let mut values = vec![R::ZERO; rows * m.k];
             let each = |i: usize, row: &mut [R]| {
-                fill_row(a, &mut Scratch::new(a), env, &[i, 0], &[], [&[]; GROUP], row)
+                fill_row(a, &mut Scratch::new(a), env, &[i, 0], &reduced[i], [&[]; GROUP], row)
             };
             if values.len() < 2 * GRAIN {
                 values.chunks_mut(m.k).enumerate().try_for_each(|(i, r)| each(i, r))?;

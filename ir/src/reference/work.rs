@@ -225,9 +225,9 @@ pub(super) fn run<R: Real>(
         }
         (Compute::MatMul(m), Kernel::MatMul { a, plain, stages, row, stores, draw }) => {
             let rows = m.m.eval(&env.bind);
-            let acc = run_matmul(m, rows, a, *plain, env)?;
             let mut reduced = vec![Vec::with_capacity(stages.len()); rows];
             run_stages(stages, &[rows], m.k, env, &mut reduced)?;
+            let acc = run_matmul(m, &reduced, a, *plain, env)?;
             let mut parts: Vec<Vec<R>> =
                 (0..m.group).map(|i| acc.iter().skip(i).step_by(m.group).copied().collect()).collect();
             if let (Some((value, stages)), [acc]) = (row, &mut parts[..]) {

@@ -277,10 +277,9 @@ fn matmul(m: &MatMul, work: &Work, faults: &mut Vec<String>) {
             _ => {}
         });
     };
-    // The products and the stages run over k together: none sees a result.
-    check(&m.a, 0, 0);
-    m.stages.iter().for_each(|s| check(&s.value, 0, 0));
+    m.stages.iter().enumerate().for_each(|(i, s)| check(&s.value, 0, i));
     let mut stages = m.stages.len();
+    check(&m.a, 0, stages);
     if let Some(row) = &m.row {
         check(&row.value, m.group, stages);
         for s in &row.stages {

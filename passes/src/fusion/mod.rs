@@ -13,6 +13,8 @@ mod contract;
 mod rules;
 mod view;
 
+pub(crate) use rules::NORM_LINEAR;
+
 pub use contract::{BodyContracts, Contract, Miss, contracts};
 pub use view::View;
 

@@ -6,6 +6,7 @@ use super::region::{self, Limits, Region};
 use super::routing::{self, RoutingSite};
 use super::{Variant, rows};
 use crate::context::Options;
+use crate::fusion::NORM_LINEAR;
 use crate::numerics::Numerics;
 use crate::schedule;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -56,6 +57,10 @@ pub struct Forms {
     pub prologues: bool,
     /// Whether every step has one token a sequence.
     pub decode: bool,
+    /// Whether reductions over its rows may be made for it.
+    pub norm_prologues: bool,
+    /// For each value inside a region, its product.
+    region_of: HashMap<NodeId, NodeId>,
     /// Attention sites by their last node.
     pub attention: BTreeMap<NodeId, AttentionSite>,
     /// For each node of a site, the last.
@@ -79,8 +84,9 @@ impl Forms {
         variant: &Variant<'_>,
         forced: &HashSet<NodeId>,
     ) -> Forms {
-        let prologues = variant.prologues;
         let opt_level = options.opt_level;
+        let prologues = variant.prologues && opt_level >= 2;
+        let norm = options.selection.allows(NORM_LINEAR.name, NORM_LINEAR.numerics);
         let users = graph.users();
         let kept: HashSet<NodeId> = graph.roots().into_iter().chain(forced.iter().copied()).collect();
         let load = graph.load_time();
@@ -88,8 +94,10 @@ impl Forms {
             of: vec![Form::Inline; graph.nodes.len()],
             regions: BTreeMap::new(),
             product_of: BTreeMap::new(),
-            prologues: prologues && opt_level >= 2,
+            prologues,
             decode: variant.decode,
+            norm_prologues: prologues && norm,
+            region_of: HashMap::new(),
             attention: BTreeMap::new(),
             attention_of: HashMap::new(),
             routing: Vec::new(),
@@ -231,6 +239,16 @@ impl Forms {
         }
     }
 
+    /// The product that takes a value as reductions of its rows, or as its left operand with such in it.
+    pub(super) fn normed(&self, graph: &Graph, user: NodeId, input: NodeId) -> Option<NodeId> {
+        let product = *self.region_of.get(&user).filter(|_| self.norm_prologues)?;
+        let node = graph.node(input);
+        let one = |x: NodeId| graph.ty(x).shape.last() == Some(&Dim::Const(1));
+        let of_row = one(input) || (matches!(node.op, Op::Broadcast(_)) && one(node.inputs[0]));
+        let left = user == product && graph.node(product).inputs[0] == input;
+        (left || (user != product && of_row)).then_some(product)
+    }
+
     /// Whether a product's work takes this node, behind its logits.
     fn is_drawn(&self, id: NodeId) -> bool {
         self.regions.values().filter_map(|r| r.draw).any(|chain| chain.nodes().any(|n| n == id))
@@ -281,6 +299,7 @@ impl Forms {
             let region = region::find(graph, id, &limits);
             taken.extend(region.nodes());
             covered.extend(region.nodes().filter(|n| !region.outputs.contains(n)));
+            self.region_of.extend(region.nodes().map(|n| (n, id)));
             self.product_of.extend(region.outputs.iter().map(|o| (*o, id)));
             self.regions.insert(id, region);
         }

@@ -21,8 +21,8 @@ pub(super) struct Inliner<'a> {
     pub rows: usize,
     /// Reduced extent.
     pub reduced: Option<Dim>,
-    /// Whether the reductions are made in one pass, so that none refers to another.
-    pub one_pass: bool,
+    /// Whether the reductions are made beside a product, by each of its blocks: no exponentials then.
+    pub beside_product: bool,
     pub stages: Vec<Stage>,
     pub operands: Vec<Operand>,
     pub reads: Vec<BufferId>,
@@ -45,7 +45,7 @@ impl<'a> Inliner<'a> {
             rows: domain.len(),
             domain,
             reduced: None,
-            one_pass: false,
+            beside_product: false,
             stages: Vec::new(),
             operands: Vec::new(),
             reads: Vec::new(),
@@ -253,11 +253,6 @@ impl<'a> Inliner<'a> {
             Some(&s) => s,
             None => {
                 let value = self.along_reduced(|inl| inl.value(input, &row))?;
-                let mut nested = false;
-                value.visit(&mut |e| nested |= matches!(e, Scalar::Reduced(_)));
-                if nested && self.one_pass {
-                    return Err(Stop::Materialise(id));
-                }
                 let sum_or_max = if op == Reduce::Max { Reduce::Max } else { Reduce::Sum };
                 self.stages.push(Stage { op: sum_or_max, value });
                 let s = (self.stages.len() - 1) as u8;
@@ -289,7 +284,7 @@ impl<'a> Inliner<'a> {
     }
 
     fn softmax(&mut self, id: NodeId, at: &[Scalar]) -> Result<Scalar, Stop> {
-        if self.one_pass {
+        if self.beside_product {
             return Err(Stop::Materialise(id));
         }
         let row = self.reduction_row(id, at)?;

@@ -27,22 +27,26 @@ impl Emitter<'_> {
         // The left operand and the sums beside the product are over (m, k), the epilogue over (m, point).
         let over_k = vec![m, Dim::Const(k)];
         let mut inl = self.inliner(over_k);
+        if forms.prologues {
+            inl.rows = 1;
+            inl.reduced = Some(Dim::Const(k));
+            inl.beside_product = true;
+        }
         let a = if forms.of[left.index()].is_buffer() {
             Scalar::Load(inl.operand(left)?, coords(2))
         } else {
-            if forms::has_reduction(graph, forms, left) {
+            if !forms.norm_prologues && forms::has_reduction(graph, forms, left) {
                 return Err(Stop::Materialise(left));
             }
-            inl.value(left, &coords(2))?
+            inl.value(left, &coords(2)).map_err(|stop| match stop {
+                // Reductions over other rows than the product's.
+                Stop::Materialise(_) => Stop::Materialise(left),
+                Stop::Fault(_) => stop,
+            })?
         };
         let b = inl.operand(right)?;
         inl.ops.push(region.product);
         inl.domain = vec![m, Dim::Const(n)];
-        if forms.prologues {
-            inl.rows = 1;
-            inl.reduced = Some(Dim::Const(k));
-            inl.one_pass = true;
-        }
         let mut stores = Vec::new();
         let mut writes_state = false;
         let row = region.row.as_ref().map(|chain| over_rows(&mut inl, region, chain, n)).transpose()?;

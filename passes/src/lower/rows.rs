@@ -3,7 +3,8 @@
 //!
 //! A value with several uses is stored unless it is cheap. Where all its uses end in one loop over rows,
 //! storing it would make a kernel and a round trip of what that loop can compute again in each of its
-//! stages, the reductions below it once.
+//! stages, the reductions below it once. Where they end in a product that makes such reductions of its left
+//! operand's rows, a norm is part of that product: each block makes it again, which is less than a kernel.
 
 use super::forms::{Form, Forms};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -25,23 +26,31 @@ pub(super) fn merge(graph: &Graph, forms: &mut Forms, kept: &HashSet<NodeId>) {
     }
 }
 
-/// Whether a root can be computed in the one loop that uses it.
+/// Whether a root can be computed in the one loop that uses it, or in the products that do.
 fn fits(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
     if !is_loop(graph, forms, id) {
         return false;
     }
-    let ends = |s: &NodeId| is_loop(graph, forms, *s) || is_write(graph, forms, *s);
-    let Some(sink) = sink(forms, id).filter(ends) else { return false };
+    let Some(sinks) = sinks(graph, forms, id) else { return false };
     if forms.users[id.index()].iter().any(|&u| forms.reads_buffer(graph, u, id)) {
         return false;
     }
+    sinks.into_iter().all(|sink| fits_sink(graph, forms, sink, id))
+}
+
+fn fits_sink(graph: &Graph, forms: &Forms, sink: NodeId, id: NodeId) -> bool {
     let inside = inside(graph, forms, sink, id);
     // The rows: all reductions are of one shape.
     let reductions = inside.iter().filter(|n| matches!(graph.node(**n).op, Op::Reduce(_) | Op::Softmax));
     let rows: BTreeSet<&[Dim]> = reductions.map(|n| &graph.ty(graph.node(*n).inputs[0]).shape[..]).collect();
     let mut rows = rows.into_iter();
     let (Some(row), None) = (rows.next(), rows.next()) else { return false };
-    let above = inside.iter().filter(|n| **n != sink || !is_write(graph, forms, sink));
+    let left = forms.regions.get(&sink).map(|r| graph.node(r.product).inputs[0]);
+    if left.is_some_and(|left| graph.ty(left).shape[..] != *row) {
+        return false;
+    }
+    let own_ops = left.is_none() && !is_write(graph, forms, sink);
+    let above = inside.iter().filter(|n| **n != sink || own_ops);
     let fits = |n: &NodeId| is_aligned(graph, row, *n) || stays_in_row(graph, row, *n);
     let aligned = above.filter(|n| reduces(graph, &inside, **n)).all(fits);
     let again = evaluations(graph, forms, &inside, sink, id) - 1;
@@ -62,28 +71,39 @@ fn is_write(graph: &Graph, forms: &Forms, id: NodeId) -> bool {
         && !forms.product_of.contains_key(&id)
 }
 
-/// The one root that all uses of a value end in.
-fn sink(forms: &Forms, id: NodeId) -> Option<NodeId> {
-    let mut found = None;
+/// The one root that all uses of a value end in, a loop or a write; or the products that take it, each of which
+/// can compute it. (Not both: a sum of norms that the next sum uses, too, would be made again all the way up.)
+fn sinks(graph: &Graph, forms: &Forms, id: NodeId) -> Option<BTreeSet<NodeId>> {
+    let mut found = BTreeSet::new();
     let (mut todo, mut seen) = (vec![id], BTreeSet::new());
     while let Some(n) = todo.pop() {
         for &u in &forms.users[n.index()] {
+            if let Some(product) = forms.normed(graph, u, n) {
+                found.insert(product);
+                continue;
+            }
             match forms.of[u.index()] {
                 Form::Inline if seen.insert(u) => todo.push(u),
                 Form::Inline => {}
-                Form::Root if found.is_none_or(|f| f == u) => found = Some(u),
-                Form::Root | Form::LoadPart | Form::Weight | Form::Source | Form::Alias | Form::Covered => {
-                    return None;
+                Form::Root if !forms.regions.contains_key(&u) => {
+                    found.insert(u);
                 }
+                Form::Root => return None,
+                Form::LoadPart | Form::Weight | Form::Source | Form::Alias | Form::Covered => return None,
             }
         }
     }
-    found
+    let products = found.iter().all(|s| forms.regions.contains_key(s));
+    let loops = |s: &NodeId| is_loop(graph, forms, *s) || is_write(graph, forms, *s);
+    let together = if products { !found.is_empty() } else { found.len() == 1 && found.iter().all(loops) };
+    together.then_some(found)
 }
 
 /// What the loop of `sink` would compute, with `id` in it.
 fn inside(graph: &Graph, forms: &Forms, sink: NodeId, id: NodeId) -> BTreeSet<NodeId> {
-    let (mut todo, mut inside) = (vec![sink], BTreeSet::from([sink]));
+    let region = forms.regions.get(&sink);
+    let mut todo = region.map_or(vec![sink], |r| r.nodes().collect());
+    let mut inside = BTreeSet::from([sink]);
     while let Some(n) = todo.pop() {
         for &x in &graph.node(n).inputs {
             if (x == id || forms.of[x.index()] == Form::Inline) && inside.insert(x) {

@@ -17,7 +17,8 @@ use super::bucket::{self, HIDDEN, LOGITS, TOKENS};
 use super::check::{Bounds, check};
 use super::device_loop::Loops;
 use super::generate::{Generate, OnToken, RowTokens, step_by_step};
-use super::load::{self, CudaOptions, Kernel, KernelSource, LaunchMode, Memory, OnProgress};
+use super::kernels::Kernel;
+use super::load::{self, CudaOptions, KernelSource, LaunchMode, Memory, OnProgress};
 use super::memory::{Layout, Region, output};
 use super::nodes::{self, Node, What};
 use super::report::{EntryReport, KernelReport, LoadReport};
@@ -96,9 +97,12 @@ impl CudaModel {
         &self.report
     }
 
-    /// Its kernels.
-    pub fn kernel_report(&self) -> Vec<KernelReport> {
-        self.kernels.iter().map(|k| k.report.clone()).collect()
+    /// Its kernels, which are all loaded for it.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for a kernel that cannot have its threads, [`Error::Cuda`].
+    pub fn kernel_report(&self) -> Result<Vec<KernelReport>> {
+        self.kernels.iter().map(|k| Ok(k.loaded()?.report.clone())).collect()
     }
 
     /// Its entries.
@@ -311,5 +315,9 @@ impl Executor for CudaModel {
 
     fn device(&self) -> String {
         self.report.device.clone()
+    }
+
+    fn load_report(&self) -> Option<&LoadReport> {
+        Some(&self.report)
     }
 }

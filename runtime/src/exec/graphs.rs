@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use weft_ir::plan::EdgeKind;
 
-use super::load::{Kernel, Memory};
+use super::kernels::{Kernel, LoadedKernel};
+use super::load::Memory;
 use super::memory::Region;
 use super::nodes::{Arg, LoopNodes, Node, What};
 use crate::error::{Error, Result};
@@ -92,7 +93,7 @@ fn add(
                 graph.add_copy_to_pinned((&memory.host_tokens, 0), from, *bytes, &full)?
             }
             What::Kernel { kernel, grid, threads, args, .. } => {
-                let kernel = kernels.get(*kernel).ok_or_else(|| no_kernel(*kernel))?;
+                let kernel = kernels.get(*kernel).ok_or_else(|| no_kernel(*kernel))?.loaded()?;
                 let args = arguments(memory, args, steering)?;
                 graph.add_kernel_node(&kernel.function, dims(kernel, *grid, *threads), &args, &after)?
             }
@@ -122,7 +123,7 @@ pub(super) fn run_serially(
                 "copy of the sampled tokens"
             }
             What::Kernel { kernel, grid, threads, args, .. } => {
-                let kernel = kernels.get(*kernel).ok_or_else(|| no_kernel(*kernel))?;
+                let kernel = kernels.get(*kernel).ok_or_else(|| no_kernel(*kernel))?.loaded()?;
                 let args = arguments(memory, args, None)?;
                 kernel.function.launch(stream, dims(kernel, *grid, *threads), &args)?;
                 kernel.function.name()
@@ -137,7 +138,7 @@ fn no_kernel(at: usize) -> Error {
     Error::plan(format!("kernel {at}"), "it does not exist")
 }
 
-fn dims(kernel: &Kernel, grid: [u32; 3], threads: u32) -> LaunchDims {
+fn dims(kernel: &LoadedKernel, grid: [u32; 3], threads: u32) -> LaunchDims {
     LaunchDims { grid, block: [threads, 1, 1], shared_bytes: kernel.dynamic_shared }
 }
 

@@ -1,10 +1,10 @@
-//! Loading a plan on a GPU: checks, code, memory, weights.
+//! Loading a plan on a GPU: checks, then code and weights at the same time.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use weft_ir::graph::Literal;
 use weft_ir::ids::BufferId;
@@ -13,18 +13,15 @@ use weft_ir::reference::WeightBytes;
 use weft_ir::target::Target;
 use weft_ir::verify;
 
+use super::kernels::{self, Kernel};
 use super::memory::{Layout, MemoryNeed, Region};
-use super::pack::Packed;
-use super::report::{KernelReport, LoadReport};
-use super::upload::Upload;
-use crate::cache::Cache;
-use crate::compile::{Built, Compiler, Job, Origin, Progress};
+use super::report::{LoadReport, UploadReport};
+use super::upload::{self, Bytes, Constant};
+use crate::compile::{Origin, Progress};
 use crate::error::{Error, Result};
-use crate::nvrtc::Nvrtc;
 use crate::sys::context::Context;
 use crate::sys::driver::{Device, Driver};
 use crate::sys::memory::{DeviceBuffer, PinnedBuffer};
-use crate::sys::module::{Function, Module};
 use crate::sys::stream::Stream;
 
 /// An emitted kernel.
@@ -104,7 +101,7 @@ pub enum LoadProgress<'a> {
         /// Whether it came from the cache.
         cached: bool,
     },
-    /// Weights were packed.
+    /// Constants were brought to the device.
     Weights {
         /// Bytes done.
         done: u64,
@@ -140,14 +137,6 @@ impl Memory {
             Region::Counters => &self.counters,
         }
     }
-}
-
-/// A loaded kernel.
-#[derive(Debug)]
-pub(super) struct Kernel {
-    pub function: Function,
-    pub dynamic_shared: u32,
-    pub report: KernelReport,
 }
 
 /// All that a model needs of the device.
@@ -207,21 +196,6 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// One job for each kernel of the plan, in its order.
-fn jobs<'a>(plan: &Plan, sources: &'a [KernelSource]) -> Result<(Vec<Job>, Vec<&'a KernelSource>)> {
-    let by_name: HashMap<&str, &KernelSource> = sources.iter().map(|s| (s.name.as_str(), s)).collect();
-    let mut jobs = Vec::with_capacity(plan.kernels.len());
-    let mut used = Vec::with_capacity(plan.kernels.len());
-    for spec in &plan.kernels {
-        let source = by_name.get(spec.name.as_str());
-        let source =
-            source.ok_or_else(|| Error::plan(format!("kernel {}", spec.name), "it has no source"))?;
-        jobs.push(Job::new(&source.name, &source.source));
-        used.push(*source);
-    }
-    Ok((jobs, used))
-}
-
 pub(super) fn load(
     plan: &Plan,
     sources: &[KernelSource],
@@ -229,30 +203,42 @@ pub(super) fn load(
     options: &CudaOptions,
     progress: &OnProgress<'_>,
 ) -> Result<Loaded> {
+    let start = Instant::now();
     let device = Driver::init()?.device(options.device)?;
     let target = check_target(plan, &device)?;
     check_plan(plan)?;
     let layout = Layout::new(plan)?;
-    let (jobs, sources) = jobs(plan, sources)?;
+    let (jobs, sources) = kernels::jobs(plan, sources)?;
     let context = Context::retain(&device)?;
     let free = context.memory()?.free;
     check_memory(&device.name, &layout.need, free)?;
     progress(LoadProgress::Checked { device: &device.name, need: &layout.need, free });
 
-    let start = Instant::now();
-    let built = compile(&jobs, target, options, &|p: Progress<'_>| {
-        let cached = p.origin == Some(&Origin::Cached);
-        progress(LoadProgress::Kernel { done: p.done, total: p.total, name: p.name, cached });
-    })?;
-    let kernels = built.iter().zip(&sources).zip(&plan.kernels);
-    let kernels = kernels.map(|((b, s), spec)| kernel(&context, b, s, spec.threads));
-    let kernels = kernels.collect::<Result<Vec<Kernel>>>()?;
-    let compile_time = start.elapsed();
-
-    let start = Instant::now();
-    let stream = Stream::new(&context)?;
-    let memory = allocate(plan, &layout, &context, &stream)?;
-    upload(plan, &layout, weights, &memory, &stream, progress)?;
+    // Code and weights at the same time. What fails ends the other too.
+    let turn = Mutex::new(());
+    let tell = |p: LoadProgress<'_>| {
+        let _one_at_a_time = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        progress(p);
+    };
+    let failed = AtomicBool::new(false);
+    let (built, uploaded) = std::thread::scope(|scope| {
+        let code = scope.spawn(|| {
+            let start = Instant::now();
+            let built = kernels::compile(&jobs, target, options, &failed, &|p: Progress<'_>| {
+                let cached = p.origin == Some(&Origin::Cached);
+                tell(LoadProgress::Kernel { done: p.done, total: p.total, name: p.name, cached });
+            });
+            // Also where no kernel was at fault.
+            failed.fetch_or(built.is_err(), Ordering::Relaxed);
+            built.map(|built| (built, start.elapsed()))
+        });
+        let uploaded = bring(plan, &layout, weights, &context, &failed, &tell);
+        failed.fetch_or(uploaded.is_err(), Ordering::Relaxed);
+        (code.join(), uploaded)
+    });
+    let built = built.map_err(|_| Error::bad("load", "a thread that compiles kernels ended in a panic"))?;
+    let (built, compile_time) = built?;
+    let (stream, memory, upload) = uploaded?;
     let mut cache_errors: Vec<String> =
         built.iter().filter_map(|b| b.cache_error.as_ref()).map(ToString::to_string).collect();
     cache_errors.sort();
@@ -263,81 +249,36 @@ pub(super) fn load(
         free_before: free,
         compiled: built.iter().filter(|b| b.origin != Origin::Cached).count(),
         kernels: built.len(),
-        compile_time,
-        upload_time: start.elapsed(),
+        compile_seconds: compile_time.as_secs_f64(),
+        upload,
+        seconds: start.elapsed().as_secs_f64(),
         cache_errors,
     };
+    let kernels = built.into_iter().zip(&sources).zip(&plan.kernels);
+    let kernels = kernels.map(|((b, s), spec)| Kernel::new(&context, b, s, spec.threads)).collect();
     Ok(Loaded { layout, context, stream, memory: Arc::new(memory), kernels, report })
 }
 
-/// Compiles kernels with NVRTC, or takes them from the cache.
-fn compile(
-    jobs: &[Job],
-    target: &Target,
-    options: &CudaOptions,
-    progress: &(dyn Fn(Progress<'_>) + Sync),
-) -> Result<Vec<Built>> {
-    let nvrtc = Nvrtc::load(&options.nvrtc_dirs)?;
-    let cache = match &options.cache_dir {
-        _ if !options.cache => None,
-        Some(folder) => Some(Cache::open(Some(folder))?),
-        // Without a home there is no default folder: go without.
-        None => Cache::open(None).ok(),
-    };
-    let compiler = Compiler { nvrtc: &nvrtc, cache: cache.as_ref(), threads: options.threads };
-    compiler.compile_all(jobs, target.nvrtc_arch, progress)
-}
-
-/// Compiles and loads kernels that no plan has, each with the threads of its blocks.
-pub(super) fn kernels_alone(
+/// Allocates a plan's memory, and brings its constants there. Ends early when `stop` is set.
+fn bring(
+    plan: &Plan,
+    layout: &Layout,
+    weights: &dyn WeightBytes,
     context: &Context,
-    wanted: &[(&KernelSource, u32)],
-    target: &Target,
-    options: &CudaOptions,
-) -> Vec<Result<Kernel>> {
-    let jobs: Vec<Job> = wanted.iter().map(|(s, _)| Job::new(&s.name, &s.source)).collect();
-    let nothing = || Error::bad("kernel", "nothing was compiled");
-    let built: Vec<Result<Built>> = match compile(&jobs, target, options, &|_| {}) {
-        Ok(built) => built.into_iter().map(Ok).collect(),
-        // One that does not compile ends them all: find which.
-        Err(_) => {
-            let one = |job: &Job| compile(std::slice::from_ref(job), target, options, &|_| {});
-            jobs.iter().map(|job| one(job)?.into_iter().next().ok_or_else(nothing)).collect()
-        }
-    };
-    let load = |(built, (source, threads)): (Result<Built>, &(&KernelSource, u32))| {
-        kernel(context, &built?, source, *threads)
-    };
-    built.into_iter().zip(wanted).map(load).collect()
-}
-
-fn kernel(context: &Context, built: &Built, source: &KernelSource, threads: u32) -> Result<Kernel> {
-    let module = Module::load(context, &built.compiled.cubin, &built.name)?;
-    let function = module.function(&built.name)?;
-    if source.dynamic_shared > 0 {
-        function.set_max_dynamic_shared(source.dynamic_shared)?;
-    }
-    let attributes = function.attributes()?;
-    if threads > attributes.max_threads_per_block {
-        let most = attributes.max_threads_per_block;
-        let why = format!("it has {threads} threads, and its registers allow {most}");
-        return Err(Error::plan(format!("kernel {}", built.name), why));
-    }
-    let from_ptxas = built.compiled.report.kernel(&built.name).cloned().unwrap_or_default();
-    let report = KernelReport {
-        name: built.name.clone(),
-        threads,
-        registers: attributes.registers,
-        stack: from_ptxas.stack,
-        spill_stores: from_ptxas.spill_stores,
-        spill_loads: from_ptxas.spill_loads,
-        static_shared: attributes.static_shared_bytes,
-        dynamic_shared: source.dynamic_shared,
-        blocks_per_sm: function.blocks_per_sm(threads, source.dynamic_shared)?,
-        cached: built.origin == Origin::Cached,
-        warnings: built.compiled.report.ptxas_warnings.clone(),
-    };
-    Ok(Kernel { function, dynamic_shared: source.dynamic_shared, report })
+    stop: &AtomicBool,
+    progress: &OnProgress<'_>,
+) -> Result<(Stream, Memory, UploadReport)> {
+    let stream = Stream::new(context)?;
+    let memory = allocate(plan, layout, context, &stream)?;
+    let total = layout.need.weights + layout.need.literals;
+    let target = upload::Pinned { to: &memory.constants, stream: &stream };
+    let constants = constants(plan, layout)?;
+    let tell = |done: u64| progress(LoadProgress::Weights { done, total });
+    let report = upload::upload(&target, &constants, weights, None, stop, &tell)?;
+    // The zeros too.
+    stream.synchronize()?;
+    progress(LoadProgress::Weights { done: total, total });
+    Ok((stream, memory, report))
 }
 
 fn allocate(plan: &Plan, layout: &Layout, context: &Context, stream: &Stream) -> Result<Memory> {
@@ -364,56 +305,31 @@ fn allocate(plan: &Plan, layout: &Layout, context: &Context, stream: &Stream) ->
     Ok(memory)
 }
 
-fn upload(
-    plan: &Plan,
-    layout: &Layout,
-    weights: &dyn WeightBytes,
-    memory: &Memory,
-    stream: &Stream,
-    progress: &OnProgress<'_>,
-) -> Result<()> {
-    let total = layout.need.weights;
-    let mut done = 0u64;
-    let mut upload = Upload::new(stream.context(), &memory.constants, stream)?;
-    let mut last = Instant::now();
+/// The constants of a plan in the order of their places.
+fn constants<'a>(plan: &'a Plan, layout: &Layout) -> Result<Vec<Constant<'a>>> {
+    let mut out = Vec::new();
     for (i, buffer) in plan.buffers.iter().enumerate() {
-        let place = || layout.place(plan, 0, BufferId::new(i));
-        match &buffer.kind {
+        let bytes = match &buffer.kind {
             BufferKind::Weight(pack) => {
                 let elements: Option<usize> = buffer.shape.iter().map(|d| d.as_const()).product();
                 let elements = elements.ok_or_else(|| {
                     Error::plan(format!("buffer {:?}", buffer.name), "a weight has a symbolic extent")
                 })?;
-                let packed = Packed::new(&buffer.name, pack, buffer.dtype, elements, weights)?;
-                upload.put(place()?.1, packed.len(), &mut |from, out| {
-                    packed.write(from, out)?;
-                    done += out.len() as u64;
-                    // Small weights come by the hundred.
-                    if last.elapsed() > Duration::from_millis(20) {
-                        last = Instant::now();
-                        progress(LoadProgress::Weights { done: done.min(total), total });
-                    }
-                    Ok(())
-                })?;
+                Bytes::Packed(&buffer.name, pack, buffer.dtype, elements)
             }
-            BufferKind::Literal(literal) => {
-                let bytes: &[u8] = match literal {
-                    Literal::F32(v) => bytemuck::cast_slice(v),
-                    Literal::I32(v) => bytemuck::cast_slice(v),
-                };
-                upload.put(place()?.1, bytes.len(), &mut |from, out| {
-                    out.copy_from_slice(&bytes[from..from + out.len()]);
-                    Ok(())
-                })?;
-            }
+            BufferKind::Literal(Literal::F32(v)) => Bytes::Plain(bytemuck::cast_slice(v)),
+            BufferKind::Literal(Literal::I32(v)) => Bytes::Plain(bytemuck::cast_slice(v)),
             BufferKind::Input(_)
             | BufferKind::State(_)
             | BufferKind::Output(_)
             | BufferKind::Temp
-            | BufferKind::Control(_) => {}
-        }
+            | BufferKind::Control(_) => continue,
+        };
+        let len = match bytes {
+            Bytes::Plain(bytes) => bytes.len(),
+            Bytes::Packed(_, _, dtype, elements) => elements * dtype.size(),
+        };
+        out.push(Constant { at: layout.place(plan, 0, BufferId::new(i))?.1, len, bytes });
     }
-    upload.finish()?;
-    progress(LoadProgress::Weights { done: total, total });
-    Ok(())
+    Ok(out)
 }

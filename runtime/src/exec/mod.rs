@@ -1,6 +1,7 @@
 //! Execution of plans: one interface for the GPU and the CPU reference.
 //!
-//! - [`cuda`]: a plan on the GPU; `load` brings it there, `graphs` makes a CUDA graph of an entry.
+//! - [`cuda`]: a plan on the GPU; `load` and `upload` bring it there, `kernels` are loaded as they are used, `graphs`
+//!   makes a CUDA graph of an entry.
 //! - [`mod@bench`]: what a decode step takes on the GPU, kernel by kernel.
 //! - [`generate`]: many decode steps, step by step or (`device_loop`) as one launch.
 //! - [`cpu`]: a graph or a plan interpreted by the reference.
@@ -16,6 +17,7 @@ pub mod cuda;
 mod device_loop;
 pub mod generate;
 mod graphs;
+mod kernels;
 mod load;
 pub mod memory;
 pub mod nodes;
@@ -30,7 +32,7 @@ pub use device_loop::check_driver;
 pub use generate::{Generate, Next, OnToken, RowTokens, step_by_step};
 pub use load::{CudaOptions, KernelSource, LaunchMode, LoadProgress, OnProgress, check_memory, check_plan};
 pub use memory::MemoryNeed;
-pub use report::{EntryReport, KernelReport, LoadReport};
+pub use report::{EntryReport, KernelReport, LoadReport, UploadReport};
 
 use crate::Result;
 use serde::Serialize;
@@ -98,6 +100,11 @@ pub trait Executor {
 
     /// Where it runs, in words: `NVIDIA H200` or `CPU reference (f32, 2 threads)`.
     fn device(&self) -> String;
+
+    /// How it was brought to the device; `None` where there is none.
+    fn load_report(&self) -> Option<&LoadReport> {
+        None
+    }
 
     /// Most sequences share a cache of `max_batch · max_seq` slots: first slot of sequence `s`.
     fn slot_base(&self, sequence: usize) -> i32 {

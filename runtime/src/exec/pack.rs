@@ -25,7 +25,7 @@ use permute::permuted;
 
 mod permute;
 
-/// Elements that one task makes: whole blocks of every encoding.
+/// Elements that are made at a time: whole blocks of every encoding.
 const PART: usize = 64 * 1024;
 
 /// A weight buffer that can be written out, whole or in parts.
@@ -123,7 +123,8 @@ impl<'a> Packed<'a> {
         self.elements == 0
     }
 
-    /// Writes the bytes from `at` on, as many as fit `out`, in parallel. Both are multiples of the element's size.
+    /// Writes the bytes from `at` on, as many as fit `out`, on the calling thread. Both are multiples of the element's
+    /// size.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::BadArgument`].
@@ -133,18 +134,18 @@ impl<'a> Packed<'a> {
         if !at.is_multiple_of(size) || !out.len().is_multiple_of(size) {
             return Err(Error::bad("Packed::write", format!("{at} and {} cut an element", out.len())));
         }
-        out.par_chunks_mut(PART * size)
-            .enumerate()
-            .try_for_each(|(i, part)| self.write_part(at / size + i * PART, part))
+        let mut parts = out.chunks_mut(PART * size).enumerate();
+        parts.try_for_each(|(i, part)| self.write_part(at / size + i * PART, part))
     }
 
-    /// All its bytes.
+    /// All its bytes, written in parallel.
     ///
     /// # Errors
     /// As [`Packed::write`].
     pub fn to_vec(&self) -> Result<Vec<u8>> {
         let mut out = vec![0; self.len()];
-        self.write(0, &mut out)?;
+        let parts = out.par_chunks_mut(PART * self.dtype.size()).enumerate();
+        parts.try_for_each(|(i, part)| self.write_part(i * PART, part))?;
         Ok(out)
     }
 

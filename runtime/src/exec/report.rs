@@ -1,6 +1,6 @@
 //! What is reported of a loaded plan.
 
-use std::time::Duration;
+use std::fmt;
 
 use serde::Serialize;
 use weft_ir::plan::Role;
@@ -63,7 +63,7 @@ pub struct EntryReport {
 }
 
 /// How a plan was loaded.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LoadReport {
     /// The GPU.
     pub device: String,
@@ -75,10 +75,39 @@ pub struct LoadReport {
     pub compiled: usize,
     /// Kernels in all.
     pub kernels: usize,
-    /// Time to compile, or fetch from the cache, and load the kernels.
-    pub compile_time: Duration,
-    /// Time to pack and upload weights and literals.
-    pub upload_time: Duration,
+    /// Seconds to compile the kernels, or fetch them from the cache; meanwhile weights are brought to the device.
+    pub compile_seconds: f64,
+    /// How weights and literals came to the device.
+    pub upload: UploadReport,
+    /// Seconds of all of it: the GPU's context, kernels, memory, weights.
+    pub seconds: f64,
     /// Why the cache could not be used for all kernels, when it could not; each reason once.
     pub cache_errors: Vec<String>,
+}
+
+/// How constants came to the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct UploadReport {
+    /// Bytes.
+    pub bytes: u64,
+    /// Seconds from beginning to end.
+    pub seconds: f64,
+    /// Bytes a second.
+    pub rate: f64,
+    /// Threads that wrote them into page-locked memory.
+    pub threads: usize,
+    /// Share of the threads' time in which they read, packed and wrote bytes. In the rest they waited for page-locked
+    /// memory and for copies: then the bus, or setting up, is what limits.
+    pub filling: f64,
+}
+
+impl fmt::Display for UploadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (gb, rate, share) = (self.bytes as f64 / 1e9, self.rate / 1e9, 100.0 * self.filling);
+        write!(
+            f,
+            "{gb:.2} GB in {:.2} s, {rate:.1} GB/s, {} threads filling {share:.0}%",
+            self.seconds, self.threads
+        )
+    }
 }

@@ -1,6 +1,7 @@
 use super::Text;
 use weft_runtime::exec::bench::figures::Spread;
-use weft_runtime::exec::bench::{KernelTime, Report, report::Rated};
+use weft_runtime::exec::bench::{KernelTime, Report, report::Prompt, report::Rated};
+use weft_runtime::exec::{LoadReport, UploadReport};
 
 fn spread(median: f64) -> Spread {
     Spread { median, lowest: median * 0.99, highest: median * 1.01 }
@@ -44,6 +45,7 @@ fn report() -> Report {
         token: Some(rated(160.0e-6, 537_126_912, 134.0e-6)),
         step: rated(150.0e-6, 537_126_912, 134.0e-6),
         chain: rated(134.0e-6, 537_126_912, 134.0e-6),
+        prompt: Some(Prompt { tokens: 16, seconds: spread(420.0e-6), of_step: 2.8 }),
         mode: Some("a graph launch a token, each from the host".into()),
         compared_tokens: 256,
     }
@@ -52,9 +54,11 @@ fn report() -> Report {
 #[test]
 fn measured_text() {
     let report = report();
+    let upload = UploadReport { bytes: 537_000_000, seconds: 0.05, rate: 10.74e9, threads: 16, filling: 0.4 };
+    let load = LoadReport { upload, compile_seconds: 0.03, seconds: 0.25, ..LoadReport::default() };
     insta::assert_snapshot!(
         "bench_measured",
-        Text { model: "llama.weft".into(), report: &report }.to_string()
+        Text { model: "llama.weft".into(), report: &report, load: Some(load) }.to_string()
     );
 }
 
@@ -69,7 +73,8 @@ fn estimated_text() {
         kernel.seconds =
             Spread { lowest: kernel.seconds.median, highest: kernel.seconds.median, ..kernel.seconds };
     }
-    let text = Text { model: "llama.weft".into(), report: &report }.to_string();
+    let text = Text { model: "llama.weft".into(), report: &report, load: None }.to_string();
     assert!(text.contains("ESTIMATED") && text.contains("nothing was measured") && text.contains("est. µs"));
+    assert!(text.contains("first token of a prompt of 16 tokens") && !text.contains("loaded in"), "{text}");
     assert!(!text.contains("measured on") && !text.contains("a token "), "{text}");
 }

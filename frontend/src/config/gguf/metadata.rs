@@ -143,7 +143,9 @@ impl<'a> Metadata<'a> {
                 out.push(key.to_owned());
             }
         }
-        if self.file.boolean(&self.key("attention.causal"))? == Some(false) {
+        if !read.contains("attention.causal")
+            && self.file.boolean(&self.key("attention.causal"))? == Some(false)
+        {
             return Err(self.unsupported("attention.causal", false, "absent or true"));
         }
         Ok(out)

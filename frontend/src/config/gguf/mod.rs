@@ -38,9 +38,11 @@ const ARCHITECTURES: &[(&str, &str)] = &[
     ("cohere2", "cohere2"),
     ("glm4", "glm4"),
     ("smollm3", "smollm3"),
+    ("qwen2moe", "qwen2_moe"),
     ("qwen3moe", "qwen3_moe"),
     ("gpt-oss", "gpt_oss"),
     ("deepseek2", "deepseek_v3"),
+    ("bert", "bert"),
 ];
 
 /// Token ids of `tokenizer.ggml.*` at which a generation ends.
@@ -60,10 +62,12 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
     };
     let family = ARCHITECTURES.iter().find(|(a, _)| *a == arch).map(|(_, model_type)| *model_type);
     let m = Metadata::new(file, arch);
-    // Mixtral's files are llama's, with experts.
-    let family = match (family, m.size("expert_count")?) {
-        (Some("llama"), Some(n)) if n > 0 => Some("mixtral"),
-        (family, _) => family,
+    // Mixtral's files are llama's, with experts; OLMo 3's are OLMo 2's, with windows.
+    let more = |key: &str| m.size(key).map(|n| n.is_some_and(|n| n > 0));
+    let family = match family {
+        Some("llama") if more("expert_count")? => Some("mixtral"),
+        Some("olmo2") if more("attention.sliding_window")? => Some("olmo3"),
+        family => family,
     };
     let Some(spec) = family.and_then(spec::find) else {
         return Err(Error::unsupported(path, "general.architecture", arch, supported));
@@ -126,7 +130,7 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         intermediate_size: match (spec.model_type, m.size("feed_forward_length")?) {
             (_, Some(n)) => n,
             // All its layers have experts.
-            ("gpt_oss", None) => m.required("expert_feed_forward_length")?,
+            ("gpt_oss" | "qwen2_moe", None) => m.required("expert_feed_forward_length")?,
             (_, None) => return Err(m.absent("feed_forward_length")),
         },
         layers,

@@ -1,6 +1,7 @@
 //! What is particular to a family in GGUF metadata, and what llama.cpp's code fixes for it.
 
 use super::metadata::Metadata;
+use crate::config::pooling;
 use crate::config::spec::{RopeLayers, Spec, Windows};
 use crate::config::{
     Clamped, Experts, Groups, Latent, LayerAttention, LayerRope, MAX_COUNT, ModelConfig, Placement, QkNorm,
@@ -58,6 +59,7 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
             }
         }
         "deepseek_v3" => scores_of_latent(m, c)?,
+        "bert" => bert(m, c)?,
         "gpt_oss" => {
             c.sinks = true;
             // As the model was trained, which its files do not say.
@@ -75,11 +77,12 @@ pub(super) fn read(m: &Metadata, spec: &Spec, c: &mut ModelConfig) -> Result<()>
     Ok(())
 }
 
-/// The mixture of experts, where the family has one. That weights are divided by their sum is llama.cpp's code.
+/// The mixture of experts, where the family has one. Whether weights are divided by their sum is llama.cpp's code:
+/// all but Qwen 2's.
 pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option<Experts>> {
     let width = match spec.model_type {
         "mixtral" => m.required("feed_forward_length")?,
-        "qwen3_moe" | "gpt_oss" | "deepseek_v3" => m.required("expert_feed_forward_length")?,
+        "qwen2_moe" | "qwen3_moe" | "gpt_oss" | "deepseek_v3" => m.required("expert_feed_forward_length")?,
         _ => {
             return match m.size("expert_count")?.filter(|&n| n > 0) {
                 None => Ok(None),
@@ -95,15 +98,19 @@ pub(super) fn experts(m: &Metadata, spec: &Spec, layers: usize) -> Result<Option
     if spec.model_type == "deepseek_v3" {
         return deepseek(m, [count, picks, width], layers).map(Some);
     }
+    let shared = match spec.model_type {
+        "qwen2_moe" => Some(Shared { width: m.required("expert_shared_feed_forward_length")?, gated: true }),
+        _ => None,
+    };
     Ok(Some(Experts {
         count,
         picks,
         width,
         scoring: Scoring::Softmax,
-        normalised: true,
+        normalised: shared.is_none(),
         scale: 1.0,
         groups: None,
-        shared: None,
+        shared,
         clamped: (spec.model_type == "gpt_oss").then_some(CLAMPED),
         sparse: vec![true; layers],
     }))
@@ -185,6 +192,26 @@ fn scores_of_latent(m: &Metadata, c: &mut ModelConfig) -> Result<()> {
         *score_factor = 1.0 + by * factor.ln();
         c.attention_scale *= *score_factor * *score_factor;
     }
+    Ok(())
+}
+
+/// BERT, RoBERTa and XLM-RoBERTa, whose tables of positions the converter cuts to the rows that texts reach.
+fn bert(m: &Metadata, c: &mut ModelConfig) -> Result<()> {
+    if m.boolean("attention.causal")? != Some(false) {
+        return Err(m.unsupported("attention.causal", "true or absent", "false: an encoder"));
+    }
+    let stored = m.file.tensor("token_types.weight").and_then(|t| t.shape.first().copied());
+    c.type_vocab_size = stored.unwrap_or(0);
+    let key = "tokenizer.ggml.token_type_count";
+    match m.file.unsigned(key)? {
+        Some(n) if stored.is_some_and(|rows| rows as u64 != n) => {
+            let problem = format!("{n} types, but token_types.weight has {} rows", c.type_vocab_size);
+            return Err(Error::damaged(m.file.path(), key, problem));
+        }
+        _ => {}
+    }
+    // `Pooling` reads it.
+    m.reading(pooling::GGUF_KEY);
     Ok(())
 }
 

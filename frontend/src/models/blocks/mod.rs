@@ -166,6 +166,7 @@ impl<'a> ModelBuilder<'a> {
                 let groups = self.g.concat(&[q, k, v], 1);
                 self.g.reshape(groups, dims(shape))
             }
+            Layout::OneRow => self.g.reshape(w, dims(shape)),
             Layout::Row(row) => {
                 let row = self.g.slice(w, 0, row, 1);
                 self.g.reshape(row, dims(shape))

@@ -8,6 +8,8 @@ mod norm;
 
 use super::{Fusion, Site, Vars, View};
 
+pub(crate) use norm::NORM_LINEAR;
+
 /// All fusions, in the order of reports.
 pub fn all() -> Vec<Fusion> {
     vec![

@@ -46,12 +46,13 @@ pub const RESIDUAL_NORM: Fusion = Fusion {
 pub const NORM_LINEAR: Fusion = Fusion {
     name: "norm-prologue",
     numerics: Numerics::ChangesPrecision,
-    summary: "norm(x) · Wᵀ: the row's scale is computed beside the products and applied to them",
+    summary: "norm(x) · Wᵀ: an RMSNorm's scale is computed beside the products and applied to them, a LayerNorm before them",
     patterns: &[
         "(mul (matmul.t ?a ?w) (broadcast ?s))",
         "(matmul.t (cast (mul (mul ?x (broadcast ?s)) ?g)) ?w)",
         "(matmul.t (mul (mul ?x (broadcast ?s)) ?g) ?w)",
         "(matmul.t (cast (add (mul (mul ?x (broadcast ?s)) ?g) ?b)) ?w)",
+        "(matmul.t (add (mul (mul ?x (broadcast ?s)) ?g) ?b) ?w)",
     ],
     find: norm_linear,
 };
@@ -156,9 +157,5 @@ fn norm_linear(v: &View<'_>, at: NodeId, vars: &Vars<'_>) -> Option<Site> {
     if product == at && (v.is_root(left) || v.users[left.index()].iter().any(|u| !v.is_linear(*u))) {
         return None;
     }
-    let mut site = Site::new(product, vec![product, scale, mean], vec![left]);
-    if matches!(v.op(v.below(left)), Op::Binary(Binary::Add)) {
-        site.never = Some("a LayerNorm's mean and shift do not commute with the product");
-    }
-    Some(site)
+    Some(Site::new(product, vec![product, scale, mean], vec![left]))
 }

@@ -16,6 +16,9 @@ use figures::Spread;
 use groups::{Group, groups};
 pub use report::{KernelTime, Report, Timed};
 
+/// Tokens of the prompt whose first token is timed.
+pub const PROMPT: usize = 16;
+
 /// Alignment of the ranges that a chain streams.
 const ALIGN: u64 = 256;
 
@@ -122,6 +125,13 @@ pub trait Measure {
     /// What the device reports; a launch larger than the memory that is free.
     fn chain(&mut self, bytes: &[u64]) -> Result<f64>;
 
+    /// Time of a prompt of so many tokens on an empty cache, until its first token is on the host. The cache is no
+    /// longer the workload's.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn prompt(&mut self, tokens: usize) -> Result<f64>;
+
     /// Times of a launch of a kernel alone, one for each run.
     ///
     /// # Errors
@@ -158,6 +168,9 @@ pub fn measure(
         chains.push(gpu.chain(&bytes)?);
         progress(2 + run, total);
     }
+    let prompt = prompt_tokens(plan);
+    // Its first step builds a graph, and is not counted.
+    let prompts = (0..=work.runs).map(|_| gpu.prompt(prompt)).skip(1).collect::<Result<Vec<f64>>>()?;
     // Last: kernels that run alone leave nonsense in the buffers.
     let mut alone = Vec::with_capacity(groups.len());
     for (i, group) in groups.iter().enumerate() {
@@ -168,6 +181,7 @@ pub fn measure(
         token: spread(&tokens)?,
         step: spread(&steps)?,
         chain: spread(&chains)?,
+        prompt: (prompt, spread(&prompts)?),
         mode: gpu.mode(),
         compared: expected.len(),
         l2_bytes: gpu.l2_bytes(),
@@ -181,7 +195,24 @@ pub fn measure(
 /// A workload that the plan does not hold.
 pub fn estimate(plan: &Plan, work: &Workload, profile: &DeviceProfile) -> Result<Report> {
     let (_, entry, bind) = work.entry(plan)?;
-    report::estimated(plan, (entry, &bind), work, &groups(plan, entry, &bind)?, profile)
+    let prompt = prompt_step(plan)?;
+    report::estimated(plan, (entry, &bind), work, (&groups(plan, entry, &bind)?, prompt), profile)
+}
+
+/// Tokens of the prompt whose first token is timed.
+fn prompt_tokens(plan: &Plan) -> usize {
+    PROMPT.min(plan.max_seq)
+}
+
+/// The kernels of the prompt's step; `None` where no bucket holds it.
+fn prompt_step(plan: &Plan) -> Result<Option<(usize, Vec<Group>)>> {
+    let tokens = prompt_tokens(plan);
+    let holds = |e: &&Entry| e.role == Role::Prefill && e.bind.tokens >= tokens;
+    let Some(entry) = plan.entries.iter().filter(holds).min_by_key(|e| e.bind.tokens) else {
+        return Ok(None);
+    };
+    let bind = Bindings { context: tokens, seqs: 1, ..entry.bind };
+    Ok(Some((tokens, groups(plan, entry, &bind)?)))
 }
 
 fn spread(samples: &[f64]) -> Result<Spread> {

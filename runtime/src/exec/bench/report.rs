@@ -47,6 +47,8 @@ pub struct Report {
     pub step: Rated,
     /// The chain: the streaming ceiling.
     pub chain: Rated,
+    /// The first token of a short prompt; absent where no bucket holds it.
+    pub prompt: Option<Prompt>,
     /// How tokens were generated; absent in an estimate.
     pub mode: Option<String>,
     /// Tokens of each run that were compared with step-by-step execution, and were the same.
@@ -67,6 +69,23 @@ pub struct Rated {
 impl Rated {
     fn new(seconds: Spread, bytes: u64, chain: f64) -> Rated {
         Rated { seconds, rate: rate(bytes, seconds.median), of_chain: ratio(seconds.median, chain) }
+    }
+}
+
+/// The time to the first token of a prompt on an empty cache, in a plan that is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prompt {
+    /// Tokens.
+    pub tokens: usize,
+    /// Seconds until the first token is on the host.
+    pub seconds: Spread,
+    /// Median over that of a decode step.
+    pub of_step: f64,
+}
+
+impl Prompt {
+    fn new(tokens: usize, seconds: Spread, step: f64) -> Prompt {
+        Prompt { tokens, seconds, of_step: ratio(seconds.median, step) }
     }
 }
 
@@ -104,6 +123,8 @@ pub struct Timed {
     pub step: Spread,
     /// The chain.
     pub chain: Spread,
+    /// The first token of a prompt, of so many tokens.
+    pub prompt: (usize, Spread),
     /// How tokens were generated.
     pub mode: String,
     /// Tokens of a run that were compared.
@@ -137,18 +158,20 @@ pub(super) fn measured(
     report.token = Some(Rated::new(timed.token, bytes, chain));
     report.step = Rated::new(timed.step, bytes, chain);
     report.chain = Rated::new(timed.chain, bytes, chain);
+    report.prompt = Some(Prompt::new(timed.prompt.0, timed.prompt.1, timed.step.median));
     report.mode = Some(timed.mode.clone());
     report.compared_tokens = timed.compared;
     Ok(report)
 }
 
 /// The report of the cost model: kernels by the roofline with a launch's cost, the step as their sum, the chain as
-/// bytes by bandwidth with as many launches.
+/// bytes by bandwidth with as many launches. The first token of a prompt of so many tokens is the sum of its step's
+/// kernels.
 pub(super) fn estimated(
     plan: &Plan,
     at: (&Entry, &Bindings),
     work: &Workload,
-    groups: &[Group],
+    (groups, prompt): (&[Group], Option<(usize, Vec<Group>)>),
     profile: &DeviceProfile,
 ) -> Result<Report> {
     let exactly = |seconds| Spread { median: seconds, lowest: seconds, highest: seconds };
@@ -168,6 +191,14 @@ pub(super) fn estimated(
     report.estimated = true;
     report.step = Rated::new(exactly(step), bytes, chain);
     report.chain = Rated::new(exactly(chain), bytes, chain);
+    if let Some((tokens, groups)) = prompt {
+        let mut seconds = 0.0;
+        for g in &groups {
+            let spec = plan.kernels.get(g.kernel.index()).ok_or_else(|| no_kernel(g))?;
+            seconds += g.cost.estimate(&spec.schedule, profile).seconds * g.dispatches.len() as f64;
+        }
+        report.prompt = Some(Prompt::new(tokens, exactly(seconds), step));
+    }
     Ok(report)
 }
 
@@ -220,6 +251,7 @@ fn plain(
         token: None,
         step: none,
         chain: none,
+        prompt: None,
         mode: None,
         compared_tokens: 0,
     })

@@ -11,7 +11,7 @@ use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 
 use super::super::bench::groups::spans;
-use super::super::load::{self, Kernel};
+use super::super::kernels::{self, Kernel};
 use super::super::memory::bytes_text;
 use super::super::nodes::{Arg, Node, What};
 use super::{
@@ -100,10 +100,10 @@ impl CudaModel {
         options: &CudaOptions,
     ) -> Result<Vec<Result<StandIn>>> {
         let sources: Vec<(&KernelSource, u32)> = wanted.iter().map(|w| (&w.source, w.threads)).collect();
-        let kernels = load::kernels_alone(&self.context, &sources, self.target()?, options);
+        let kernels = kernels::kernels_alone(&self.context, &sources, self.target()?, options);
         let made = kernels.into_iter().zip(wanted).map(|(kernel, w)| {
             let kernel = [kernel?];
-            let report = &kernel[0].report;
+            let report = &kernel[0].loaded()?.report;
             if report.spill_stores + report.stack > 0 {
                 let why = format!("its registers spill {} bytes", report.spill_stores.max(report.stack));
                 return Err(Error::plan(format!("kernel {}", report.name), why));
@@ -265,7 +265,8 @@ impl CudaModel {
         options: &CudaOptions,
     ) -> Result<StreamChain> {
         let target = self.target()?;
-        let kernel = load::kernels_alone(&self.context, &[(&stream.source, stream.threads)], target, options);
+        let kernel =
+            kernels::kernels_alone(&self.context, &[(&stream.source, stream.threads)], target, options);
         let kernel =
             kernel.into_iter().next().ok_or_else(|| Error::bad("streaming chain", "no kernel"))??;
         let free = self.context.memory()?.free.saturating_sub(super::super::memory::RESERVE) / 256 * 256;
@@ -303,7 +304,7 @@ impl CudaModel {
             ];
             let after: Vec<(NodeHandle, graph::EdgeKind)> = before.iter().map(|b| (*b, kind)).collect();
             let dims = LaunchDims::linear(d.blocks, stream.threads);
-            before = Some(graph.add_kernel_node(&kernel.function, dims, &args, &after)?);
+            before = Some(graph.add_kernel_node(&kernel.loaded()?.function, dims, &args, &after)?);
         }
         let graph = graph.instantiate()?;
         graph.upload(&self.stream)?;
