@@ -38,26 +38,15 @@ pub struct Shape {
     pub sink: bool,
     /// Whether values are the first elements of the keys' rows.
     pub latent: bool,
-    /// Whether all keys but the token's own may be read before the dependency wait.
+    /// Whether all keys of a token but the last may be read before the dependency wait.
     pub settled: bool,
 }
 
 impl Shape {
     /// A plain one.
     pub fn new(kv_heads: usize, group: usize, head_dim: usize, dtype: DType) -> Shape {
-        let (window, cap, sink, latent) = (None, None, false, false);
-        Shape {
-            kv_heads,
-            group,
-            head_dim,
-            value_dim: head_dim,
-            dtype,
-            window,
-            cap,
-            sink,
-            latent,
-            settled: false,
-        }
+        let (window, cap, sink, latent, settled) = (None, None, false, false, false);
+        Shape { kv_heads, group, head_dim, value_dim: head_dim, dtype, window, cap, sink, latent, settled }
     }
 }
 
