@@ -74,6 +74,7 @@ fn fused_decoder() {
 fn fused_decoders_of_public_shapes_do_not_spill() {
     let Some(nvrtc) = load() else { return };
     let target = Target::parse("sm_90").expect("sm_90");
+    let mut spilled = Vec::new();
     for (name, shape) in [("smollm2", SMOLLM2), ("llama-1b", LLAMA_1B)] {
         for batch in [1, 8] {
             let plan = decode_plan(&LlamaShape { layers: 1, ..shape }, target, (1152, batch), &|_, _| {});
@@ -83,8 +84,11 @@ fn fused_decoders_of_public_shapes_do_not_spill() {
                 let spec = plan.kernels.iter().find(|k| k.name == b.name).expect("a kernel");
                 println!("{name} {batch} {}: {} registers, {:?}", b.name, used.registers, spec.schedule);
                 let lost = (used.spill_stores, used.spill_loads, used.stack);
-                assert_eq!(lost, (0, 0, 0), "{name} {batch}: {}", b.name);
+                if lost != (0, 0, 0) {
+                    spilled.push(format!("{name} {batch} {}: {lost:?}, {:?}", b.name, spec.schedule));
+                }
             }
         }
     }
+    assert!(spilled.is_empty(), "{}", spilled.join("\n"));
 }
