@@ -27,6 +27,8 @@ pub struct Startup {
     pub plan_seconds: f64,
     /// Kernels and weights.
     pub load_seconds: f64,
+    /// Building the graphs of the prompt's step and of the answer.
+    pub graph_seconds: f64,
     /// The prompt's step, the first of its kind.
     pub prompt_seconds: f64,
     /// How the plan was brought to the GPU; absent on the CPU.
@@ -47,7 +49,7 @@ impl fmt::Display for Startup {
         if let Some(load) = &self.load {
             write!(f, " (weights {}; kernels {:.2} s)", load.upload, load.compile_seconds)?;
         }
-        write!(f, ", prompt {:.3}", self.prompt_seconds)
+        write!(f, ", graphs {:.3}, prompt {:.3}", self.graph_seconds, self.prompt_seconds)
     }
 }
 
@@ -67,13 +69,14 @@ mod tests {
             device_seconds: 0.2,
             plan_seconds: 0.15,
             load_seconds: 0.95,
+            graph_seconds: 0.012,
             prompt_seconds: 0.026,
             load: Some(load),
         };
         assert_eq!(
             startup.to_string(),
             "first token after 1.43 s: opening 0.10, device 0.20, planning 0.15, loading 0.95 (weights 16.06 GB in \
-             0.80 s, 20.1 GB/s, 16 threads filling 75%; kernels 0.05 s), prompt 0.026"
+             0.80 s, 20.1 GB/s, 16 threads filling 75%; kernels 0.05 s), graphs 0.012, prompt 0.026"
         );
         assert!(seconds() >= 0.0 && seconds() <= seconds());
     }

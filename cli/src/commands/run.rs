@@ -1,7 +1,7 @@
 //! `weft run`.
 
 use super::print_json;
-use crate::args::RunArgs;
+use crate::args::{LaunchArg, RunArgs};
 use crate::engine::{Request, Source, Warm};
 use crate::errors::{Error, Result};
 use crate::generate::{self, Answer, Limits, Timing, check_length, generate, stop_tokens};
@@ -64,6 +64,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let request = Request { device: args.device, build: &args.build, sequences: requests.len() };
     let (mut executor, mut startup) = source.load_timed(request)?;
     let load_seconds = startup.device_seconds + startup.plan_seconds + startup.load_seconds;
+    let before = startup::seconds();
+    let tokens = requests.iter().map(|r| r.ids.len()).sum();
+    executor.ready_for(tokens, requests.len(), args.launch == LaunchArg::Loop)?;
+    startup.graph_seconds = startup::seconds() - before;
     let streamed = prompts.len() == 1 && !args.json;
     let mut say = |_: usize, text: &str| {
         if streamed {

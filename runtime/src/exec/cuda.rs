@@ -14,7 +14,7 @@ use weft_ir::plan::{BufferKind, Plan, Role};
 use weft_ir::reference::{StepInputs, WeightBytes};
 
 use super::bucket::{self, HIDDEN, LOGITS, TOKENS};
-use super::check::{Bounds, check};
+use super::check::{Bounds, Sizes, check};
 use super::device_loop::Loops;
 use super::generate::{Generate, OnToken, RowTokens, step_by_step};
 use super::kernels::Kernel;
@@ -307,6 +307,17 @@ impl Executor for CudaModel {
             // One by one means each kernel of each step.
             LaunchMode::Serial => step_by_step(self, g, on_token),
         }
+    }
+
+    fn ready_for(&mut self, tokens: usize, rows: usize, loops: bool) -> Result<()> {
+        if self.launch == LaunchMode::Serial {
+            return Ok(());
+        }
+        let rows = rows.clamp(1, self.limits.max_batch);
+        let tokens = tokens.clamp(rows, self.limits.prefill_tokens.max(rows));
+        self.ready(bucket::choose(&self.plan, Role::Prefill, &Sizes { tokens, rows, context: 1 })?)?;
+        let decode = bucket::choose(&self.plan, Role::Decode, &Sizes { tokens: rows, rows, context: 1 })?;
+        if loops { self.ready_loop(decode) } else { self.ready(decode) }
     }
 
     fn limits(&self) -> Limits {

@@ -95,6 +95,16 @@ pub trait Executor {
         step_by_step(self, g, on_token)
     }
 
+    /// Makes ready what prompts of so many tokens in all and answers in so many rows will run, which else their first
+    /// steps do. With `loops` also for [`Executor::generate`].
+    ///
+    /// # Errors
+    /// As [`Executor::step`] and [`Executor::generate`].
+    fn ready_for(&mut self, tokens: usize, rows: usize, loops: bool) -> Result<()> {
+        let _ = (tokens, rows, loops);
+        Ok(())
+    }
+
     /// What a step can hold.
     fn limits(&self) -> Limits;
 
