@@ -194,6 +194,27 @@ fn decode_dispatches(c: &Compiled) -> usize {
     c.plan.bodies[entry.body as usize].dispatches.len()
 }
 
+/// An entry by itself is a plan whose kernels are as they were.
+#[test]
+fn an_entry_by_itself_is_a_plan() {
+    let plan = compiled(&Fixture::open("llama").graph(DType::BF16), Selection::default()).plan;
+    let all = weft_codegen::emit(&plan).unwrap_or_else(|e| panic!("{e}"));
+    // Comments say which entry uses a kernel first.
+    let code = |source: &str| source.lines().filter(|l| !l.starts_with("//")).collect::<Vec<_>>().join("\n");
+    for (i, entry) in plan.entries.iter().enumerate() {
+        let only = plan.only(i).expect("an entry");
+        weft_ir::verify::plan::verify(&only).unwrap_or_else(|f| panic!("{}: {f:?}", entry.name));
+        let kernels = weft_codegen::emit(&only).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(kernels.len(), entry.kernels.len(), "{}", entry.name);
+        assert!(kernels.len() < all.len());
+        for k in kernels {
+            let same = all.iter().find(|a| a.name == k.name).expect("a kernel");
+            assert_eq!(code(&k.source), code(&same.source), "{}", entry.name);
+        }
+    }
+    assert!(plan.only(plan.entries.len()).is_none());
+}
+
 /// All 30 layers of SmolLM2 match every decoder fusion, in at most 6 dispatches a layer and 4 more.
 #[test]
 fn smollm2_fuses_everywhere() {

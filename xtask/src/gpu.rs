@@ -8,13 +8,14 @@ use std::time::Instant;
 
 /// Test binaries that need a GPU: package, name. Without one their tests are skipped, which the first step
 /// rules out.
-const TESTS: [(&str, &str); 6] = [
+const TESTS: [(&str, &str); 7] = [
     ("weft-runtime", "gpu"),
     ("weft-runtime", "gpu_exec"),
     ("weft-testsuite", "gpu"),
     ("weft-testsuite", "gpu_encoder"),
     ("weft-testsuite", "gpu_families"),
     ("weft", "bench"),
+    ("weft", "ablate"),
 ];
 
 /// Tools of compute-sanitizer.

@@ -6,6 +6,7 @@ use crate::model::Model;
 use crate::progress;
 use serde::Serialize;
 use std::fmt;
+use std::time::Instant;
 use weft_ir::plan::{Entry, Plan, Role, step_cost};
 use weft_passes::Options;
 use weft_passes::provenance::numerics;
@@ -80,7 +81,17 @@ pub fn run(model: &Model, options: &Options, measure: &mut MeasureStep<'_>) -> R
         // The same plan takes the same time.
         let steps = match compiled.plan == model.plan {
             true => with_all.clone(),
-            false => measured(&compiled.plan, &options, measure)?,
+            false => {
+                let start = Instant::now();
+                let steps = measured(&compiled.plan, &options, measure)?;
+                if steps.iter().any(|s| s.measured_s.is_some()) {
+                    let (at, of, seconds) = (i + 1, names.len(), start.elapsed().as_secs_f64());
+                    bar.suspend(|| {
+                        eprintln!("ablate: {at} of {of}: measured without {name} in {seconds:.1} s")
+                    });
+                }
+                steps
+            }
         };
         let changed = steps.into_iter().zip(&with_all).map(|(step, all)| Changed {
             dispatches_more: step.dispatches as i64 - all.dispatches as i64,
@@ -170,7 +181,9 @@ impl fmt::Display for Ablation {
             writeln!(f, "no difference without {}", names.join(", "))?;
         }
         let how = match self.with_all.iter().any(|s| s.measured_s.is_some()) {
-            true => "; measured: a decode step's graph launched back to back, as weft bench does",
+            true => {
+                "; measured: a decode step's graph launched back to back, as weft bench does, over a cache of zeros"
+            }
             false => ", not measured",
         };
         writeln!(f, "a step's kernels and bytes; estimated times by the roofline of {}{how}", self.device)

@@ -249,4 +249,16 @@ impl Plan {
     pub fn buffer(&self, id: BufferId) -> &Buffer {
         &self.buffers[id.index()]
     }
+
+    /// The plan with one of its entries (a position in [`Plan::entries`]) and the kernels of that alone; `None` where
+    /// there is no such entry, or it names a kernel that is not there.
+    pub fn only(&self, entry: usize) -> Option<Plan> {
+        let mut entry = self.entries.get(entry)?.clone();
+        let mut kernels = Vec::new();
+        for id in entry.kernels.values_mut() {
+            kernels.push(self.kernels.get(id.index())?.clone());
+            *id = KernelId::new(kernels.len() - 1);
+        }
+        Some(Plan { kernels, entries: vec![entry], ..self.clone() })
+    }
 }

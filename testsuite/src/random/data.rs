@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use std::collections::BTreeMap;
 use weft_ir::dtype::{DType, Encoding};
 use weft_ir::graph::{Graph, Op, ValueType};
+use weft_ir::plan::{Entry, Role};
 use weft_ir::reference::{Real, States, StepInputs, Tensor};
 use weft_ir::shape::Bindings;
 
@@ -117,13 +118,15 @@ impl Steps {
             context: rng.within(3, MAX_SEQ),
             slots,
         };
-        let steps = [full, small].map(|bind| (bind, inputs(&bind, &mut rng)));
+        let steps = [full, small].map(|bind| (bind, inputs(&bind, bind.context, &mut rng)));
         Steps { steps: steps.into(), seed }
     }
 
-    /// One step of given bindings.
-    pub fn single(bind: Bindings, seed: u64) -> Steps {
-        let inputs = inputs(&bind, &mut Rng::new(seed ^ 0x57e9));
+    /// One step of an entry; in decode a sequence has one token at most.
+    pub fn single(entry: &Entry, seed: u64) -> Steps {
+        let bind = entry.bind;
+        let each = if entry.role == Role::Decode { 1 } else { bind.context };
+        let inputs = inputs(&bind, each, &mut Rng::new(seed ^ 0x57e9));
         Steps { steps: vec![(bind, inputs)], seed }
     }
 
@@ -145,13 +148,13 @@ impl Steps {
     }
 }
 
-/// Inputs that a runtime could give: ragged sequences, each token with a position and a slot of its own;
-/// the rest is padding.
-fn inputs(bind: &Bindings, rng: &mut Rng) -> StepInputs {
+/// Inputs that a runtime could give: ragged sequences of at most `each` tokens, each token with a position and a slot of
+/// its own; the rest is padding.
+fn inputs(bind: &Bindings, each: usize, rng: &mut Rng) -> StepInputs {
     let mut s = StepInputs::default();
     let mut left = if rng.chance(30) { bind.tokens.saturating_sub(1).max(1) } else { bind.tokens };
     for sequence in 0..bind.seqs {
-        let most = left.min(bind.context);
+        let most = left.min(bind.context).min(each);
         let count = if sequence + 1 == bind.seqs { most } else { rng.within(0, most) };
         let start = rng.within(0, bind.context - count);
         for position in start..start + count {

@@ -1,6 +1,6 @@
 //! Runs many random graphs, and writes what fails.
 
-use super::check::{Check, Failure, without};
+use super::check::{Check, Failure, Judged, without};
 use super::make::graph;
 use super::rng::Rng;
 use super::shrink::{same_failure, shrink};
@@ -19,6 +19,17 @@ pub struct Failed {
     pub seed: u64,
     /// How.
     pub failure: Failure,
+}
+
+/// What running many graphs gave.
+#[derive(Clone, Debug, Default)]
+pub struct Ran {
+    /// Graphs that fail, by seed.
+    pub failed: Vec<Failed>,
+    /// Graphs whose results all hold to the rule of every kernel.
+    pub plain: usize,
+    /// Graphs of which some results were held to what noise of the roundings' size does.
+    pub by_noise: usize,
 }
 
 /// One graph in so many also runs on the emulator.
@@ -50,33 +61,40 @@ pub fn check_of(check: &Check, seed: u64, graph: &Graph) -> Check {
     Check { variants, emulated: if cheap { vec![turn] } else { Vec::new() }, data: seed, ..check.clone() }
 }
 
-/// Checks the graph of a seed.
+/// Checks the graph of a seed; by which rule.
 ///
 /// # Errors
 /// The first failure.
-pub fn check_seed(check: &Check, seed: u64) -> Result<(), Failure> {
+pub fn check_seed(check: &Check, seed: u64) -> Result<Judged, Failure> {
     let graph = graph(seed);
     check_of(check, seed, &graph).run(&graph)
 }
 
 /// Checks the graphs of the seeds `first..first + count`, with a line of progress every so often.
-pub fn run_many(check: &Check, first: u64, count: u64) -> Vec<Failed> {
+pub fn run_many(check: &Check, first: u64, count: u64) -> Ran {
     let start = Instant::now();
     let (done, bad) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let one = |seed: u64| {
-        let failed = check_seed(check, seed).err().map(|failure| Failed { seed, failure });
-        bad.fetch_add(usize::from(failed.is_some()), Ordering::Relaxed);
+        let checked = check_seed(check, seed).map_err(|failure| Failed { seed, failure });
+        bad.fetch_add(usize::from(checked.is_err()), Ordering::Relaxed);
         let n = done.fetch_add(1, Ordering::Relaxed) + 1;
         if n.is_multiple_of(100) && count > 300 {
             let (bad, seconds) = (bad.load(Ordering::Relaxed), start.elapsed().as_secs());
             // Past the capture of the test harness.
             let _ = writeln!(std::io::stderr(), "random graphs: {n} of {count}, {bad} failed, {seconds} s");
         }
-        failed
+        checked
     };
-    let mut failed: Vec<Failed> = (first..first + count).into_par_iter().filter_map(one).collect();
-    failed.sort_by_key(|f| f.seed);
-    failed
+    let all: Vec<Result<Judged, Failed>> = (first..first + count).into_par_iter().map(one).collect();
+    let mut ran = Ran::default();
+    for checked in all {
+        match checked {
+            Ok(Judged::Plain) => ran.plain += 1,
+            Ok(Judged::ByNoise) => ran.by_noise += 1,
+            Err(failed) => ran.failed.push(failed),
+        }
+    }
+    ran
 }
 
 /// Shrinks a failing graph, writes it to a folder, and says where it is and how to run it again.
@@ -118,5 +136,5 @@ pub fn check_text(check: &Check, text: &str) -> Result<(), String> {
     let seed = text.lines().find_map(|l| l.strip_prefix("// data: "));
     let data = seed.map_or(Ok(0), str::parse).map_err(|e| format!("data: {e}"))?;
     let emulated = (0..check.variants.len()).collect();
-    Check { data, emulated, ..check.clone() }.run(&graph).map_err(|f| f.to_string())
+    Check { data, emulated, ..check.clone() }.run(&graph).map(|_| ()).map_err(|f| f.to_string())
 }

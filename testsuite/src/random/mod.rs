@@ -20,7 +20,7 @@ pub mod shrink;
 pub mod state;
 pub mod values;
 
-pub use check::{Check, Failure, Stage, Variant, levels, options, without};
-pub use driver::{Failed, check_seed, check_text, report, run_many};
+pub use check::{Check, Failure, Judged, Stage, Variant, levels, options, without};
+pub use driver::{Failed, Ran, check_seed, check_text, report, run_many};
 pub use make::graph;
 pub use shrink::shrink;
