@@ -177,7 +177,7 @@ fn vocabularies_of_any_size() {
         }
     }
     for n in [50_257, 128_256] {
-        for (from, penalised) in [(3, false), (7, true), (4, true)] {
+        for (from, penalised) in [(3, false), (7, true)] {
             let (mk, m) = head(1, (n, 8), from, penalised);
             check_drawn(&mk, &m, 1);
         }
@@ -232,8 +232,8 @@ fn flat_and_steep_rows() {
 /// Every rank at which the few are enough, and those beyond.
 #[test]
 fn any_number_of_tokens_may_be_kept() {
-    for top_k in [1, 2, 31, 127, 128, 129, 255, 256, 257, 1000, 2047] {
-        for (top_p, min_p) in [(1.0, 0.0), (0.5, 0.0), (0.95, 0.01)] {
+    for top_k in [1, 31, 63, 64, 128, 129, 2047] {
+        for (top_p, min_p) in [(1.0, 0.0), (0.95, 0.01)] {
             let (mut mk, m) = head(2, (2048, 8), 3, false);
             mk.inputs.top_k = vec![top_k, top_k + 1];
             (mk.inputs.top_p, mk.inputs.min_p) = (vec![top_p; 2], vec![min_p; 2]);

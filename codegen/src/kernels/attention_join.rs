@@ -116,9 +116,10 @@ struct Joined {
     acc: VarId,
 }
 
-/// Elements of a value that a thread joins at a time.
-fn together(a: &Attention) -> u32 {
-    if a.value_dim.is_multiple_of(4) { 4 } else { 1 }
+/// Elements of a value that a thread joins at a time: neighbours where there are more elements than threads.
+fn together(a: &Attention, l: &Layout) -> u32 {
+    let many = i64::from(l.heads) * a.value_dim as i64 > l.warps * 32;
+    if many && a.value_dim.is_multiple_of(4) { 4 } else { 1 }
 }
 
 /// Joins the parts of a head for some elements from d on, in order, with a score that no key belongs to.
@@ -128,11 +129,9 @@ fn together(a: &Attention) -> u32 {
 fn join(
     b: &mut Body<'_>,
     parts: &Parts,
-    a: &Attention,
-    d: Expr,
+    (d, n, dim): (Expr, u32, i64),
     sink: Option<Expr>,
 ) -> Result<Joined, String> {
-    let (n, dim) = (together(a), a.value_dim as i64);
     let best = b.k.let_mut("best_of_all", DType::F32, Expr::load(parts.max, parts.row(Expr::int(0))));
     let once = matches!(parts.count, Count::Counted(_));
     if !once {
@@ -202,7 +201,7 @@ fn elements(
     l: &Layout,
     fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
 ) -> Result<(), String> {
-    let n = i64::from(together(a));
+    let n = i64::from(together(a, l));
     let (heads, across) = (i64::from(l.heads), a.value_dim as i64 / n);
     let along = (Expr::ThreadIdx, Expr::int(heads * across), Expr::int(l.warps * 32));
     b.for_loop("i", along, Unroll::Never, |b, i| {
@@ -215,11 +214,12 @@ fn elements(
 /// Joins parts with the sink, divides by the sum of weights, and stores.
 fn finish(
     b: &mut Body<'_>,
-    a: &Attention,
+    (a, l): (&Attention, &Layout),
     parts: &Parts,
     place: &Place,
     (h, d): (Expr, Expr),
 ) -> Result<(), String> {
+    let n = together(a, l);
     let head = place.first_head.clone() + h;
     let sink = match &a.sink {
         Some(sink) => {
@@ -228,10 +228,10 @@ fn finish(
         }
         None => None,
     };
-    let joined = join(b, parts, a, d.clone(), sink)?;
+    let joined = join(b, parts, (d.clone(), n, a.value_dim as i64), sink)?;
     // The best key has weight 1; where every key is hidden the result is 0.
     let total = b.k.let_("weights", DType::F32, Expr::Var(joined.total).max(Expr::float(1.0)));
-    b.unrolled("e", together(a), |b, e| {
+    b.unrolled("e", n, |b, e| {
         let acc = Expr::elem(joined.acc, e.clone());
         let result = Expr::Binary(BinaryOp::Div, Box::new(acc), Box::new(total));
         let result = b.k.let_("result", DType::F32, result);
@@ -273,7 +273,7 @@ pub(super) fn join_warps(
     place: &Place,
     states: &Warps,
 ) -> Result<(), String> {
-    elements(b, a, l, |b, h, d| finish(b, a, &states.parts(l, &h), place, (h, d)))
+    elements(b, a, l, |b, h, d| finish(b, (a, l), &states.parts(l, &h), place, (h, d)))
 }
 
 /// Joins the warps, and then, in the block that arrives last, the blocks that share the token's keys. A block that
@@ -294,14 +294,15 @@ pub(super) fn join_splits(
     b.if_then(split.active.clone().ge(Expr::int(2)), |b| {
         let dim = a.value_dim as i64;
         elements(b, a, l, |b, h, d| {
-            let joined = join(b, &states.parts(l, &h), a, d.clone(), None)?;
+            let n = together(a, l);
+            let joined = join(b, &states.parts(l, &h), (d.clone(), n, dim), None)?;
             let own = b.k.let_("own", DType::I32, row(h) + Expr::BlockIdx(Axis::Z));
             b.if_then(d.clone().eq_(Expr::int(0)), |b| {
                 b.k.store(max, own.clone(), joined.best.into());
                 b.k.store(sum, own.clone(), joined.total.into());
                 Ok(())
             })?;
-            store_some(b, out, own * dim + d, joined.acc, together(a));
+            store_some(b, out, own * dim + d, joined.acc, n);
             Ok(())
         })?;
         let group = place.token.clone() * (heads / i64::from(l.heads)) + Expr::BlockIdx(Axis::Y);
@@ -310,7 +311,7 @@ pub(super) fn join_splits(
             elements(b, a, l, |b, h, d| {
                 let count = Count::Counted(split.active.clone());
                 let parts = Parts { count, max, sum, out, first: row(h.clone()), stride: 1 };
-                finish(b, a, &parts, place, (h, d))
+                finish(b, (a, l), &parts, place, (h, d))
             })
         })
     })

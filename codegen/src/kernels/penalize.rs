@@ -10,6 +10,9 @@ use weft_ir::dtype::DType;
 use weft_ir::kernel::{Axis, BinaryOp, CacheHint, CompareOp, Expr, Mem, Stmt, Unroll};
 use weft_ir::plan::Penalize;
 
+/// Earlier tokens that a thread loads together.
+const AHEAD: u32 = 8;
+
 /// A row's tokens and what they cost.
 pub(super) struct Past {
     /// i32 tokens by slot.
@@ -74,21 +77,33 @@ pub(super) fn copy_row(b: &mut Body<'_>, c: &Copies, past: &Past) -> Result<(), 
         // Another thread may have copied a thread's own tokens.
         b.k.push(Stmt::Barrier);
         // The tokens behind the prompt come last, so that what they cost is what stays.
-        let count = past.position.clone() + 1;
-        b.for_loop("at", (Expr::int(0), count, Expr::int(1)), Unroll::Never, |b, at| {
-            let slot = past.base.clone() + at.clone();
-            let id = b.k.let_("id", DType::I32, Expr::load(past.history, slot));
-            let known = cmp(CompareOp::Ge, id.clone(), Expr::int(0)).and(id.clone().lt(Expr::int(c.vocab)));
-            let own = (id.clone() % threads).eq_(Expr::ThreadIdx);
-            b.if_then(known.and(own), |b| {
-                let logit = b.k.let_("logit", DType::F32, c.logit(id.clone()));
-                let below = logit.clone().lt(Expr::float(0.0));
-                let multiplied = logit.clone() * past.repetition.clone();
-                let value = below.select(multiplied, logit / past.repetition.clone());
-                let answered = cmp(CompareOp::Ge, at, past.prompt.clone());
-                let taken = answered.select(past.presence.clone(), Expr::float(0.0));
-                c.keep(b, id, value - taken);
-                Ok(())
+        let count = b.k.let_("count", DType::I32, past.position.clone() + 1);
+        let range = (Expr::int(0), count.clone(), Expr::int(AHEAD.into()));
+        b.for_loop("first", range, Unroll::Never, |b, first| {
+            // Loaded together, since the compiler does not move loads over the stores below.
+            let ids = b.k.array("ids", DType::I32, AHEAD, Some(Expr::int(-1)));
+            b.unrolled("u", AHEAD, |b, u| {
+                let at = b.k.let_("at", DType::I32, first.clone() + u.clone());
+                b.if_then(at.clone().lt(count.clone()), |b| {
+                    b.k.assign_elem(ids, u, Expr::load(past.history, past.base.clone() + at));
+                    Ok(())
+                })
+            })?;
+            b.unrolled("u", AHEAD, |b, u| {
+                let id = b.k.let_("id", DType::I32, Expr::elem(ids, u.clone()));
+                let known =
+                    cmp(CompareOp::Ge, id.clone(), Expr::int(0)).and(id.clone().lt(Expr::int(c.vocab)));
+                let own = (id.clone() % threads).eq_(Expr::ThreadIdx);
+                b.if_then(known.and(own), |b| {
+                    let logit = b.k.let_("logit", DType::F32, c.logit(id.clone()));
+                    let below = logit.clone().lt(Expr::float(0.0));
+                    let multiplied = logit.clone() * past.repetition.clone();
+                    let value = below.select(multiplied, logit / past.repetition.clone());
+                    let answered = cmp(CompareOp::Ge, first + u, past.prompt.clone());
+                    let taken = answered.select(past.presence.clone(), Expr::float(0.0));
+                    c.keep(b, id, value - taken);
+                    Ok(())
+                })
             })
         })
     })

@@ -171,6 +171,8 @@ pub fn measure(
     let prompt = prompt_tokens(plan);
     // Its first step builds a graph, and is not counted.
     let prompts = (0..=work.runs).map(|_| gpu.prompt(prompt)).skip(1).collect::<Result<Vec<f64>>>()?;
+    // Kernels alone see the middle token's step again.
+    gpu.step()?;
     // Last: kernels that run alone leave nonsense in the buffers.
     let mut alone = Vec::with_capacity(groups.len());
     for (i, group) in groups.iter().enumerate() {
