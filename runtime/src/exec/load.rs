@@ -54,7 +54,7 @@ pub struct CudaOptions {
     pub nvrtc_dirs: Vec<PathBuf>,
     /// Whether compiled code is kept on disk.
     pub cache: bool,
-    /// Folder of the compiled code; `None` for [`Cache::default_folder`].
+    /// Folder of the compiled code; `None` for [`crate::cache::Cache::default_folder`].
     pub cache_dir: Option<PathBuf>,
     /// Threads that compile; `None` for one a core.
     pub threads: Option<NonZeroUsize>,
