@@ -309,7 +309,7 @@ fn accesses_before_the_dependency_wait_are_caught() {
 
 /// Reads 32 elements of a settled `x` from an element on, by vectors of some lanes, before or behind the wait.
 fn settled_read(first: i64, lanes: u32, early: bool) -> Kernel {
-    let mut b = KernelBuilder::new("settled_read", 32 / lanes);
+    let mut b = KernelBuilder::new("settled_read", 32);
     let x = b.pointer("x", DType::F32, Access::Settled);
     let out = b.pointer("out", DType::F32, Access::Write);
     let v = b.array("v", DType::F32, lanes, None);
@@ -317,16 +317,22 @@ fn settled_read(first: i64, lanes: u32, early: bool) -> Kernel {
     if !early {
         b.push(Stmt::GridDependencyWait);
     }
-    if lanes == 1 {
-        b.assign_elem(v, Expr::int(0), Expr::load(x, at.clone() + first));
-    } else {
-        let (dst_at, index, hint) = (Expr::int(0), at.clone() + first, CacheHint::Settled);
-        b.push(Stmt::LoadVec { dst: v, dst_at, mem: x, index, lanes, hint });
-    }
+    let some = Expr::ThreadIdx.lt(Expr::int(i64::from(32 / lanes)));
+    b.if_then(some.clone(), |b| {
+        let index = at.clone() + first;
+        if lanes == 1 {
+            b.assign_elem(v, Expr::int(0), Expr::load(x, index));
+        } else {
+            let (dst_at, hint) = (Expr::int(0), CacheHint::Settled);
+            b.push(Stmt::LoadVec { dst: v, dst_at, mem: x, index, lanes, hint });
+        }
+    });
     if early {
         b.push(Stmt::GridDependencyWait);
     }
-    b.unrolled("e", lanes, |b, e| b.store(out, at.clone() + e.clone(), Expr::elem(v, e)));
+    b.if_then(some, |b| {
+        b.unrolled("e", lanes, |b, e| b.store(out, at.clone() + e.clone(), Expr::elem(v, e)));
+    });
     b.finish()
 }
 

@@ -80,6 +80,8 @@ impl Emulated<'_> {
         let dispatches = self.plan.bodies[entry.body as usize].dispatches.len();
         let advance = self.generation().advance.clone();
         for step in 0..self.plan.max_seq {
+            // Iterations of a loop follow each other: what the last one wrote is there.
+            self.memory.buffers.iter_mut().for_each(Buffer::settle);
             for i in 0..dispatches {
                 self.dispatch(entry, i).unwrap_or_else(|why| panic!("step {step}: {why}"));
             }
