@@ -10,6 +10,9 @@ use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{Axis, BinaryOp, CacheHint, Expr, MathFn, Mem, Stmt, Unroll};
 use weft_ir::plan::{Attention, SPLIT_KEYS};
 
+/// Parts in global memory whose loads are in flight together.
+const TOGETHER: u32 = 8;
+
 /// What a block computes: a token and its first head.
 pub(super) struct Place {
     pub token: Expr,
@@ -90,20 +93,25 @@ impl Parts {
         part * self.stride + self.first.clone()
     }
 
-    /// For each part from a number on, in order.
+    /// For each part from a number on, in order, and whether there is such a part: of those that are counted some are
+    /// taken together, so that their loads are in flight together.
     fn each(
         &self,
         b: &mut Body<'_>,
         from: u32,
-        fill: impl FnOnce(&mut Body<'_>, Expr) -> Result<(), String>,
+        fill: impl FnOnce(&mut Body<'_>, Expr, Option<Expr>) -> Result<(), String>,
     ) -> Result<(), String> {
         let from_part = i64::from(from);
         match &self.count {
-            Count::Fixed(n) => b.unrolled("w", n - from, |b, w| fill(b, w + from_part)),
+            Count::Fixed(n) => b.unrolled("w", n - from, |b, w| fill(b, w + from_part, None)),
             Count::Counted(n) => {
-                let range = (Expr::int(from_part), n.clone(), Expr::int(1));
-                // Loads of several parts in flight; the sums stay in order.
-                b.for_loop("s", range, Unroll::By(8), fill)
+                let range = (Expr::int(from_part), n.clone(), Expr::int(i64::from(TOGETHER)));
+                b.for_loop("s", range, Unroll::Never, |b, s| {
+                    b.unrolled("u", TOGETHER, |b, u| {
+                        let part = b.k.let_("part", DType::I32, s + u);
+                        fill(b, part.clone().min(n.clone() - 1), Some(part.lt(n.clone())))
+                    })
+                })
             }
         }
     }
@@ -135,7 +143,7 @@ fn join(
     let best = b.k.let_mut("best_of_all", DType::F32, Expr::load(parts.max, parts.row(Expr::int(0))));
     let once = matches!(parts.count, Count::Counted(_));
     if !once {
-        parts.each(b, 1, |b, part| {
+        parts.each(b, 1, |b, part, _| {
             let other = Expr::load(parts.max, parts.row(part));
             b.k.assign(best, Expr::Var(best).max(other));
             Ok(())
@@ -148,9 +156,15 @@ fn join(
     }
     let total = b.k.let_mut("total_of_all", DType::F32, total);
     let acc = b.k.array("acc", DType::F32, n, Some(Expr::float(0.0)));
-    parts.each(b, 0, |b, part| {
+    parts.each(b, 0, |b, part, there| {
         let row = b.k.let_("row", DType::I32, parts.row(part));
-        let other = b.k.let_("part_max", DType::F32, Expr::load(parts.max, row.clone()));
+        let other = Expr::load(parts.max, row.clone());
+        let other = match there {
+            // What is not there weighs nothing.
+            Some(there) => there.select(other, Expr::float(f32::NEG_INFINITY)),
+            None => other,
+        };
+        let other = b.k.let_("part_max", DType::F32, other);
         let sum = b.k.let_("part_sum", DType::F32, Expr::load(parts.sum, row.clone()));
         let out = b.k.array("part_out", DType::F32, n, None);
         load_some(b, out, parts.out, row * dim + d, n);
