@@ -81,6 +81,8 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
         rows as usize * padded(m, dtype, t) * left_size(work, m) <= target.shared_bytes as usize / 2 - 2048;
     let wanted = blocks.div_ceil(target.profile.sms as usize).max(1);
     let registers = registers(work, m, rows as usize, staged, t);
+    // What further rows take is known too roughly to bound it.
+    let wanted = if rows > 1 { 1 } else { wanted };
     let resident = (1..=wanted).rev().find(|n| holds(t.warps * 32 * n, registers, target)).unwrap_or(1);
     Schedule::Gemv {
         rows,
@@ -106,12 +108,13 @@ fn registers(work: &Work, m: &MatMul, rows: usize, staged: bool, t: &Team) -> us
     let dtype = work.reads[m.b.index()].dtype;
     let vector = vector(dtype, m.k);
     let loads = t.columns * t.depth * (vector * dtype.size()).div_ceil(4);
-    let left = if staged { vector } else { rows * vector };
+    let left = if staged { vector } else { rows * (vector + vector / 2) };
     let padded = padded(m, dtype, t);
     // Addresses of what is loaded next, and bounds.
     let next = if padded > vector * t.lanes * t.split * t.depth { 5 } else { 0 };
     let bounds = if padded > m.k { 5 } else { 0 };
-    loads + rows * t.columns + left + 2 * t.columns + 18 + next + bounds + 2 * (rows - 1)
+    let draw = if m.draw.is_some() { 32 } else { 0 };
+    loads + rows * t.columns + left + 2 * t.columns + 18 + next + bounds + draw + 8 * (rows - 1)
 }
 
 /// Registers that the compiler takes beside [`registers`] where it finds no loop over k: it loads the left operand of

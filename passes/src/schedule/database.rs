@@ -329,7 +329,9 @@ fn gemv(
         let cost = |d: &usize| (m.k.next_multiple_of(bytes * d), usize::MAX - d);
         team.depth = (team.depth.div_ceil(2)..=team.depth).min_by_key(cost)?;
     }
-    // Further rows take registers: fewer loads in flight, then fewer columns, whatever is the first to fit.
+    // Further rows take registers: fewer loads in flight, then fewer columns, then fewer rows of a block, whatever is
+    // the first to fit.
+    let mut rows = rows;
     loop {
         let schedule = with_team(work, m, rows, &team, target);
         if legal(work, &schedule, target).is_ok() {
@@ -339,6 +341,8 @@ fn gemv(
             team.depth -= 1;
         } else if team.columns >= 2 * m.group.max(1) {
             team.columns = (team.columns / 2).next_multiple_of(m.group.max(1));
+        } else if rows > 1 {
+            rows = rows.div_ceil(2);
         } else {
             return None;
         }

@@ -42,14 +42,17 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     let warps = [16, 8, 4].into_iter().find(|warps| teams >= *warps && warps % split == 0).unwrap_or(4);
     let depth = depth(vectors.div_ceil(32 * split), IN_FLIGHT / columns);
     let mut team = Team { warps, lanes: 32, split, columns, depth, per_sm: BLOCKS };
-    // Further rows take registers. Columns and loads in flight do not change the order of sums, warps would.
+    // Further rows take registers. Columns and loads in flight do not change the order of sums, nor does how many rows
+    // a block takes; warps would.
+    let mut rows = rows;
     loop {
         let schedule = with_team(work, m, rows, &team, target);
         let legal = legal(work, &schedule, target).is_ok();
-        match (team.depth > 1, team.columns > m.group) {
+        match (team.depth > 1, team.columns > m.group, rows > 1) {
             _ if legal => return schedule,
-            (true, _) => team.depth -= 1,
-            (_, true) => team.columns = m.group,
+            (true, _, _) => team.depth -= 1,
+            (_, true, _) => team.columns = m.group,
+            (_, _, true) => rows = rows.div_ceil(2),
             _ => return schedule,
         }
     }
