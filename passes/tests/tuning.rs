@@ -299,7 +299,9 @@ fn candidates_are_legal_distinct_and_begin_with_the_estimate() {
                 }
                 for s in &all {
                     let Schedule::Gemv { rows, blocks, .. } = s else { panic!("{s:?}") };
-                    assert!(*rows as usize == tokens && *blocks <= 4 * target.profile.sms, "{n}×{k}: {s:?}");
+                    // A block takes fewer rows where their registers would be too many.
+                    let rows_fit = (tokens.min(2)..=tokens).contains(&(*rows as usize));
+                    assert!(rows_fit && *blocks <= 4 * target.profile.sms, "{n}×{k}: {s:?}");
                 }
             }
         }
