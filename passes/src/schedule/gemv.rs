@@ -33,10 +33,13 @@ pub(super) fn schedule(work: &Work, m: &MatMul, rows: u32, target: &Target) -> S
 /// of a product, and faster at its beginning and end, which is most of a small one (measured on an H200).
 fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     let vectors = m.k / vector(work, m);
-    let columns = if m.group == 1 { COLUMNS } else { m.group };
+    let most = if m.group == 1 { COLUMNS } else { m.group };
+    // Of many rows one column is enough to do with a load. It changes no sum, as the number of warps would: that one
+    // follows from the shape alone.
+    let columns = if rows <= 4 { most } else { m.group };
     // Two vectors of a column for each lane, or more.
     let split = [4, 2].into_iter().find(|split| vectors >= 32 * split * 2).unwrap_or(1);
-    let tasks = m.columns().div_ceil(columns);
+    let tasks = m.columns().div_ceil(most);
     let teams = tasks.div_ceil(target.profile.sms as usize) * split;
     // All SMs have a block.
     let warps = [16, 8, 4].into_iter().find(|warps| teams >= *warps && warps % split == 0).unwrap_or(4);
