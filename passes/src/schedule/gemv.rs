@@ -34,9 +34,10 @@ pub(super) fn schedule(work: &Work, m: &MatMul, rows: u32, target: &Target) -> S
 fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     let vectors = m.k / vector(work, m);
     let most = if m.group == 1 { COLUMNS } else { m.group };
-    // Of many rows one column is enough to do with a load. It changes no sum, as the number of warps would: that one
+    // Many rows of f32 take their registers for one column. It changes no sum, as the number of warps would: that one
     // follows from the shape alone.
-    let columns = if rows <= 4 { most } else { m.group };
+    let half = work.reads[m.b.index()].dtype.is_half();
+    let columns = if rows <= 4 || half { most } else { m.group };
     // Two vectors of a column for each lane, or more.
     let split = [4, 2].into_iter().find(|split| vectors >= 32 * split * 2).unwrap_or(1);
     let tasks = m.columns().div_ceil(most);
