@@ -114,6 +114,11 @@ impl Fixture {
         Fixture { checkpoint, folder }
     }
 
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Graph of the model.
     ///
     /// # Panics

@@ -15,6 +15,7 @@ pub mod nvrtc;
 pub mod one_work;
 pub mod product;
 pub mod random;
+pub mod routers;
 pub mod synthetic;
 
 pub use fixture::{Fixture, compile};

@@ -1,6 +1,12 @@
 //! Every tiny checkpoint and every variant against Hugging Face's golden on the GPU, in the golden's 16-bit type: one
 //! test a checkpoint, `LIST::NAME`. Those of `fixtures/tiny` at levels 0 and 2, those of `fixtures/variants` at 2.
 //!
+//! What is judged, of a decoder: the relative rmse of `logits`, and of `greedy_logits` on the golden's own tokens, each
+//! at most [`MOST`] times the golden's yardstick, which is that of Hugging Face's 16-bit `logits` (there is none of
+//! `greedy_logits`); and at the first greedy token of a row that differs, each choice in the other's top five. In
+//! [`NEAR_TIES`] the steps of the continuation whose routers are at a near tie are left out of the latter two. Of an
+//! encoder: the relative rmse of `last_hidden_state` where the mask is 1.
+//!
 //! Without a GPU all are ignored, after saying so.
 //! `cargo test --release -p weft-testsuite --test gpu_families`
 
@@ -10,12 +16,16 @@ use std::sync::Arc;
 use weft_frontend::models::{Kind, family};
 use weft_ir::dtype::DType;
 use weft_testsuite::fixture::{Fixture, List, checkpoints, compile};
-use weft_testsuite::{encoder, golden, gpu};
+use weft_testsuite::{encoder, golden, gpu, routers};
 
 const MAX_BATCH: usize = 2;
 /// How many times further than Hugging Face's own 16-bit run a model may be, and one with routed experts: a choice
 /// at a near tie goes either way.
 const MOST: (f64, f64) = (1.5, 2.0);
+/// Checkpoints of which a 16-bit run takes other experts in the continuation, where float32's choice is within the
+/// rounding: Hugging Face's own does, and is not in the golden's top five there. `near_ties` finds these steps on the
+/// CPU (7 of 48), and shows that rounding chooses others nowhere else.
+const NEAR_TIES: &[&str] = &["tiny/deepseek-v3"];
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -66,7 +76,11 @@ fn at_level(arch: &str, fixture: &Fixture, level: u8, max_seq: usize) -> Result<
     let mut model = gpu::load(&plan, checkpoint, false);
     let (close, said) = match kind {
         Kind::Decoder => {
-            let r = golden::tiny(fixture, &mut model);
+            let ties = NEAR_TIES.iter().any(|name| fixture.folder().ends_with(name));
+            let r = match ties {
+                true => golden::tiny_at(fixture, &mut model, &routers::judged(fixture, dtype)),
+                false => golden::tiny(fixture, &mut model),
+            };
             (r.logits <= most && r.greedy_logits <= most && r.outside_top5 == 0, format!("{r:?}"))
         }
         Kind::Encoder => {
