@@ -22,6 +22,7 @@ pub mod schedules;
 pub mod score;
 pub mod startup;
 pub mod tensors;
+pub mod tuner;
 
 pub use weft_codegen as codegen;
 pub use weft_frontend as frontend;

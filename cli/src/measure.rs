@@ -77,6 +77,18 @@ impl Gpu {
         Ok(Gpu { model, options, work, entry, first, made: Vec::new(), stream, chain: None })
     }
 
+    /// For steps alone, of a model whose cache is left as it is, all zeros after loading: times do not depend on what
+    /// is in it.
+    ///
+    /// # Errors
+    /// A workload that the plan does not hold.
+    pub fn of_steps(model: CudaModel, options: CudaOptions, work: Workload) -> Result<Gpu> {
+        let entry = work.entry(model.plan())?.0;
+        let stream = stream_kernel(&model.plan().target)?;
+        let (first, made) = (vec![0; work.batch], vec![0; work.batch * work.tokens]);
+        Ok(Gpu { model, options, work, entry, first, made, stream, chain: None })
+    }
+
     /// The inputs of the step that makes token `at` of each sequence, from the tokens before it.
     fn inputs(&self, at: usize, tokens: &[u32]) -> StepInputs {
         let start = self.work.context + at;
@@ -205,9 +217,7 @@ pub fn decode_step(device: &Device, checkpoint: &Checkpoint, plan: &Plan) -> Res
     });
     let kernels: Vec<KernelSource> = kernels.collect();
     let model = engine::load_on(device, checkpoint, plan, &kernels)?;
-    let stream = stream_kernel(&model.plan().target)?;
-    let (options, made) = (engine::cuda_options(device), vec![0; tokens]);
-    let mut gpu = Gpu { model, options, work, entry: 0, first: vec![0], made, stream, chain: None };
+    let mut gpu = Gpu::of_steps(model, engine::cuda_options(device), work)?;
     let samples = (0..work.runs).map(|_| gpu.step()).collect::<Measured<Vec<f64>>>()?;
     Ok(Spread::of(&samples).map(|s| s.median).ok_or_else(|| bad("a step took no time"))?)
 }

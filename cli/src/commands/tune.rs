@@ -4,28 +4,19 @@ use super::{print_json, table};
 use crate::args::{BuildArgs, DeviceArg, TuneArgs};
 use crate::engine::{Request, Source};
 use crate::errors::{Error, Result};
-use crate::measure::{Gpu, Variant};
+use crate::measure::Gpu;
+use crate::tuner::{RUNS, Tuner};
 use crate::{progress, schedules};
-use indicatif::ProgressBar;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
-use weft_ir::plan::{Plan, Schedule};
 use weft_ir::target::{PROFILES, Target};
 use weft_passes::schedule::database::{Database, Shape};
-use weft_passes::schedule::tune::{Outcome, Settings, Task, TaskReport, Timer, tasks, tune};
-use weft_runtime::exec::bench::groups::{Group, groups};
+use weft_passes::schedule::tune::{Outcome, Settings, TaskReport, Timer, tasks, tune};
 use weft_runtime::exec::bench::{Measure, Workload};
 
 /// The file to fill, unless another is named.
 const FILE: &str = "schedules.ron";
-/// Seconds of steps in a row, of which one run is made.
-const STEPS_SECONDS: f64 = 0.03;
-const NOT_LAUNCHED: &str = "the step does not launch it";
-/// Runs of a candidate, of which the median counts.
-const RUNS: usize = 3;
 
 /// What became of one shape.
 #[derive(Debug, Serialize)]
@@ -71,7 +62,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     work.check(&plan).map_err(|e| Error::input(e.to_string()))?;
     let target = Target::parse(&plan.target).map_err(Error::failed)?;
     let device = profile_name(target, &loaded.gpu().name);
-    let (_, entry, bind) = work.entry(&plan)?;
+    let (_, entry, _) = work.entry(&plan)?;
     let all = tasks(&plan, entry, target, &device);
     let bar = progress::count("filling the cache");
     let mut gpu = Gpu::new(loaded, options, work, &mut |done, total| {
@@ -80,23 +71,16 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     bar.finish_and_clear();
     // Puts a step's inputs and values where kernels find them.
     gpu.reference()?;
-    let mut timer = OnGpu {
-        groups: groups(&plan, entry, &bind)?,
-        plan: plan.clone(),
-        gpu,
-        ready: Vec::new(),
-        kept: Vec::new(),
-        step: 1e-3,
-        start: Instant::now(),
-        budget: args.budget as f64,
-        bar: progress::count("tuning, s"),
-    };
+    let bar = progress::count("tuning, s");
+    let budget = args.budget as u64;
+    let tell = |seconds: f64| progress::tell(&bar, (seconds as u64).min(budget), budget);
+    let mut timer = Tuner::new(gpu, plan.clone(), &work, Box::new(tell))?;
     let settings = Settings { budget: args.budget as f64, context: args.context, again: args.again };
     let reports = tune(&all, &mut database, &settings, &mut timer, &mut |database, _, _| {
         schedules::write(&file, database)
     });
-    timer.bar.finish_and_clear();
-    let seconds = timer.start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    let seconds = timer.elapsed();
     let shapes: Vec<Row> = reports?.iter().map(row).collect();
     for row in &shapes {
         for why in &row.failures {
@@ -115,71 +99,6 @@ fn profile_name(target: &Target, gpu: &str) -> String {
     let known = PROFILES.iter().filter(|(name, p)| *name == target.name && gpu.contains(p.name));
     let longest = known.map(|(_, p)| p.name).max_by_key(|name| name.len());
     longest.map_or_else(|| gpu.trim_start_matches("NVIDIA ").to_owned(), str::to_owned)
-}
-
-/// Candidates on the GPU.
-struct OnGpu {
-    gpu: Gpu,
-    plan: Arc<Plan>,
-    groups: Vec<Group>,
-    /// Candidates that were compiled, and why others were not.
-    ready: Vec<(Schedule, Result<Variant, String>)>,
-    /// Kernels that steps are timed with, by their works.
-    kept: Vec<(u32, Variant)>,
-    /// Seconds of the last step.
-    step: f64,
-    start: Instant,
-    budget: f64,
-    bar: ProgressBar,
-}
-
-impl Timer for OnGpu {
-    fn elapsed(&self) -> f64 {
-        self.start.elapsed().as_secs_f64()
-    }
-
-    fn prepare(&mut self, task: &Task, schedules: &[Schedule]) {
-        let variants = self.gpu.variants(&self.plan, task.work, schedules);
-        self.ready = schedules.iter().cloned().zip(variants).collect();
-    }
-
-    fn time(&mut self, task: &Task, schedule: &Schedule) -> Result<Vec<f64>, String> {
-        progress::tell(&self.bar, self.elapsed().min(self.budget) as u64, self.budget as u64);
-        let group = self.groups.iter().find(|g| g.work == task.work).ok_or(NOT_LAUNCHED)?;
-        let variant = ready(&self.ready, schedule)?;
-        self.gpu.time(group, Some(variant), RUNS).map_err(|e| e.to_string())
-    }
-
-    fn time_in_step(&mut self, task: &Task, schedule: &Schedule) -> Result<Vec<f64>, String> {
-        progress::tell(&self.bar, self.elapsed().min(self.budget) as u64, self.budget as u64);
-        let kept = self.kept.iter().map(|(work, variant)| (*work, variant));
-        let all = kept.chain([(task.work, ready(&self.ready, schedule)?)]);
-        let of = |(work, variant)| {
-            let group = self.groups.iter().find(|g| g.work == work).ok_or(NOT_LAUNCHED)?;
-            Ok::<_, String>((&group.dispatches[..], variant))
-        };
-        let all = all.map(of).collect::<Result<Vec<_>, String>>()?;
-        let launches = (STEPS_SECONDS / self.step).clamp(4.0, 40.0) as usize;
-        let times = self.gpu.time_step(&all, launches, RUNS).map_err(|e| e.to_string())?;
-        self.step = times.first().copied().unwrap_or(self.step);
-        Ok(times)
-    }
-
-    fn keep(&mut self, task: &Task, schedule: &Schedule) {
-        let found = self.ready.iter().position(|(s, _)| s == schedule);
-        if let Some((_, Ok(variant))) = found.map(|at| self.ready.swap_remove(at)) {
-            self.kept.push((task.work, variant));
-        }
-    }
-}
-
-/// The compiled kernel of a schedule.
-fn ready<'r>(
-    all: &'r [(Schedule, Result<Variant, String>)],
-    schedule: &Schedule,
-) -> Result<&'r Variant, String> {
-    let found = all.iter().find(|(s, _)| s == schedule).ok_or("it was not compiled")?;
-    found.1.as_ref().map_err(Clone::clone)
 }
 
 fn shape_text(shape: &Shape) -> String {

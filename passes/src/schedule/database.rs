@@ -217,6 +217,11 @@ impl Database {
         self.entries.is_empty()
     }
 
+    /// All entries, in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Measured)> {
+        self.entries.iter()
+    }
+
     /// The entry of a key.
     pub fn get(&self, key: &Key) -> Option<&Measured> {
         self.entries.get(key)
