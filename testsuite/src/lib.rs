@@ -17,5 +17,6 @@ pub mod product;
 pub mod random;
 pub mod routers;
 pub mod synthetic;
+pub mod unseen;
 
 pub use fixture::{Fixture, compile};
