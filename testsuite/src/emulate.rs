@@ -1,5 +1,6 @@
 //! Runs the kernels of a plan on the emulator, each compared with the reference on the same inputs.
 
+pub use crate::distance::Distance;
 use crate::fixture::Bytes;
 use weft_codegen::emulator::{Arg, Launch, Memory, Order, run_in_order};
 use weft_codegen::{Emitted, emit};
@@ -17,7 +18,7 @@ use weft_ir::shape::Bindings;
 pub struct Emulated<'a> {
     pub(crate) plan: &'a Plan,
     kernels: Vec<Emitted>,
-    oracle: LoadedPlan<f64>,
+    pub(crate) oracle: LoadedPlan<f64>,
     pub(crate) rounded: LoadedPlan<f32>,
     pub(crate) memory: Memory,
     /// Index in memory of each buffer.
@@ -33,26 +34,6 @@ struct Lent {
     args: Vec<Arg>,
     first: usize,
     counters: std::ops::Range<usize>,
-}
-
-/// How far a kernel was from the oracle.
-#[derive(Clone, Debug)]
-pub struct Distance {
-    /// Kernel.
-    pub kernel: String,
-    /// Root mean square difference of the kernel's result to the f64 reference.
-    pub kernel_rmse: f64,
-    /// The same of the rounded reference.
-    pub rounded_rmse: f64,
-    /// One unit in the last place at the result's root mean square.
-    pub ulp: f64,
-}
-
-impl Distance {
-    /// At most twice the rounded reference's distance, with a floor of one ulp.
-    pub fn is_close(&self) -> bool {
-        self.kernel_rmse <= (2.0 * self.rounded_rmse).max(self.ulp)
-    }
 }
 
 impl<'a> Emulated<'a> {
@@ -224,7 +205,12 @@ impl<'a> Emulated<'a> {
     }
 
     /// The results of a dispatch by the reference, on what is in memory now.
-    fn expect<R: Real>(&self, loaded: &LoadedPlan<R>, at: (usize, usize), bind: &Bindings) -> Vec<Vec<f64>> {
+    pub(crate) fn expect<R: Real>(
+        &self,
+        loaded: &LoadedPlan<R>,
+        at: (usize, usize),
+        bind: &Bindings,
+    ) -> Vec<Vec<f64>> {
         let d = &self.plan.bodies[at.0].dispatches[at.1];
         let mut values: Vec<Option<Tensor<R>>> = vec![None; self.plan.buffers.len()];
         let is_state = |b: &BufferId| matches!(self.plan.buffer(*b).kind, BufferKind::State(_));
@@ -261,7 +247,13 @@ impl<'a> Emulated<'a> {
         }
     }
 
-    fn distance(&self, kernel: String, b: BufferId, expected: &[f64], rounded: &[f64]) -> Distance {
+    pub(crate) fn distance(
+        &self,
+        kernel: String,
+        b: BufferId,
+        expected: &[f64],
+        rounded: &[f64],
+    ) -> Distance {
         let dtype = self.plan.buffer(b).dtype;
         let is_state = matches!(self.plan.buffer(b).kind, BufferKind::State(_));
         let got: Vec<f64> = if dtype.is_float() {

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod decoder;
+mod distance;
 pub mod emulate;
 pub mod emulated_decoder;
 pub mod encoder;
@@ -11,7 +12,10 @@ pub mod generation;
 pub mod gguf;
 pub mod golden;
 pub mod gpu;
+pub mod kernel_cases;
+pub mod kernel_families;
 pub mod nvrtc;
+pub mod on_device;
 pub mod one_work;
 pub mod product;
 pub mod random;

@@ -1,0 +1,390 @@
+//! Small plans with every kernel family, to run on a GPU under compute-sanitizer: models of odd sizes, and single works
+//! with the tiles and the tuned schedules of large ones.
+
+use crate::attention;
+use crate::emulate::ragged;
+use crate::kernel_families::{Covered, cover};
+use crate::product::{Maker, at, gated_after_norm, load_at, norm, op, plain, store};
+use crate::{fixture, product};
+use serde_json::{Value, json};
+use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::synth;
+use weft_ir::dtype::DType;
+use weft_ir::ids::KernelId;
+use weft_ir::plan::{Buffer, BufferKind, MatMul, Plan, Scalar, Schedule};
+use weft_ir::reference::{StepInputs, WeightBytes};
+use weft_ir::scalar::Binary;
+use weft_ir::shape::{Dim, Sym};
+use weft_passes::Selection;
+use weft_passes::schedule::database::{Database, Shape};
+
+/// The target of the plans: that of the shipped schedules.
+pub const TARGET: &str = "sm_90";
+/// Longest context of a fused model: two splits of the keys.
+const CONTEXT: usize = 150;
+/// Longest context of a model whose every intermediate is stored.
+const SHORT: usize = 24;
+/// Sequences.
+const BATCH: usize = 3;
+
+/// A made-up checkpoint, and its folder, which lives as long.
+struct Model(Checkpoint, #[allow(dead_code)] tempfile::TempDir);
+
+impl WeightBytes for Model {
+    fn bytes(&self, tensor: &str) -> Option<&[u8]> {
+        self.0.bytes(tensor).ok()
+    }
+}
+
+/// A plan and the steps that it runs.
+pub struct Case {
+    /// What it is.
+    pub name: String,
+    /// The plan; each temporary has a place of its own, so that all are there after a step.
+    pub plan: Plan,
+    weights: Box<dyn WeightBytes + Send>,
+    /// Entries and inputs, in order.
+    pub steps: Vec<(String, StepInputs)>,
+    /// Whether a generation runs behind them.
+    pub loops: bool,
+}
+
+impl WeightBytes for Case {
+    fn bytes(&self, tensor: &str) -> Option<&[u8]> {
+        self.weights.bytes(tensor)
+    }
+}
+
+impl Case {
+    /// Adds the kernels that it launches.
+    ///
+    /// # Panics
+    /// When a step has no entry.
+    pub fn cover(&self, covered: &mut Covered) {
+        for (name, _) in &self.steps {
+            let entry = self.plan.entries.iter().find(|e| e.name == *name).expect("an entry");
+            cover(covered, &self.plan, entry, self.loops && name.starts_with("decode"));
+        }
+    }
+}
+
+/// All cases.
+///
+/// # Panics
+/// When one does not compile.
+pub fn cases() -> Vec<Case> {
+    let mut out = Vec::new();
+    out.extend(llamas().into_iter().map(|(name, sizes)| model(&format!("{name}-ops"), "llama", sizes, 0)));
+    out.extend(llamas().into_iter().map(|(name, sizes)| model(name, "llama", sizes, 2)));
+    out.extend(others().into_iter().map(|(name, of, sizes)| model(name, of, sizes, 2)));
+    out.extend(tiles());
+    out.extend(attentions());
+    out.extend(tuned());
+    out
+}
+
+/// Heads without whole vectors and without tensor cores; a group for them; no group.
+fn llamas() -> [(&'static str, Value); 3] {
+    let sizes = |hidden: usize, (heads, kv, dim): (usize, usize, usize), inner: usize, vocab: usize| {
+        json!({
+            "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": dim,
+            "intermediate_size": inner, "vocab_size": vocab, "num_hidden_layers": 1,
+        })
+    };
+    [
+        ("llama-a", sizes(72, (6, 2, 20), 104, 301)),
+        ("llama-b", sizes(136, (4, 1, 64), 88, 515)),
+        ("llama-c", sizes(200, (5, 5, 16), 120, 1031)),
+    ]
+}
+
+/// Experts; LayerNorm, biases and learned positions; sinks and windows; latent attention.
+fn others() -> [(&'static str, &'static str, Value); 6] {
+    let experts =
+        |hidden: usize, dim: usize, (experts, picks): (usize, usize), inner: usize, vocab: usize| {
+            json!({
+                "hidden_size": hidden, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": dim,
+                "num_local_experts": experts, "num_experts_per_tok": picks, "moe_intermediate_size": inner,
+                "vocab_size": vocab, "num_hidden_layers": 1,
+            })
+        };
+    [
+        ("experts-a", "qwen3-moe", experts(72, 24, (5, 2), 40, 97)),
+        ("experts-b", "qwen3-moe", experts(104, 16, (9, 3), 56, 131)),
+        ("experts-c", "qwen3-moe", experts(136, 40, (12, 4), 24, 203)),
+        ("gpt2", "gpt2", json!({"n_embd": 120, "n_head": 5, "n_layer": 1, "vocab_size": 133})),
+        (
+            "sinks",
+            "gpt-oss",
+            json!({"hidden_size": 72, "intermediate_size": 56, "num_local_experts": 5, "vocab_size": 99}),
+        ),
+        (
+            "latent",
+            "deepseek-v3",
+            json!({
+                "hidden_size": 72, "intermediate_size": 88, "moe_intermediate_size": 40, "vocab_size": 101,
+                "num_hidden_layers": 2,
+            }),
+        ),
+    ]
+}
+
+/// A tiny model with other sizes: two prompts in a small step, at level 2 one in a large step as well, then a decode
+/// step of one sequence and one of three, of which two are drawn with penalties; and a generation.
+fn model(name: &str, of: &str, sizes: Value, level: u8) -> Case {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = fixture::folder().join("tiny").join(of).join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
+    let mut all: Value = serde_json::from_str(&text).expect("JSON");
+    for (key, value) in sizes.as_object().expect("an object") {
+        all[key] = value.clone();
+    }
+    let vocab = all["vocab_size"].as_u64().expect("a size") as i32;
+    let config = folder.path().join("sizes.json");
+    std::fs::write(&config, all.to_string()).expect("writes");
+    let out = folder.path().join("model");
+    let options =
+        synth::Options { seed: 11, dtype: Some(DType::BF16), shard_size: synth::SHARD_SIZE, force: false };
+    synth::synth(&config, &out, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let checkpoint = Checkpoint::open(&out).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let graph = weft_frontend::models::build(&checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"));
+    let context = if level == 0 { SHORT } else { CONTEXT };
+    let limits = (context, BATCH);
+    let made = fixture::compile_with(&graph, TARGET, DType::BF16, level, limits, Selection::default());
+    let plan = made.plan;
+
+    let ids: Vec<i32> = (0..2 * context as i32).map(|i| (i * 37 + 5) % vocab).collect();
+    let piece = |s: usize, start: usize, len: usize| (&ids[11 * s + start..][..len], start);
+    let mut steps = vec![("prefill_16", vec![piece(0, 0, 9), piece(1, 0, 4)])];
+    let mut lengths = [9, 4, 0];
+    if level > 0 {
+        steps.push(("prefill_256", vec![piece(0, 0, 133), piece(1, 4, 5), piece(2, 0, 3)]));
+        lengths = [133, 9, 3];
+    }
+    steps.push(("decode_1", vec![piece(0, lengths[0], 1)]));
+    lengths[0] += 1;
+    steps.push(("decode_4", (0..BATCH).map(|s| piece(s, lengths[s], 1)).collect()));
+    let names: Vec<&str> = steps.iter().map(|(name, _)| *name).collect();
+    let plan = apart(keep(&plan, &names));
+    let steps = steps.iter().map(|(name, pieces)| {
+        let entry = plan.entries.iter().find(|e| e.name == *name).expect("an entry");
+        let mut inputs = ragged(entry, pieces, context, entry.role == weft_ir::plan::Role::Decode);
+        if *name == "decode_4" {
+            draw(&mut inputs);
+        }
+        ((*name).to_owned(), inputs)
+    });
+    let steps = steps.collect();
+    Case { name: name.into(), plan, weights: Box::new(Model(checkpoint, folder)), steps, loops: true }
+}
+
+/// Rows 1 and 2 are drawn: one with all filters and penalties, one with top-p alone.
+fn draw(inputs: &mut StepInputs) {
+    inputs.temperature[1] = 0.9;
+    inputs.top_k[1] = 7;
+    inputs.top_p[1] = 0.95;
+    inputs.min_p[1] = 0.01;
+    inputs.repetition_penalty[1] = 1.3;
+    inputs.presence_penalty[1] = 0.4;
+    inputs.prompt_lengths[1] = 4;
+    inputs.temperature[2] = 1.2;
+    inputs.top_p[2] = 0.8;
+    inputs.seed = (0..inputs.seed.len() as u32).map(|i| 77 + i).collect();
+}
+
+/// A plan with some of its entries, in this order, and their kernels alone.
+fn keep(plan: &Plan, names: &[&str]) -> Plan {
+    let mut kernels: Vec<usize> = Vec::new();
+    let find = |name: &&str| plan.entries.iter().find(|e| e.name == *name).expect("an entry").clone();
+    let mut entries: Vec<_> = names.iter().map(find).collect();
+    for id in entries.iter_mut().flat_map(|e| e.kernels.values_mut()) {
+        let known = kernels.iter().position(|k| *k == id.index());
+        let at = known.unwrap_or_else(|| {
+            kernels.push(id.index());
+            kernels.len() - 1
+        });
+        *id = KernelId::new(at);
+    }
+    let kernels = kernels.into_iter().map(|k| plan.kernels[k].clone()).collect();
+    Plan { kernels, entries, ..plan.clone() }
+}
+
+/// The plan with a place of its own for each temporary, behind the arena; and with an output that makes it a model's,
+/// as the runtime wants it, where it has none.
+fn apart(mut plan: Plan) -> Plan {
+    for entry in &mut plan.entries {
+        let mut end = entry.arena_bytes;
+        for placement in &mut entry.arena {
+            placement.offset = end.next_multiple_of(weft_ir::plan::SCRATCH_ALIGN);
+            end = placement.offset + placement.bytes;
+        }
+        entry.arena_bytes = end;
+        entry.unshared_bytes = entry.unshared_bytes.max(end);
+    }
+    let is =
+        |b: &Buffer| matches!(&b.kind, BufferKind::Output(n) if n == "logits" || n == "last_hidden_state");
+    if !plan.buffers.iter().any(is) {
+        let name = "last_hidden_state".to_owned();
+        let shape = vec![Dim::Sym(Sym::Tokens), Dim::Const(1)];
+        plan.buffers.push(Buffer {
+            name: name.clone(),
+            dtype: DType::F32,
+            shape,
+            kind: BufferKind::Output(name),
+        });
+    }
+    weft_ir::verify::plan::verify(&plan).unwrap_or_else(|f| panic!("{f:?}"));
+    plan
+}
+
+fn of_product(name: String, (maker, m): (Maker, MatMul), rows: usize, schedule: Schedule) -> Case {
+    let plan = apart(maker.plan(m, rows, &|s| s.clone_from(&schedule)));
+    let steps = vec![("step".to_owned(), maker.inputs.clone())];
+    Case { name, plan, weights: Box::new(maker), steps, loops: false }
+}
+
+fn of_attention(
+    name: String,
+    s: &attention::Shape,
+    tokens: &[attention::Token],
+    schedule: &Schedule,
+) -> Case {
+    let keys = tokens.iter().map(|t| t.1 as usize).max().unwrap_or(1).max(1024);
+    let (plan, arrays) = attention::plan(s, tokens, keys, TARGET, &|chosen| chosen.clone_from(schedule));
+    let steps = vec![("step".to_owned(), StepInputs::default())];
+    Case { name, plan: apart(plan), weights: Box::new(arrays), steps, loops: false }
+}
+
+/// Every tile of the products of many rows, and skinny products of odd lengths.
+fn tiles() -> Vec<Case> {
+    let gemm = |tile_m, tile_n, tile_k, (warps_m, warps_n), stages| Schedule::Gemm {
+        tile_m,
+        tile_n,
+        tile_k,
+        warps_m,
+        warps_n,
+        stages,
+    };
+    let tiled = [
+        ((13, 37, 72), gemm(16, 16, 64, (1, 1), 10)),
+        ((11, 70, 264), gemm(16, 32, 256, (1, 2), 3)),
+        ((16, 301, 136), gemm(16, 64, 128, (1, 4), 3)),
+        ((37, 150, 40), gemm(32, 64, 64, (2, 2), 3)),
+        ((100, 130, 72), gemm(64, 64, 64, (2, 2), 3)),
+        ((131, 150, 104), gemm(128, 128, 32, (2, 4), 4)),
+    ];
+    let gemv = |rows, (warps, lanes, split), columns, depth, blocks, staged| Schedule::Gemv {
+        rows,
+        warps,
+        lanes,
+        split,
+        columns,
+        depth,
+        blocks,
+        staged,
+        resident: 1,
+    };
+    let skinny = [
+        ((1, 37, 33), gemv(1, (4, 8, 1), 1, 2, 2, true)),
+        ((3, 131, 72), gemv(4, (2, 16, 1), 2, 1, 3, false)),
+        ((8, 19, 264), gemv(8, (4, 32, 2), 1, 1, 2, true)),
+        ((5, 45, 1032), gemv(8, (4, 32, 4), 1, 2, 5, true)),
+    ];
+    let all = tiled.into_iter().chain(skinny);
+    let case = |((rows, n, k), schedule): ((usize, usize, usize), Schedule)| {
+        of_product(format!("{rows}×{n}×{k} {schedule:?}"), plain(n, k, rows), rows, schedule)
+    };
+    all.map(case).collect()
+}
+
+/// Attention of few tokens by keys and by tiles of keys, with and without splits; of many tokens by tiles.
+fn attentions() -> Vec<Case> {
+    let shape = |kv, group, dim| attention::Shape::new(kv, group, dim, DType::BF16);
+    let few: [attention::Token; 3] = [(1, 1), (2, 70), (3, 301)];
+    let settled = |s| attention::Shape { settled: true, ..s };
+    let capped = |s| attention::Shape { cap: Some(20.0), window: Some(33), sink: true, ..s };
+    let row = |warps, heads, splits| Schedule::AttentionRow { warps, heads, depth: 2, splits };
+    let group = |warps, heads, splits| Schedule::AttentionGroup { warps, heads, depth: 1, splits };
+    let tile = Schedule::AttentionTile { tile_q: 64, tile_k: 64 };
+    let many = |n: i32| -> Vec<attention::Token> { (1..=n).map(|i| (1, i)).collect() };
+    let mut out = Vec::new();
+    let small = [
+        (settled(shape(2, 3, 20)), row(4, 3, 1), row(2, 1, 3)),
+        (capped(shape(1, 4, 40)), row(2, 2, 1), row(4, 4, 5)),
+        (shape(3, 1, 72), row(8, 1, 1), row(4, 1, 2)),
+        (settled(shape(2, 4, 64)), group(4, 4, 1), group(2, 2, 3)),
+        (capped(shape(1, 3, 128)), group(2, 3, 1), group(4, 3, 5)),
+        (shape(3, 7, 64), group(8, 7, 1), group(4, 7, 2)),
+    ];
+    for (s, one, shared) in small {
+        for schedule in [one, shared] {
+            out.push(of_attention(format!("{s:?} {schedule:?}"), &s, &few, &schedule));
+        }
+    }
+    for (s, tokens) in
+        [(shape(2, 2, 16), many(13)), (capped(shape(1, 3, 48)), many(37)), (shape(2, 1, 80), many(70))]
+    {
+        out.push(of_attention(format!("{s:?} {} tokens", tokens.len()), &s, &tokens, &tile));
+    }
+    out
+}
+
+/// The product of a norm, without a group.
+fn after_norm(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
+    let mut mk = Maker::default();
+    let x = mk.floats("x", DType::BF16, &[rows, k], 1.0);
+    let gamma = mk.floats("w_norm", DType::BF16, &[k], 1.0);
+    let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
+    let row = vec![product::TOKENS, Dim::Const(n)];
+    mk.write("y", DType::BF16, row, BufferKind::Output("y".into()));
+    let (a, stages, scale) = norm(x, gamma, k);
+    let bias = mk.floats("w_bias", DType::BF16, &[n], 1.0);
+    let value = op(Binary::Mul, Scalar::Acc(0), scale);
+    let value = op(Binary::Add, value, load_at(bias, &[at(1)]));
+    let stores = vec![store(0, &[at(0), at(1)], value, None)];
+    (mk, MatMul { m: product::TOKENS, n, group: 1, k, a, b, stages, row: None, stores, draw: None })
+}
+
+/// The schedules that ship, on as few blocks, columns and keys as leave each a ragged end.
+fn tuned() -> Vec<Case> {
+    let shipped = Database::shipped().unwrap_or_else(|e| panic!("{e}"));
+    let mut out = Vec::new();
+    for (key, measured) in shipped.iter() {
+        let name = format!("tuned {:?}", key.shape);
+        match (&key.shape, &measured.schedule) {
+            (
+                Shape::Gemv { k, group, computed, .. },
+                Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged, resident },
+            ) => {
+                let blocks = (*blocks).min(3);
+                let teams = warps * 32 / lanes / split;
+                let wide = (blocks * teams * columns) as usize + group;
+                let k = (8 * lanes * split * depth + 24).min(*k as u32) as usize;
+                let made = match (group, computed) {
+                    (2, _) => gated_after_norm(wide / 2, k, *rows as usize),
+                    (_, true) => after_norm(wide, k, *rows as usize),
+                    (_, false) => plain(wide, k, *rows as usize),
+                };
+                let schedule = Schedule::Gemv {
+                    rows: *rows,
+                    warps: *warps,
+                    lanes: *lanes,
+                    split: *split,
+                    columns: *columns,
+                    depth: *depth,
+                    blocks,
+                    staged: *staged,
+                    resident: *resident,
+                };
+                out.push(of_product(name, made, *rows as usize, schedule));
+            }
+            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, .. }, schedule) => {
+                let new = attention::Shape::new((*kv_heads).min(2), *group, *head_dim, key.dtype);
+                let s = attention::Shape { value_dim: *value_dim, settled: true, ..new };
+                out.push(of_attention(name, &s, &[(1, 1), (2, 70), (3, 301)], schedule));
+            }
+            (Shape::Gemv { .. }, other) => panic!("{name}: {other:?}"),
+        }
+    }
+    out
+}
