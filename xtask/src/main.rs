@@ -6,6 +6,7 @@ mod gpu;
 mod place;
 mod process;
 mod snapshots;
+mod summary;
 mod test;
 
 use clap::{Parser, Subcommand};

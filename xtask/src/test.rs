@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check that needs no GPU.
 
 use crate::process::{self, cargo, shown};
+use crate::summary::{self, Ran};
 use crate::{Result, fetch};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -65,12 +66,10 @@ pub fn run() -> Result<()> {
     let done = run_all(&mut times);
     println!("== summary");
     let last = times.len();
-    for (i, (name, time)) in times.iter().enumerate() {
+    let ran = times.into_iter().enumerate().map(|(i, (name, time))| {
         let failed = done.is_err() && i + 1 == last;
-        println!("{name:<8} {:>8.1} s  {}", time.as_secs_f64(), if failed { "FAILED" } else { "ok" });
-    }
-    if done.is_ok() {
-        println!("all checks passed");
-    }
+        Ran { name: name.to_owned(), time, failed }
+    });
+    print!("{}", summary::text(&ran.collect::<Vec<_>>()));
     done
 }
