@@ -130,12 +130,18 @@ impl EmulatedModel<'_> {
 }
 
 impl Executor for EmulatedModel<'_> {
-    fn step(&mut self, role: Role, inputs: &StepInputs, _: bool) -> Result<StepOutput, Error> {
+    fn step(&mut self, role: Role, inputs: &StepInputs, logits: bool) -> Result<StepOutput, Error> {
         let (entry, padded) = self.entry(role, inputs)?;
         self.run.run(&entry.name, &padded).unwrap_or_else(|why| panic!("{why}"));
         let mut tokens = self.run.output_ids("tokens");
-        tokens.truncate(inputs.output_rows.len());
-        Ok(StepOutput { tokens, ..StepOutput::default() })
+        let rows = inputs.output_rows.len();
+        tokens.truncate(rows);
+        let mut out = StepOutput { tokens, ..StepOutput::default() };
+        if let (true, Some(vocab)) = (logits, self.limits().vocab) {
+            out.logits = self.run.output("logits");
+            out.logits.truncate(rows * vocab);
+        }
+        Ok(out)
     }
 
     fn limits(&self) -> Limits {

@@ -1,6 +1,7 @@
 //! Shared helpers of Weft's tests across crates.
 
 pub mod attention;
+pub mod companions;
 pub mod decoder;
 mod distance;
 pub mod emulate;

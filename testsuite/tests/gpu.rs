@@ -9,6 +9,7 @@ use weft_ir::generation::End;
 use weft_ir::plan::{Plan, Role};
 use weft_ir::sampling::{Params, Penalties};
 use weft_runtime::exec::{Executor, Generate, Next, RowTokens, step_by_step};
+use weft_testsuite::companions::{Companions, MODELS};
 use weft_testsuite::fixture::{Fixture, compile};
 use weft_testsuite::{golden, gpu};
 
@@ -69,89 +70,37 @@ fn smollm2() {
     }
 }
 
-fn piece(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {
-    Piece { sequence, start, ids, params: Params::GREEDY, penalties: Penalties::NONE, prompt: 0 }
-}
-
-/// Logits of a prefill of sequence 0 and of a decode step after it, with others in the same steps.
-fn two_steps(model: &mut dyn Executor, ids: &[u32], others: &[&[u32]]) -> Vec<u32> {
-    let mut bits = Vec::new();
-    let prompt = ids.len() - 1;
-    let mut pieces = vec![piece(0, 0, &ids[..prompt])];
-    pieces.extend(others.iter().enumerate().map(|(i, o)| piece(i + 1, 0, &o[..o.len() - 1])));
-    let vocab = model.limits().vocab.expect("a decoder");
-    for (role, pieces) in [
-        (Role::Prefill, pieces),
-        (Role::Decode, {
-            let mut last = vec![piece(0, prompt, &ids[prompt..])];
-            last.extend(others.iter().enumerate().map(|(i, o)| piece(i + 1, o.len() - 1, &o[o.len() - 1..])));
-            last
-        }),
-    ] {
-        let out = step(model, role, &pieces, true).unwrap_or_else(|e| panic!("{e}"));
-        bits.extend(out.logits[..vocab].iter().map(|l| l.to_bits()));
-    }
-    bits
-}
-
 #[test]
 fn logits_repeat_bit_for_bit_whatever_else_is_in_the_batch() {
-    let fixture = Fixture::open("llama");
-    let rows = fixture.golden_ids("input_ids");
-    let row = |r: usize, n: usize| -> Vec<u32> {
-        rows.values[r * rows.shape[1]..][..n].iter().map(|&v| v as u32).collect()
-    };
-    for opt_level in [0, 2] {
+    for (name, opt_level) in MODELS {
+        let fixture = Fixture::open(name);
         let Some(plan) = plan(&fixture.checkpoint, DType::BF16, opt_level, (96, 4)) else { return };
-        let mut model = gpu::load(&plan, &fixture.checkpoint, false);
-        let mut full = gpu::load(&plan, &fixture.checkpoint, true);
-        let ids = row(0, 25);
-        // All fall in the buckets prefill_64 and decode_4.
-        let companies: [Vec<Vec<u32>>; 3] = [
-            vec![row(1, 13), row(1, 9), row(1, 7)],
-            vec![row(0, 7), row(1, 13), row(0, 9)],
-            vec![row(1, 3), row(1, 17), row(0, 14)],
-        ];
-        let what = format!("llama, level {opt_level}");
-        hundred_runs(&what, (&mut model, &mut full), &ids, &companies);
+        let companions = Companions::of(&fixture);
+        hundred_runs(&format!("{name}, level {opt_level}"), &plan, &fixture.checkpoint, &companions);
     }
 }
 
-/// The same of the real model, if it is there. Prompts fall in the bucket prefill_64.
+/// The same of the real model, if it is there.
 #[test]
 fn logits_of_smollm2_repeat_bit_for_bit() {
     let Some(checkpoint) = gpu::smollm2() else { return };
     let Some(plan) = plan(&checkpoint, DType::BF16, 2, (512, 4)) else { return };
-    let mut model = gpu::load(&plan, &checkpoint, false);
-    let mut full = gpu::load(&plan, &checkpoint, true);
-    let row = |seed: u32, n: u32| -> Vec<u32> { (0..n).map(|i| (seed + 37 * i) % 49_000).collect() };
-    let companies = [
-        vec![row(7, 13), row(900, 9), row(30, 7)],
-        vec![row(11, 7), row(5, 13), row(400, 9)],
-        vec![row(1, 3), row(77, 17), row(2000, 14)],
-    ];
-    hundred_runs("SmolLM2", (&mut model, &mut full), &row(1000, 25), &companies);
+    let row = |r: usize, n: usize| (0..n).map(|i| ((1000 + 777 * r + 37 * i) % 49_000) as u32).collect();
+    hundred_runs("SmolLM2", &plan, &checkpoint, &Companions::new(row));
 }
 
-/// The bits of sequence 0 in 100 runs in which the others take turns, and once with full edges.
-fn hundred_runs(
-    what: &str,
-    (model, full): (&mut dyn Executor, &mut dyn Executor),
-    ids: &[u32],
-    companies: &[Vec<Vec<u32>>; 3],
-) {
+/// The bits of a sequence in 100 runs in which companies take turns, and once with full edges.
+fn hundred_runs(what: &str, plan: &Arc<Plan>, checkpoint: &Checkpoint, companions: &Companions) {
     let start = std::time::Instant::now();
-    let company = |round: usize| -> Vec<&[u32]> {
-        companies[round % companies.len()].iter().map(Vec::as_slice).collect()
-    };
-    let first = two_steps(model, ids, &company(0));
+    let mut model = gpu::load(plan, checkpoint, false);
+    let first = companions.round(&mut model, 0);
     assert!(first.iter().any(|bits| f32::from_bits(*bits) != 0.0), "{what}: all logits are 0");
     for round in 1..100 {
-        let bits = two_steps(model, ids, &company(round));
-        assert!(first == bits, "{what}, round {round}: other bits");
+        assert!(first == companions.round(&mut model, round), "{what}, round {round}: other bits");
     }
     // Without overlapping launches the bits are the same.
-    assert!(first == two_steps(full, ids, &company(0)), "{what}: full edges differ");
+    let mut full = gpu::load(plan, checkpoint, true);
+    assert!(first == companions.round(&mut full, 0), "{what}: full edges differ");
     println!("{what}: the same {} logits in 100 runs, {:?}", first.len(), start.elapsed());
 }
 
@@ -159,19 +108,13 @@ fn hundred_runs(
 #[test]
 fn delays_change_no_bit() {
     let fixture = Fixture::open("llama");
-    let rows = fixture.golden_ids("input_ids");
-    let row = |r: usize, n: usize| -> Vec<u32> {
-        rows.values[r * rows.shape[1]..][..n].iter().map(|&v| v as u32).collect()
-    };
     let Some(plan) = plan(&fixture.checkpoint, DType::BF16, 2, (96, 4)) else { return };
-    let (ids, others) = (row(0, 25), [row(1, 13), row(1, 9), row(1, 7)]);
-    let others: Vec<&[u32]> = others.iter().map(Vec::as_slice).collect();
-    let mut full = gpu::load(&plan, &fixture.checkpoint, true);
-    let wanted = two_steps(&mut full, &ids, &others);
+    let companions = Companions::of(&fixture);
+    let wanted = companions.round(&mut gpu::load(&plan, &fixture.checkpoint, true), 0);
     for seed in 0..20 {
         let mut model = gpu::load_with(&plan, &fixture.checkpoint, false, Some(seed));
         for round in 0..5 {
-            let bits = two_steps(&mut model, &ids, &others);
+            let bits = companions.round(&mut model, 0);
             assert!(bits == wanted, "delays of seed {seed}, round {round}: other bits");
         }
     }

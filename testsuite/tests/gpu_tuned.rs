@@ -185,12 +185,17 @@ fn compare(model: &Unseen, plan: &Plan, tuner: &mut Tuner<'_>, task: &Task, kern
     }
 }
 
+/// A table as docs/performance.md has them.
 fn print(rows: &[Row]) {
+    println!("| kernel | chosen | µs | tuned (of the candidates, measured) | µs | ratio alone | in a step |");
+    println!("|---|---|---|---|---|---|---|");
     for r in rows {
         let [chosen, best] = r.ratio.alone.map(|s| s * 1e6);
-        println!("{}", r.what);
-        println!("  {:<9} {chosen:8.2} µs  {:?}", r.chosen.source.name(), r.chosen.schedule);
-        println!("  tuned     {best:8.2} µs  {} ({} of {} candidates)", r.best, r.tried.0, r.tried.1);
-        println!("  ratio     {:8.3} alone, {:.3} in a step", r.ratio.by_launch, r.ratio.by_step);
+        let (source, schedule) = (r.chosen.source.name(), &r.chosen.schedule);
+        let (tried, of) = r.tried;
+        println!(
+            "| {} | {source}: {schedule:?} | {chosen:.2} | {} ({tried} of {of}) | {best:.2} | {:.3} | {:.3} |",
+            r.what, r.best, r.ratio.by_launch, r.ratio.by_step
+        );
     }
 }
