@@ -12,8 +12,9 @@ use weft_ir::reference::StepInputs;
 use weft_runtime::exec::{CudaModel, CudaOptions, KernelSource};
 
 /// Units in the last place that an f32 result may be away in any case: CUDA's functions of f32 (`expf`, `rsqrtf`, `tanhf`,
-/// `sinf`) are good to 1 to 4, and the host's to less (CUDA C++ Programming Guide, mathematical functions).
-const MATH_ULPS: f64 = 4.0;
+/// `sinf`) are good to 1 to 4, the host's to less (CUDA C++ Programming Guide, mathematical functions), and tensor cores
+/// truncate where the host rounds. What is wrong is further away.
+const F32_ULPS: f64 = 16.0;
 
 impl Emulated<'_> {
     /// How far each kernel of a step was from the reference, where a device left these bytes in the buffers that the
@@ -55,7 +56,7 @@ impl Emulated<'_> {
                 let name = format!("{kernel} ({}) → {}", d.scope, plan.buffer(b).name);
                 let mut distance = self.distance(name, b, expected, rounded);
                 if plan.buffer(b).dtype == DType::F32 {
-                    distance.ulp *= MATH_ULPS;
+                    distance.ulp *= F32_ULPS;
                 }
                 distances.push(distance);
             }
