@@ -236,6 +236,63 @@ fn gate_and_up_are_paired() {
     assert_eq!(products(&graph), 1);
 }
 
+/// Parallel attention and MLP have one input: one product of all, gate and up in pairs within it.
+#[test]
+fn gate_and_up_are_paired_beside_other_products() {
+    let mut p = Parts::new();
+    let x = p.tokens(16);
+    let (q, k) = (p.linear(x, "q", 32), p.linear(x, "k", 16));
+    let (gate, up) = (p.linear(x, "gate", 24), p.linear(x, "up", 24));
+    let y = p.swiglu(gate, up);
+    let (graph, report) = p.check(&[q, k, y]);
+    assert!(sites(&report, "pair-gate-up") > 0);
+    assert_eq!(products(&graph), 1);
+    // Columns 2i and 2i + 1 of the pairs, moved as rows of the weight: at load.
+    let paired = |n: &weft_ir::graph::Node| matches!(&n.op, Op::Transpose(perm) if perm[..] == [1, 0, 2]);
+    assert!(graph.nodes.iter().any(paired));
+}
+
+/// A gate of one column for an expert of all tokens makes the number of columns odd: a row more keeps them pairs.
+#[test]
+fn an_odd_number_of_columns_is_made_even() {
+    let mut p = Parts::new();
+    let x = p.tokens(16);
+    let (gate, up, one) = (p.linear(x, "gate", 24), p.linear(x, "up", 24), p.linear(x, "z", 1));
+    let y = p.swiglu(gate, up);
+    let (graph, _) = p.check(&[y, one]);
+    assert_eq!(products(&graph), 1);
+    let product = graph.nodes.iter().find(|n| matches!(n.op, Op::MatMul { .. })).expect("a product");
+    assert_eq!(product.ty.shape[1], Dim::Const(50));
+}
+
+#[test]
+fn gate_and_up_with_biases_are_paired() {
+    let mut p = Parts::new();
+    let x = p.tokens(16);
+    let biased = |p: &mut Parts, name: &str| {
+        let y = p.linear(x, name, 24);
+        let b = p.weight(&format!("{name}.bias"), &[1, 24]);
+        p.g.binary(Binary::Add, y, b)
+    };
+    let (gate, up) = (biased(&mut p, "gate"), biased(&mut p, "up"));
+    let y = p.swiglu(gate, up);
+    let (graph, report) = p.check(&[y]);
+    assert!(sites(&report, "pair-gate-up") > 0);
+    assert_eq!(products(&graph), 1);
+}
+
+/// Gate and up of two inputs are two products.
+#[test]
+fn gate_and_up_of_two_inputs_are_not_paired() {
+    let mut p = Parts::new();
+    let x = p.tokens(16);
+    let square = p.g.binary(Binary::Mul, x, x);
+    let (gate, up) = (p.linear(x, "gate", 24), p.linear(square, "up", 24));
+    let y = p.swiglu(gate, up);
+    let (_, report) = p.check(&[y]);
+    assert_eq!(sites(&report, "pair-gate-up"), 0);
+}
+
 #[test]
 fn gate_and_up_of_different_widths_are_not_paired() {
     let mut p = Parts::new();

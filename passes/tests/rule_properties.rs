@@ -188,7 +188,10 @@ fn instance(rule: &str, m: &mut Maker) -> (NodeId, &'static [&'static str]) {
         }
         "pair-gate-up" => {
             let x = m.rows(c * 4, dtype);
-            let (gate, up) = (m.linear(x, "gate", a), m.linear(x, "up", a));
+            let (mut gate, up) = (m.linear(x, "gate", a), m.linear(x, "up", a));
+            if m.rng.up_to(0, 1) == 0 {
+                gate = m.bias(gate, a);
+            }
             let gate = match m.rng.up_to(0, 2) {
                 0 => m.g.unary(Unary::Silu, gate),
                 1 => {

@@ -133,7 +133,7 @@ fn explore(graph: &Graph, s: &Segment, selection: &Selection) -> Result<Explored
     let mut applied: BTreeMap<&'static str, usize> = BTreeMap::new();
     let mut limited = false;
     for stage in selection.order(rules::stages()) {
-        let active: Vec<Rule> = stage.into_iter().filter(|r| selection.allows(r.name, r.numerics)).collect();
+        let active: Vec<Rule> = stage.into_iter().filter(|r| r.is_on(selection)).collect();
         let rewrites = active.iter().map(Rule::rewrites).collect::<Result<Vec<_>, String>>()?.concat();
         // No wall-clock limit: it would make the result depend on the machine.
         let runner: Runner<Node, Types> = Runner::new(Types::default())

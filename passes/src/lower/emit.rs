@@ -158,7 +158,9 @@ impl Emitter<'_> {
             (Some((extent, _)), Some((last, rows))) if *last == extent || *last == Dim::Const(1) => {
                 (rows.to_vec(), Some(extent))
             }
-            (Some((_, node)), _) => return Err(Stop::Materialise(node)),
+            (Some((extent, node)), _) => {
+                (self.rows_of(&shape, node).ok_or(Stop::Materialise(node))?, Some(extent))
+            }
             (None, _) => (shape.clone(), None),
         };
         let rows = domain.len();
@@ -169,7 +171,7 @@ impl Emitter<'_> {
         let at = if one_a_row {
             coords(rows).into_iter().chain([Scalar::Int(0)]).collect()
         } else {
-            coords(shape.len())
+            in_row(&domain, reduced, &shape)
         };
         let value = inl.define(id, &at)?;
         let store = vec![Store { output: 0, index: at, value, guard: None }];
@@ -243,10 +245,13 @@ impl Emitter<'_> {
             (Some((extent, _)), Some((last, rows))) if *last == extent => {
                 (rows.to_vec(), Some(extent), false)
             }
-            (Some((extent, below)), _) => {
-                let domain = self.rows_of_parts(rows, extent, below).ok_or(Stop::Materialise(below))?;
-                (domain, Some(extent), true)
-            }
+            (Some((extent, below)), _) => match self.rows_of(&shape, below) {
+                Some(domain) => (domain, Some(extent), false),
+                None => {
+                    let domain = self.rows_of_parts(rows, extent, below).ok_or(Stop::Materialise(below))?;
+                    (domain, Some(extent), true)
+                }
+            },
             (None, _) => (shape.clone(), None, false),
         };
         let points = domain.len();
@@ -258,7 +263,7 @@ impl Emitter<'_> {
         inl.reduced = reduced;
         inl.ops.push(id);
         if !apart {
-            at = coords(shape.len());
+            at = in_row(&domain, reduced, &shape);
         } else if let Some(last) = at.last_mut() {
             *last = Scalar::Coord(points as u8);
         }
@@ -288,6 +293,14 @@ impl Emitter<'_> {
     fn penalize(&mut self, id: NodeId) -> Result<Made, Stop> {
         let names = ["logits", "history", "base", "position", "prompt", "repetition", "presence"];
         self.row_of_logits(id, names, |rows, vocab| Compute::Penalize(Penalize { rows, vocab }))
+    }
+
+    /// The rows of the reduction `below`, where a value of this shape has the elements of each of them, on several axes.
+    fn rows_of(&self, shape: &[Dim], below: NodeId) -> Option<Shape> {
+        let (extent, rows) = self.graph.ty(self.graph.node(below).inputs[0]).shape.split_last()?;
+        let inner = shape.strip_prefix(rows)?;
+        let elements: Option<usize> = inner.iter().map(|d| d.as_const()).product();
+        (elements == extent.as_const()).then(|| rows.to_vec())
     }
 
     /// The rows of a loop along `extent` that stores a concatenation part by part: those of the reduction `below`,
@@ -456,6 +469,16 @@ impl Emitter<'_> {
             name = format!("{base}_{i}");
         }
         name
+    }
+}
+
+/// Coordinates in a value of this shape: a loop's own, or, where it reduces, those of its rows and of the elements of
+/// one, which may lie on several axes.
+fn in_row(domain: &Shape, reduced: Option<Dim>, shape: &Shape) -> Vec<Scalar> {
+    let own: Shape = domain.iter().copied().chain(reduced).collect();
+    match own.len() == shape.len() {
+        true => coords(shape.len()),
+        false => index::reshape(&coords(own.len()), &own, shape, &own),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::buffers::Buffers;
 use super::forms::{Form, Forms};
-use super::{Stop, index};
+use super::{Stop, forms, index};
 use std::collections::{BTreeSet, HashMap};
 use weft_ir::graph::{Graph, Literal, Op};
 use weft_ir::ids::{BufferId, NodeId, OperandId};
@@ -175,6 +175,8 @@ impl<'a> Inliner<'a> {
                 self.value(input(0), &inner)
             }
             Op::Concat { axis } => self.concat(id, *axis, at),
+            // Rows of a loop's reductions are its own: a table that is made with reductions has others.
+            Op::Gather if self.is_reduced(input(0)) => Err(Stop::Materialise(input(0))),
             Op::Gather => {
                 let rank = self.graph.ty(input(1)).shape.len();
                 let row = self.value(input(1), &at[..rank])?;
@@ -198,6 +200,11 @@ impl<'a> Inliner<'a> {
                 node.scope
             ))),
         }
+    }
+
+    /// Whether a value would be computed in place, with reductions.
+    fn is_reduced(&self, id: NodeId) -> bool {
+        self.forms.of[id.index()] == Form::Inline && forms::has_reduction(self.graph, self.forms, id)
     }
 
     fn concat(&mut self, id: NodeId, axis: usize, at: &[Scalar]) -> Result<Scalar, Stop> {

@@ -158,14 +158,17 @@ pub(super) fn is_aligned(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
 }
 
 /// Whether a value's elements are made from those of the same row, but not only from the same place in it: a
-/// rotation of what a norm has scaled. No reduction is over such a value.
+/// rotation of what a norm has scaled. The row's elements may have several axes there, as heads have. No reduction is
+/// over such a value.
 fn stays_in_row(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
     let node = graph.node(id);
     let last = row.len().saturating_sub(1);
-    let same_rows = node.ty.shape.len() == row.len() && node.ty.shape[..last] == row[..last];
+    let in_rows = |shape: &[Dim]| shape.len() > last && shape[..last] == row[..last];
     let within = match &node.op {
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast(_) | Op::Broadcast(_) => true,
-        Op::Slice { axis, .. } | Op::Concat { axis } => *axis == last,
+        Op::Slice { axis, .. } | Op::Concat { axis } => *axis >= last,
+        Op::Reshape(_) => in_rows(&graph.ty(node.inputs[0]).shape),
+        Op::Transpose(perm) => perm.iter().take(last).enumerate().all(|(i, p)| *p == i),
         Op::Input(_)
         | Op::Weight { .. }
         | Op::Constant { .. }
@@ -174,8 +177,6 @@ fn stays_in_row(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
         | Op::Decode
         | Op::Reduce(_)
         | Op::Softmax
-        | Op::Reshape(_)
-        | Op::Transpose(_)
         | Op::MatMul { .. }
         | Op::TopK { .. }
         | Op::RoutedMatMul { .. }
@@ -184,7 +185,7 @@ fn stays_in_row(graph: &Graph, row: &[Dim], id: NodeId) -> bool {
         | Op::Penalize
         | Op::Sample => false,
     };
-    same_rows && within
+    in_rows(&node.ty.shape) && within
 }
 
 /// How often a value is evaluated for an element: once in each stage, and wherever an expression has it.

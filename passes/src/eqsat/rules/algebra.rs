@@ -12,6 +12,7 @@ use weft_ir::scalar::{Binary, Unary};
 pub const TIMES_ONE: Rule = Rule {
     name: "times-one",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "x · 1, x / 1 → x",
     patterns: &["(mul ?x ?c)", "(mul ?c ?x)", "(div ?x ?c)"],
     apply: |g, class, subst| {
@@ -29,6 +30,7 @@ pub const TIMES_ONE: Rule = Rule {
 pub const FOLD: Rule = Rule {
     name: "fold-constants",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "a ∘ b of literals → the literal, where f32 holds the result exactly",
     patterns: &["(add ?a ?b)", "(sub ?a ?b)", "(mul ?a ?b)"],
     apply: |g, class, subst| {
@@ -49,6 +51,7 @@ pub const FOLD: Rule = Rule {
 pub const NEGATIONS: Rule = Rule {
     name: "join-negations",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "−(−x) → x",
     patterns: &["(neg (neg ?x))"],
     apply: |g, class, subst| {

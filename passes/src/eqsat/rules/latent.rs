@@ -18,6 +18,7 @@ use weft_ir::shape::Dim;
 pub const ABSORB: Rule = Rule {
     name: "absorb-latent",
     numerics: Numerics::ChangesPrecision,
+    needs: &[],
     summary: "q·(L·Wᵀ)ᵀ → (q·W)·Lᵀ and P·(L·Wᵀ) → (P·L)·Wᵀ for keys and values that are products of cached rows \
               L, one matrix a head; elements of keys that all heads share stay beside",
     patterns: &["(matmul.t ?q (transpose (gather ?k ?i)))", "(matmul ?p (transpose (gather ?v ?i)))"],

@@ -17,6 +17,7 @@ use weft_ir::shape::Dim;
 pub const MERGE_SHARED_INPUT: Rule = Rule {
     name: "merge-linears",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "x·Aᵀ, x·Bᵀ, … → slices of x·[A; B; …]ᵀ",
     patterns: &["(matmul.t ?x ?w)"],
     apply: merge,
@@ -26,6 +27,7 @@ pub const MERGE_SHARED_INPUT: Rule = Rule {
 pub const PAIR_ROTARY_HALVES: Rule = Rule {
     name: "pair-rotary-halves",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "[t, heads, d] of x·Wᵀ (+ b), its first r used by halves → the same of x·W'ᵀ, rows i and i + r/2 of a \
               head adjacent",
     patterns: &["(reshape ?y)"],
@@ -36,7 +38,8 @@ pub const PAIR_ROTARY_HALVES: Rule = Rule {
 pub const PAIR_GATED: Rule = Rule {
     name: "pair-gate-up",
     numerics: Numerics::Exact,
-    summary: "f(y[:n])·y[n:] of y = x·[A; B]ᵀ → the same of rows A₀ B₀ A₁ B₁ …",
+    needs: &["merge-linears"],
+    summary: "f(x·Aᵀ)·g(x·Bᵀ) → the same of columns of x·[A₀; B₀; A₁; B₁; …]ᵀ",
     patterns: &["(mul ?a ?b)"],
     apply: pair_gated,
 };
@@ -129,12 +132,17 @@ fn merge(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
         return None;
     }
     let rows: Option<Vec<usize>> = parts.iter().map(|(_, w)| Some(extents(g, *w)?[0])).collect();
-    let weights: Vec<Id> = parts.iter().map(|(_, w)| *w).collect();
+    let rows = rows?;
+    let mut weights: Vec<Id> = parts.iter().map(|(_, w)| *w).collect();
+    // Epilogues that take columns by twos need an even number of them: the last row once more, which nothing reads.
+    if let (Some(&w), Some(&n), 1) = (weights.last(), rows.last(), rows.iter().sum::<usize>() % 2) {
+        weights.push(slice(g, w, 0, n - 1, 1));
+    }
     let merged = op(g, Op::Concat { axis: 0 }, &weights);
     let y = linear(g, x, merged, out);
     let mut start = 0;
     let mut equal = Vec::new();
-    for ((class, _), len) in parts.into_iter().zip(rows?) {
+    for ((class, _), len) in parts.into_iter().zip(rows) {
         equal.push((class, op(g, Op::Slice { axis: 1, start, len }, &[y])));
         start += len;
     }
@@ -176,16 +184,19 @@ fn pair_halves(g: &mut Block, class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>>
     Some(vec![(y, reshape(g, halves, of(&[n])))])
 }
 
+/// A product [t, n] with a weight that a class is: it, its input and the weight.
+fn product(g: &Block, id: Id) -> Option<(Id, Id, Id)> {
+    let own = find(g, id, |op, c| match op {
+        Op::MatMul { transpose_b: true, .. } if g[c[1]].data.load && shape(g, id).len() == 2 => {
+            Some((c[0], c[1]))
+        }
+        _ => None,
+    })?;
+    Some((g.find(id), own.0, own.1))
+}
+
 /// A product with a weight, its input and the weight, that a class is, with or without a bias.
 fn projection(g: &Block, id: Id) -> Option<(Id, Id, Id)> {
-    let product = |g: &Block, id: Id| {
-        let load = |w: Id| g[w].data.load;
-        let own = find(g, id, |op, c| match op {
-            Op::MatMul { transpose_b: true, .. } if load(c[1]) => Some((c[0], c[1])),
-            _ => None,
-        })?;
-        Some((g.find(id), own.0, own.1))
-    };
     product(g, id).or_else(|| {
         let operands = find(g, id, |op, c| match op {
             Op::Binary(Binary::Add) => Some([c[0], c[1]]),
@@ -214,27 +225,21 @@ fn rotary_half(g: &Block, class: Id) -> Option<usize> {
     taken.iter().find(|(start, half)| *start == 0 && taken.contains(&(*half, *half))).map(|(_, half)| *half)
 }
 
-/// The value that a class is a slice of along the columns: (value, start, length).
-fn column_slice(g: &Block, id: Id) -> Option<(Id, usize, usize)> {
-    find(g, id, |op, c| match op {
-        Op::Slice { axis: 1, start, len } => Some((g.find(c[0]), *start, *len)),
-        _ => None,
-    })
-}
-
-/// The column slice that a class is a function of, by elementwise ops on it and on scalars; `None` for the
-/// slice itself.
-fn activated(g: &Block, id: Id) -> Option<Id> {
-    let mut leaves = BTreeSet::new();
+/// The only product with a weight that elementwise ops make a class of, with scalars and values made at load (a bias).
+fn only_product(g: &Block, id: Id) -> Option<(Id, Id, Id)> {
+    let mut found: Option<(Id, Id, Id)> = None;
     let mut todo = vec![(g.find(id), 0)];
     while let Some((class, depth)) = todo.pop() {
-        if column_slice(g, class).is_some() {
-            leaves.insert((class, depth));
+        if let Some(own) = product(g, class) {
+            if found.is_some_and(|other| other.0 != own.0) {
+                return None;
+            }
+            found = Some(own);
             continue;
         }
         let operands = find(g, class, |op, c| match op {
             Op::Unary(_) | Op::Binary(_) => Some(c.to_vec()),
-            Op::Broadcast(_) if is_scalar(g, c[0]) => Some(Vec::new()),
+            Op::Broadcast(_) if is_scalar(g, c[0]) || g[c[0]].data.load => Some(Vec::new()),
             _ => None,
         })?;
         if depth == 12 {
@@ -242,12 +247,7 @@ fn activated(g: &Block, id: Id) -> Option<Id> {
         }
         todo.extend(operands.iter().map(|c| (g.find(*c), depth + 1)));
     }
-    let classes: BTreeSet<Id> = leaves.iter().map(|(c, _)| *c).collect();
-    let applied = leaves.iter().all(|(_, depth)| *depth > 0);
-    match (classes.len(), applied) {
-        (1, true) => classes.first().copied(),
-        _ => None,
-    }
+    found
 }
 
 /// Whether a class has one element.
@@ -256,31 +256,25 @@ fn is_scalar(g: &Block, id: Id) -> bool {
 }
 
 fn pair_gated(g: &mut Block, _class: Id, subst: &Subst) -> Option<Vec<(Id, Id)>> {
-    let (a, b) = (var(subst, "?a")?, var(subst, "?b")?);
-    let (gate, up) = match (activated(g, a), activated(g, b)) {
-        (Some(x), None) => (x, b),
-        (None, Some(x)) => (x, a),
-        _ => return None,
-    };
-    let ((y, s0, n0), (y1, s1, n1)) = (column_slice(g, gate)?, column_slice(g, up)?);
-    let &[t, Dim::Const(columns)] = &shape(g, y)[..] else { return None };
-    let n = n0;
-    let halves = y == y1 && n0 == n1 && s0.min(s1) == 0 && s0.max(s1) == n && columns == 2 * n;
-    if !halves {
+    let (gate, up) = (only_product(g, var(subst, "?a")?)?, only_product(g, var(subst, "?b")?)?);
+    // In the order of the checkpoint's weights.
+    let mut both = [gate, up];
+    both.sort_by_key(|(class, _, w)| (first_leaf(g, *w), *class));
+    let [(first, x, a), (second, other, b)] = both;
+    let [t, Dim::Const(n)] = shape(g, first)[..] else { return None };
+    let &[_, k] = &extents(g, a)?[..] else { return None };
+    let out = dtype(g, first);
+    let alike = g.find(x) == g.find(other) && shape(g, first) == shape(g, second) && out == dtype(g, second);
+    if first == second || !alike {
         return None;
     }
-    let (x, w) = find(g, y, |op, c| match op {
-        Op::MatMul { transpose_b: true, .. } => Some((c[0], c[1])),
-        _ => None,
-    })?;
-    let &[_, k] = &extents(g, w)?[..] else { return None };
-    let paired = reshape_const(g, w, &[2, n, k]);
+    let joined = op(g, Op::Concat { axis: 0 }, &[a, b]);
+    let paired = reshape_const(g, joined, &[2, n, k]);
     let paired = transpose(g, paired, &[1, 0, 2]);
     let paired = reshape_const(g, paired, &[2 * n, k]);
-    let out = dtype(g, y);
     let z = linear(g, x, paired, out);
     let z = reshape(g, z, vec![t, Dim::Const(n), Dim::Const(2)]);
     let z = transpose(g, z, &[0, 2, 1]);
     let z = reshape(g, z, vec![t, Dim::Const(2 * n)]);
-    Some(vec![(y, z)])
+    Some(vec![(first, slice(g, z, 1, 0, n)), (second, slice(g, z, 1, n, n))])
 }

@@ -8,7 +8,7 @@ mod norm;
 
 use super::analysis::{Block, Record, Types};
 use super::language::Node;
-use crate::numerics::Numerics;
+use crate::numerics::{Numerics, Selection};
 use egg::{Applier, Id, PatternAst, Rewrite, Subst, Symbol};
 
 /// Adds what the rule knows to be equal to the matched class; `None` when the rule does not hold there.
@@ -21,6 +21,8 @@ pub struct Rule {
     pub name: &'static str,
     /// Numerics class.
     pub numerics: Numerics,
+    /// Rules without which it is off, because it does their work too.
+    pub needs: &'static [&'static str],
     /// Before → after, for the generated page.
     pub summary: &'static str,
     /// Patterns of the class it looks at.
@@ -46,9 +48,8 @@ pub fn stages() -> Vec<Vec<Rule>> {
             algebra::NEGATIONS,
             latent::ABSORB,
         ],
-        vec![linear::PAIR_ROTARY_HALVES],
+        vec![linear::PAIR_ROTARY_HALVES, linear::PAIR_GATED],
         vec![linear::MERGE_SHARED_INPUT],
-        vec![linear::PAIR_GATED],
         vec![norm::SCALE_AFTER_LINEAR],
     ]
 }
@@ -87,6 +88,12 @@ impl Applier<Node, Types> for Act {
 }
 
 impl Rule {
+    /// Whether a compilation may use it.
+    pub(super) fn is_on(&self, selection: &Selection) -> bool {
+        let named = |name: &&str| selection.allows(name, self.numerics);
+        named(&self.name) && self.needs.iter().all(named)
+    }
+
     /// As egg's rewrites, one a pattern, named `NAME`, `NAME#1`, ….
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use weft_ir::graph::Op;
 pub const IDENTITY: Rule = Rule {
     name: "identity-movement",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "a reshape, transpose, slice, broadcast or cast that changes nothing → its operand",
     patterns: &["(reshape ?x)", "(transpose ?x)", "(slice ?x)", "(broadcast ?x)", "(cast ?x)"],
     apply: |g, class, subst| {
@@ -30,6 +31,7 @@ pub const IDENTITY: Rule = Rule {
 pub const RESHAPES: Rule = Rule {
     name: "join-reshapes",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "reshape(reshape(x)) → reshape(x)",
     patterns: &["(reshape (reshape ?x))"],
     apply: |g, class, subst| {
@@ -42,6 +44,7 @@ pub const RESHAPES: Rule = Rule {
 pub const TRANSPOSES: Rule = Rule {
     name: "join-transposes",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "transpose(transpose(x, p), q) → transpose(x, p∘q)",
     patterns: &["(transpose (transpose ?x))"],
     apply: join_transposes,
@@ -51,6 +54,7 @@ pub const TRANSPOSES: Rule = Rule {
 pub const SLICES: Rule = Rule {
     name: "join-slices",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "x[a..][b..] of one axis → x[a + b..]",
     patterns: &["(slice (slice ?x))"],
     apply: join_slices,
@@ -60,6 +64,7 @@ pub const SLICES: Rule = Rule {
 pub const SLICE_OF_CONCAT: Rule = Rule {
     name: "slice-of-concat",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "a slice of concat(a, b, …) that lies in one part → a slice of that part",
     patterns: &["(slice ?x)"],
     apply: slice_of_concat,
@@ -69,6 +74,7 @@ pub const SLICE_OF_CONCAT: Rule = Rule {
 pub const CONCAT_OF_SLICES: Rule = Rule {
     name: "concat-of-slices",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "concat(x[..a], x[a..b], x[b..]) → x",
     patterns: &["(concat ?a ?b)", "(concat ?a ?b ?c)"],
     apply: concat_of_slices,
@@ -78,6 +84,7 @@ pub const CONCAT_OF_SLICES: Rule = Rule {
 pub const CASTS: Rule = Rule {
     name: "join-casts",
     numerics: Numerics::Exact,
+    needs: &[],
     summary: "cast(cast(x, wider), t) → cast(x, t)",
     patterns: &["(cast (cast ?x))"],
     apply: |g, class, subst| {

@@ -11,6 +11,7 @@ use weft_ir::shape::Dim;
 pub const SCALE_AFTER_LINEAR: Rule = Rule {
     name: "norm-prologue",
     numerics: Numerics::ChangesPrecision,
+    needs: &[],
     summary: "(x·s·γ)·Wᵀ with one s a row → s·((x·γ)·Wᵀ)",
     patterns: &[
         "(matmul.t (cast (mul (mul ?x (broadcast ?s)) (broadcast ?g))) ?w)",
