@@ -6,12 +6,16 @@
 
 use crate::errors::{Error, Result};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use weft_codegen::Emitted;
 use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::read::{SETTINGS, bounded_text};
 use weft_ir::bundle::{EXPLAIN, KERNELS, KernelFile, MANIFEST, Manifest, PLAN, SourceFile, VERSION};
 use weft_ir::plan::Plan;
 use weft_passes::{Provenance, provenance};
+
+/// Most bytes of a plan, and of what tells where its works came from: those of an 8B model have 0.3 million.
+const PLAN_BYTES: u64 = 16 << 20;
 
 /// A bundle in memory.
 #[derive(Debug)]
@@ -131,10 +135,17 @@ fn explain_text(explain: &Provenance) -> Result<String> {
 /// A file that is missing or damaged, or of another layout version.
 pub fn read_explain(path: &Path) -> Result<Provenance> {
     let file = path.join(EXPLAIN);
-    let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, "read", &e))?;
+    parse_explain(&file, &bounded_text(&file, PLAN_BYTES)?)
+}
+
+/// The text of [`EXPLAIN`].
+///
+/// # Errors
+/// As [`read_explain`].
+pub fn parse_explain(file: &Path, text: &str) -> Result<Provenance> {
     let damaged = |why: String| Error::input(format!("{}: {why}; compile the model again", file.display()));
     let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| damaged(format!("not JSON: {e}")))?;
+        serde_json::from_str(text).map_err(|e| damaged(format!("not JSON: {e}")))?;
     let version = json.get("version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(provenance::VERSION)) {
         let found = version.map_or("none".to_owned(), |v| v.to_string());
@@ -163,45 +174,75 @@ pub fn check_place(out: &Path) -> Result<()> {
 /// Another layout version, a file that is missing or damaged, a checkpoint that changed.
 pub fn read(path: &Path) -> Result<Bundle> {
     let file = path.join(MANIFEST);
-    let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, "read", &e))?;
-    let damaged = |why: String| Error::input(format!("{}: {why}", file.display()));
-    let json: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|e| damaged(format!("not JSON: {e}; compile the model again")))?;
-    // Before the rest, which another version may not have.
-    let version = json.get("version").and_then(serde_json::Value::as_u64);
-    if version != Some(u64::from(VERSION)) {
-        let found = version.map_or("none".to_owned(), |v| v.to_string());
-        return Err(damaged(format!(
-            "version: {found}, this weft reads {VERSION}; compile the model again with this weft"
-        )));
-    }
-    let manifest: Manifest = serde_json::from_value(json)
-        .map_err(|e| damaged(format!("not a manifest: {e}; compile the model again")))?;
-    let remedy = format!("weft compile {} --target {}", manifest.checkpoint, manifest.target);
+    let manifest = parse_manifest(&file, &bounded_text(&file, SETTINGS)?)?;
+    let remedy = remedy(&manifest);
     let plan_file = path.join(PLAN);
-    let text = fs::read_to_string(&plan_file).map_err(|e| Error::io(&plan_file, "read", &e))?;
-    let plan = Plan::from_ron(&text)
-        .map_err(|e| Error::input(format!("{}: {e}; compile again: {remedy}", plan_file.display())))?;
-    weft_ir::verify::plan::verify(&plan).map_err(|faults| {
-        let first = faults.first().map(ToString::to_string).unwrap_or_default();
-        Error::input(format!("{}: not a valid plan: {first}; compile again: {remedy}", plan_file.display()))
-    })?;
+    let plan = parse_plan(&plan_file, &bounded_text(&plan_file, PLAN_BYTES)?, &manifest)?;
+    let damaged = |why: String| Error::input(format!("{}: {why}; compile again: {remedy}", file.display()));
     if plan.target != manifest.target {
         let (p, m) = (&plan.target, &manifest.target);
-        return Err(damaged(format!("target: {m}, but the plan is for {p}; compile again: {remedy}")));
+        return Err(damaged(format!("target: {m}, but the plan is for {p}")));
     }
     let names = manifest.kernels.iter().map(|k| &k.name);
     if !names.eq(plan.kernels.iter().map(|k| &k.name)) {
-        return Err(damaged(format!("kernels: not those of the plan; compile again: {remedy}")));
+        return Err(damaged("kernels: not those of the plan".into()));
     }
     let sources = manifest.kernels.iter().map(|k| {
         let file = path.join(&k.file);
-        fs::read_to_string(&file).map_err(|e| {
+        bounded_text(&file, SETTINGS).map_err(|e| {
             Error::input(format!("{}: cannot read: {e}; compile again: {remedy}", file.display()))
         })
     });
     let sources = sources.collect::<Result<_>>()?;
     Ok(Bundle { manifest, plan, sources })
+}
+
+/// The text of [`MANIFEST`].
+///
+/// # Errors
+/// Another layout version, what is no manifest, a kernel's file outside the bundle.
+pub fn parse_manifest(file: &Path, text: &str) -> Result<Manifest> {
+    let damaged = |why: String| Error::input(format!("{}: {why}; compile the model again", file.display()));
+    let json: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| damaged(format!("not JSON: {e}")))?;
+    // Before the rest, which another version may not have.
+    let version = json.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(VERSION)) {
+        let found = version.map_or("none".to_owned(), |v| v.to_string());
+        let why =
+            format!("version: {found}, this weft reads {VERSION}; compile the model again with this weft");
+        return Err(Error::input(format!("{}: {why}", file.display())));
+    }
+    let manifest: Manifest =
+        serde_json::from_value(json).map_err(|e| damaged(format!("not a manifest: {e}")))?;
+    let inside = |file: &str| {
+        let mut parts = Path::new(file).components().peekable();
+        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    match manifest.kernels.iter().find(|k| !inside(&k.file)) {
+        Some(k) => Err(damaged(format!("kernel {}: {:?} is no file of the bundle", k.name, k.file))),
+        None => Ok(manifest),
+    }
+}
+
+/// The text of [`PLAN`], verified.
+///
+/// # Errors
+/// What is no plan, or not a valid one.
+pub fn parse_plan(file: &Path, text: &str, manifest: &Manifest) -> Result<Plan> {
+    let remedy = remedy(manifest);
+    let damaged = |why: String| Error::input(format!("{}: {why}; compile again: {remedy}", file.display()));
+    let plan = Plan::from_ron(text).map_err(|e| damaged(e.to_string()))?;
+    weft_ir::verify::plan::verify(&plan).map_err(|faults| {
+        let first = faults.first().map(ToString::to_string).unwrap_or_default();
+        damaged(format!("not a valid plan: {first}"))
+    })?;
+    Ok(plan)
+}
+
+/// How a bundle is made again.
+fn remedy(manifest: &Manifest) -> String {
+    format!("weft compile {} --target {}", manifest.checkpoint, manifest.target)
 }
 
 impl Bundle {

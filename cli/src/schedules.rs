@@ -4,6 +4,7 @@ use crate::errors::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use weft_frontend::read::{SETTINGS, bounded_text};
 use weft_passes::schedule::database::Database;
 
 /// Reads a file.
@@ -11,7 +12,7 @@ use weft_passes::schedule::database::Database;
 /// # Errors
 /// A file that cannot be read, or is not a database.
 pub fn read(path: &Path) -> Result<Database> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", &e))?;
+    let text = bounded_text(path, SETTINGS)?;
     Database::parse(&text).map_err(|why| {
         Error::input(format!(
             "{}: not measured schedules: {why}; take the line out, or measure anew with weft tune",

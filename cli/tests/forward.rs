@@ -199,6 +199,20 @@ fn damaged_bundles_are_named() {
     edit("manifest.json", "\"version\": 1", "\"version\": 99");
     refused(&["manifest.json", "version: 99, this weft reads 1", "compile the model again"]);
     compile();
+    edit("manifest.json", "\"file\": \"kernels/", "\"file\": \"../kernels/");
+    refused(&["manifest.json", "\"../kernels/", "no file of the bundle", "compile the model again"]);
+    for (file, bytes) in [("manifest.json", 1 << 40), ("plan.ron", 1 << 30)] {
+        compile();
+        fs::File::create(bundle.join(file)).and_then(|f| f.set_len(bytes)).expect("a long file");
+        refused(&[file, "size", "at most"]);
+    }
+    compile();
+    fs::write(bundle.join("plan.ron"), "[".repeat(1 << 20)).expect("writes");
+    refused(&["plan.ron", "compile again: weft compile"]);
+    compile();
+    fs::write(bundle.join("manifest.json"), "[".repeat(1 << 20)).expect("writes");
+    refused(&["manifest.json", "not JSON", "compile the model again"]);
+    compile();
     edit("plan.ron", "max_seq", "min_seq");
     refused(&["plan.ron", "compile again: weft compile"]);
     compile();

@@ -65,12 +65,16 @@ fn compile_takes_measured_schedules_and_says_which() {
 #[test]
 fn files_that_are_no_database_are_named() {
     let dir = folder();
-    compile(dir.path(), &["--schedules", "nowhere.ron"]).fails(2, &["nowhere.ron", "cannot read"]);
+    compile(dir.path(), &["--schedules", "nowhere.ron"]).fails(2, &["nowhere.ron", "cannot open"]);
     fs::write(dir.path().join("s.ron"), FILE.replace("warps", "wraps")).expect("writes");
     compile(dir.path(), &["--schedules", "s.ron"]).fails(2, &["s.ron", "warps", "weft tune"]);
     let llama = llama();
     let run = weft(dir.path(), ["tune", &llama, "--schedules", "s.ron"]);
     run.fails(2, &["s.ron", "warps"]);
+    fs::write(dir.path().join("s.ron"), "[".repeat(1 << 20)).expect("writes");
+    compile(dir.path(), &["--schedules", "s.ron"]).fails(2, &["s.ron", "weft tune"]);
+    fs::File::create(dir.path().join("s.ron")).and_then(|f| f.set_len(1 << 40)).expect("a long file");
+    compile(dir.path(), &["--schedules", "s.ron"]).fails(2, &["s.ron", "size", "at most"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub mod gguf;
 pub mod mmap;
 pub mod models;
 mod quantized;
-mod read;
+pub mod read;
 pub mod safetensors;
 pub mod synth;
 pub mod tensor;

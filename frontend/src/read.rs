@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// Most bytes of a file of settings (`config.json` and its like).
-pub(crate) const SETTINGS: u64 = 4 << 20;
+pub const SETTINGS: u64 = 4 << 20;
 /// Most bytes of `tokenizer_config.json` (it may list a vocabulary's added tokens) and of a chat template.
 pub(crate) const TEMPLATES: u64 = 8 << 20;
 /// Most bytes of a safetensors index: DeepSeek V3's, of 91,000 tensors, has 9 million.
@@ -17,7 +17,7 @@ pub(crate) const TOKENIZER: u64 = 256 << 20;
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Malformed`] for what is no regular file, or is longer.
-pub(crate) fn bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
+pub fn bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
     regular(path)?;
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
     let length = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?.len();
@@ -38,7 +38,7 @@ pub(crate) fn bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`bounded`]; also [`Error::Malformed`] for bytes that are not UTF-8.
-pub(crate) fn bounded_text(path: &Path, most: u64) -> Result<String> {
+pub fn bounded_text(path: &Path, most: u64) -> Result<String> {
     let bytes = bounded(path, most)?;
     String::from_utf8(bytes)
         .map_err(|e| Error::malformed(path, "text", format!("not UTF-8: {e}"), "save the file as UTF-8"))

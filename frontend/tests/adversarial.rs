@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::config::pooling::Pooling;
 use weft_frontend::error::{Error, Result};
 use weft_frontend::models;
 use weft_frontend::text::chat::{ChatTemplate, Message};
@@ -33,6 +34,7 @@ fn use_all(path: &Path) -> Result<()> {
     if let Some(chat) = ChatTemplate::open(&checkpoint)? {
         chat.render(&[Message::new("user", "Hello")], true)?;
     }
+    Pooling::of(&checkpoint)?;
     Ok(())
 }
 

@@ -203,6 +203,9 @@ fn pooling_files() {
         put("1_Pooling/config.json", config);
         assert_eq!(open().unwrap().unwrap().mode, mode);
     }
+    put("sentence_bert_config.json", json!({"max_seq_length": 0}));
+    bad(&["sentence_bert_config.json", "max_seq_length", "no token"]);
+    std::fs::remove_file(folder.path().join("sentence_bert_config.json")).unwrap();
     put("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true, "pooling_mode_mean_tokens": true}));
     bad(&["1_Pooling/config.json", "one mode"]);
     put("1_Pooling/config.json", json!({"pooling_mode_mean_sqrt_len_tokens": true}));

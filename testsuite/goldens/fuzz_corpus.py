@@ -122,8 +122,43 @@ def ggufs(out):
         lambda w: w.add_rope_scaling_orig_ctx_len(16), lambda w: w.add_rope_scaling_yarn_log_mul(0.1)])  # fmt: skip
 
 
+def beside(out):
+    """The files beside a checkpoint and in a bundle"""
+
+    def module(i, kind, path):
+        return {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+
+    modes = {f"pooling_mode_{mode}": False for mode in ["cls_token", "max_tokens", "mean_sqrt_len_tokens"]}
+    three = [module(0, "Transformer", ""), module(1, "Pooling", "1_Pooling"), module(2, "Normalize", "2_Normalize")]
+    for name, files in {
+        "mean": {"modules.json": three, "1_Pooling/config.json": {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True} | modes,
+                 "sentence_bert_config.json": {"max_seq_length": 256, "do_lower_case": False}},
+        "named": {"modules.json": three[:2], "1_Pooling/config.json": {"pooling_mode": "lasttoken", "include_prompt": True}},
+        "cls": {"modules.json": [three[0], module(1, "Pooling", "pool/")], "pool/config.json": modes | {"pooling_mode_cls_token": True},
+                "sentence_bert_config.json": {"max_seq_length": 512, "do_lower_case": True}},
+        "texts": {"modules.json": json.dumps([three[0], module(1, "Pooling", "")]), "config.json": '{"pooling_mode": "max"}'},
+    }.items():  # fmt: skip
+        (out / "pooling" / f"{name}.json").write_text(json.dumps(files))
+    manifest = {
+        "version": 1, "weft": "0.1.0", "target": "sm_90", "model_type": "llama", "checkpoint": "/models/llama",
+        "sources": [{"path": "/models/llama/model.safetensors", "bytes": 1234}], "vocab_size": 256, "eos_token_ids": [2],
+        "kernels": [{"name": f"{k}_gemv", "file": f"kernels/{k}_gemv.cu", "dynamic_shared": n} for k, n in [("qkv_proj", 0), ("o_proj", 49152)]],
+    }  # fmt: skip
+    (out / "manifest" / "two.json").write_text(json.dumps(manifest))
+    op = {"text": "%9 = gather %8, %1 -> bf16[tokens, 64] @\"embed\"", "scope": "embed", "built": 3, "weights": ["embed.weight"]}
+    work = {
+        "work": "embed", "ops": [op, op | {"built": None, "weights": []}], "lowering": ["pointwise-group"],
+        "sites": [{"body": 0, "dispatch": 1, "scope": "embed", "built": [3, 4], "made": 1, "weights": ["embed.weight"]}],
+        "fusions": [{"rule": "elementwise", "numerics": "exact"}],
+        "rewrites": [{"rule": "merge-linears", "numerics": "exact", "site": "layers.0", "before": "%1", "after": "%2"}],
+        "alternatives": [{"what": "apart", "cost_s": 1.5e-6, "chosen_cost_s": 1e-6}],
+    }  # fmt: skip
+    (out / "explain" / "one.json").write_text(json.dumps({"version": 1, "works": [work, work | {"work": "other", "sites": []}]}))
+    (out / "manifest" / "none.json").write_text(json.dumps(manifest | {"sources": [], "kernels": [], "eos_token_ids": []}))
+
+
 def main(out):
-    for name in ["safetensors", "index", "config", "gguf", "tokenizer", "template", "plan"]:
+    for name in ["safetensors", "index", "config", "gguf", "tokenizer", "template", "plan", "pooling", "manifest", "explain"]:
         (out / name).mkdir(parents=True, exist_ok=True)
     for name, text in TEMPLATES.items():
         (out / "template" / f"{name}.jinja").write_text(text)
@@ -151,6 +186,7 @@ def main(out):
         (out / "config" / f"{family}.json").write_text(json.dumps({"model_type": family} | base | more))
     tokenizers(out)
     ggufs(out)
+    beside(out)
 
 
 main(Path(sys.argv[1]))

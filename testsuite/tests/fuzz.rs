@@ -87,6 +87,21 @@ fn encodings() {
     some("encodings");
 }
 
+#[test]
+fn pooling() {
+    some("pooling");
+}
+
+#[test]
+fn manifest() {
+    some("manifest");
+}
+
+#[test]
+fn explain() {
+    some("explain");
+}
+
 /// Inputs are functions of their number, so a failure can be made again.
 #[test]
 fn inputs_have_names() {

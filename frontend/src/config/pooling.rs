@@ -80,14 +80,22 @@ impl Pooling {
     /// Reads the files of a checkpoint's folder; `None` when it has no `modules.json`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a module or mode that Weft does not have; [`Error::Malformed`],
-    /// [`Error::MissingField`] or [`Error::Io`] for files that cannot be used.
+    /// As [`Pooling::read`]; [`Error::Io`] for files that cannot be read.
     pub fn open(folder: &Path) -> Result<Option<Pooling>> {
+        Self::read(folder, &|path| match path.exists() {
+            true => read::bounded(path, read::SETTINGS).map(Some),
+            false => Ok(None),
+        })
+    }
+
+    /// As [`Pooling::open`], of the bytes of files by their paths, `None` for those that are not there.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a module or mode that Weft does not have; [`Error::Malformed`] or
+    /// [`Error::MissingField`] for files that cannot be used; what reading gives.
+    pub fn read(folder: &Path, bytes: &dyn Fn(&Path) -> Result<Option<Vec<u8>>>) -> Result<Option<Pooling>> {
         let path = folder.join("modules.json");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = read::bounded(&path, read::SETTINGS)?;
+        let Some(text) = bytes(&path)? else { return Ok(None) };
         let list = match serde_json::from_slice(&text) {
             Ok(Value::Array(list)) => list,
             Ok(_) => return Err(Error::malformed(&path, "JSON", "not a list", "give a list of modules")),
@@ -107,7 +115,14 @@ impl Pooling {
                     let problem = format!("{place:?} is not a folder within the checkpoint");
                     return Err(f.malformed("path", problem));
                 }
-                ("Pooling", _, None) => mode = Some(read_mode(&folder.join(place).join("config.json"))?),
+                ("Pooling", _, None) => {
+                    let path = folder.join(place).join("config.json");
+                    let text = bytes(&path)?;
+                    let text = text.ok_or_else(|| {
+                        Error::missing(&path, "the file", "take it over from the model, with modules.json")
+                    })?;
+                    mode = Some(read_mode(&path, &text)?);
+                }
                 ("Normalize", _, Some(_)) => normalize = true,
                 _ => {
                     let supported = "a Transformer, a Pooling and perhaps a Normalize, in this order";
@@ -118,7 +133,11 @@ impl Pooling {
         let Some(mode) = mode else {
             return Err(Error::missing(&path, "a module of type Pooling", "token embeddings are not pooled"));
         };
-        let (max_tokens, lower_case) = read_transformer(&folder.join("sentence_bert_config.json"))?;
+        let path = folder.join("sentence_bert_config.json");
+        let (max_tokens, lower_case) = match bytes(&path)? {
+            Some(text) => read_transformer(&path, &text)?,
+            None => (None, false),
+        };
         Ok(Some(Pooling { mode, normalize, lower_case, max_tokens }))
     }
 }
@@ -135,13 +154,8 @@ fn is_inside(place: &str) -> bool {
     Path::new(place).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
 }
 
-fn fields(path: &Path) -> Result<Fields> {
-    let text = read::bounded(path, read::SETTINGS)?;
-    Fields::parse(path, &text)
-}
-
-fn read_mode(path: &Path) -> Result<PoolingMode> {
-    let mut f = fields(path)?;
+fn read_mode(path: &Path, text: &[u8]) -> Result<PoolingMode> {
+    let mut f = Fields::parse(path, text)?;
     // Newer files name the mode.
     if let Some(name) = f.text("pooling_mode")? {
         return match name.as_str() {
@@ -173,10 +187,11 @@ fn read_mode(path: &Path) -> Result<PoolingMode> {
 }
 
 /// Most tokens, and whether texts are put in lower case.
-fn read_transformer(path: &Path) -> Result<(Option<usize>, bool)> {
-    if !path.exists() {
-        return Ok((None, false));
+fn read_transformer(path: &Path, text: &[u8]) -> Result<(Option<usize>, bool)> {
+    let mut f = Fields::parse(path, text)?;
+    let most = f.size("max_seq_length")?;
+    if most == Some(0) {
+        return Err(f.malformed("max_seq_length", "0 leaves no token of a text".into()));
     }
-    let mut f = fields(path)?;
-    Ok((f.size("max_seq_length")?, f.boolean("do_lower_case")?.unwrap_or(false)))
+    Ok((most, f.boolean("do_lower_case")?.unwrap_or(false)))
 }

@@ -1,6 +1,7 @@
 //! The cases: a checkpoint that is whole but for one thing.
 
 mod files;
+mod pooling;
 mod text;
 
 use crate::common::{V, fixture, tiny_gguf};
@@ -166,6 +167,7 @@ pub fn cases() -> Cases {
     files::indices(&mut all);
     text::tokenizers(&mut all);
     text::templates(&mut all);
+    pooling::pooling(&mut all);
     files::ggufs(&mut all);
     all
 }

@@ -4,6 +4,7 @@
 //! An input is a function of target, seed and number, so a number names it. Mutations know the form of the input (JSON,
 //! text, numbers in bytes), since there is no coverage to steer by.
 
+pub mod files;
 mod json;
 mod mutate;
 mod shrink;

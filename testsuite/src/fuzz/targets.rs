@@ -2,6 +2,7 @@
 //!
 //! A target also checks what must hold of what was accepted, and panics where it does not.
 
+use super::files;
 use std::collections::BTreeMap;
 use std::path::Path;
 use weft_frontend::config::{gguf as gguf_config, hf};
@@ -56,6 +57,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "graph", form: Form::Text, run: graph_text, ..USUAL },
     Target { name: "plan", form: Form::Text, run: plan, ..USUAL },
     Target { name: "encodings", form: Form::Binary, run: encodings, ..USUAL },
+    Target { name: "pooling", run: files::pooling, ..USUAL },
+    Target { name: "manifest", run: files::manifest, ..USUAL },
+    Target { name: "explain", run: files::explain, ..USUAL },
 ];
 
 /// The target of a name.
