@@ -223,6 +223,8 @@ fn the_roofline() {
         blocks: 264,
         staged: true,
         resident: 1,
+        ahead: 0,
+        late: false,
     };
     let gemm = Schedule::Gemm { tile_m: 64, tile_n: 64, tile_k: 32, warps_m: 2, warps_n: 2, stages: 3 };
     let cost = Cost { read: 9_000_000, written: 0, products: 600_000_000, scalar: 0 };

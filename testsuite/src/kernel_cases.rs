@@ -284,6 +284,8 @@ fn tiles() -> Vec<Case> {
         blocks,
         staged,
         resident: 1,
+        ahead: 0,
+        late: false,
     };
     let skinny = [
         ((1, 37, 33), gemv(1, (4, 8, 1), 1, 2, 2, true)),

@@ -71,7 +71,7 @@ pub fn unseen() -> Vec<Unseen> {
                 "tie_word_embeddings": true, "vocab_size": 4096, "torch_dtype": "bfloat16",
             }),
             // Residuals; a group of three.
-            shapes: vec![product(3072, 3072, 1, true), product(3072, 8192, 1, false), attention(8, 3, 128)],
+            shapes: vec![product(3072, 3072, 1, false), product(3072, 8192, 1, false), attention(8, 3, 128)],
         },
         Unseen {
             name: "Gemma-3-1B",

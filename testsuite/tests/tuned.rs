@@ -35,6 +35,8 @@ fn database() -> Database {
             blocks,
             staged: true,
             resident: 1,
+            ahead: 0,
+            late: false,
         };
         let measured = Measured { schedule, ns: 1000, estimated_ns: 1100, tried: 5, of: 50, context: 1024 };
         for (group, computed) in [(1, false), (1, true), (2, true)] {

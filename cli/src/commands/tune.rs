@@ -30,7 +30,16 @@ struct Row {
     estimated_schedule_microseconds: Option<f64>,
     tried: usize,
     candidates: usize,
+    finalists: Vec<Timed>,
     failures: Vec<String>,
+}
+
+/// A schedule that was timed in a step.
+#[derive(Debug, Serialize)]
+struct Timed {
+    schedule: String,
+    microseconds: f64,
+    step_microseconds: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -136,6 +145,15 @@ fn row(report: &TaskReport) -> Row {
             .map(|m| micros(m.estimated_ns)),
         tried: measured.map_or(0, |m| m.tried),
         candidates: measured.map_or(0, |m| m.of),
+        finalists: report
+            .finalists
+            .iter()
+            .map(|f| Timed {
+                schedule: format!("{:?}", f.schedule),
+                microseconds: f.alone * 1e6,
+                step_microseconds: f.step * 1e6,
+            })
+            .collect(),
         failures: report.failures.iter().map(|(schedule, why)| format!("{schedule:?}: {why}")).collect(),
     }
 }
@@ -212,6 +230,7 @@ mod tests {
             key: key.clone(),
             outcome,
             failures: vec![(schedule.clone(), "too many registers".into())],
+            finalists: Vec::new(),
         };
         let tuned = row(&report(Outcome::Tuned(measured)));
         assert_eq!((tuned.outcome, tuned.microseconds, tuned.tried), ("tuned", Some(1.5), 3));

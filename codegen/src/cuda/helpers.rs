@@ -14,12 +14,10 @@ pub(super) enum Helper {
     FloatToF16,
     PackBf16,
     PackF16,
-    LoadStreaming4,
-    LoadSettled4,
-    LoadStreaming8,
-    LoadSettled8,
-    LoadStreaming16,
-    LoadSettled16,
+    LoadOnce4,
+    LoadOnce8,
+    LoadOnce16,
+    PrefetchL2,
     SharedAddress,
     LdMatrixX1,
     LdMatrixX1Trans,
@@ -45,7 +43,7 @@ pub(super) enum Helper {
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 35] = [
+    pub(super) const ALL: [Helper; 33] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -54,12 +52,10 @@ impl Helper {
         Helper::FloatToF16,
         Helper::PackBf16,
         Helper::PackF16,
-        Helper::LoadStreaming4,
-        Helper::LoadSettled4,
-        Helper::LoadStreaming8,
-        Helper::LoadSettled8,
-        Helper::LoadStreaming16,
-        Helper::LoadSettled16,
+        Helper::LoadOnce4,
+        Helper::LoadOnce8,
+        Helper::LoadOnce16,
+        Helper::PrefetchL2,
         Helper::SharedAddress,
         Helper::LdMatrixX1,
         Helper::LdMatrixX1Trans,
@@ -125,12 +121,10 @@ impl Helper {
             | Helper::F16
             | Helper::PackBf16
             | Helper::PackF16
-            | Helper::LoadStreaming4
-            | Helper::LoadSettled4
-            | Helper::LoadStreaming8
-            | Helper::LoadSettled8
-            | Helper::LoadStreaming16
-            | Helper::LoadSettled16
+            | Helper::LoadOnce4
+            | Helper::LoadOnce8
+            | Helper::LoadOnce16
+            | Helper::PrefetchL2
             | Helper::SharedAddress
             | Helper::MmaBf16
             | Helper::MmaF16
@@ -154,12 +148,10 @@ impl Helper {
             Helper::FloatToF16 => "float_to_f16",
             Helper::PackBf16 => "pack_bf16",
             Helper::PackF16 => "pack_f16",
-            Helper::LoadStreaming4 => "load_streaming_4",
-            Helper::LoadSettled4 => "load_settled_4",
-            Helper::LoadStreaming8 => "load_streaming_8",
-            Helper::LoadSettled8 => "load_settled_8",
-            Helper::LoadStreaming16 => "load_streaming_16",
-            Helper::LoadSettled16 => "load_settled_16",
+            Helper::LoadOnce4 => "load_once_4",
+            Helper::LoadOnce8 => "load_once_8",
+            Helper::LoadOnce16 => "load_once_16",
+            Helper::PrefetchL2 => "prefetch_l2",
             Helper::SharedAddress => "shared_address",
             Helper::LdMatrixX1 => "ldmatrix_x1",
             Helper::LdMatrixX1Trans => "ldmatrix_x1_trans",
@@ -202,12 +194,18 @@ impl Helper {
             Helper::FloatToF16 => convert(name, "f16"),
             Helper::PackBf16 => pack(name, "bf16x2"),
             Helper::PackF16 => pack(name, "f16x2"),
-            Helper::LoadStreaming4 => load_once(name, ".nc", WORD),
-            Helper::LoadStreaming8 => load_once(name, ".nc", TWO_WORDS),
-            Helper::LoadStreaming16 => load_once(name, ".nc", FOUR_WORDS),
-            Helper::LoadSettled4 => load_once(name, "", WORD),
-            Helper::LoadSettled8 => load_once(name, "", TWO_WORDS),
-            Helper::LoadSettled16 => load_once(name, "", FOUR_WORDS),
+            Helper::LoadOnce4 => load_once(name, WORD),
+            Helper::LoadOnce8 => load_once(name, TWO_WORDS),
+            Helper::LoadOnce16 => load_once(name, FOUR_WORDS),
+            Helper::PrefetchL2 => function(
+                "void",
+                name,
+                "const void* p, unsigned bytes",
+                &[
+                    r#"asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;""#,
+                    r#"             :: "l"(__cvta_generic_to_global(p)), "r"(bytes));"#,
+                ],
+            ),
             Helper::SharedAddress => function(
                 "unsigned",
                 name,
@@ -294,17 +292,15 @@ const WORD: Words = ("unsigned", "u32", &["value"]);
 const TWO_WORDS: Words = ("uint2", "v2.u32", &["value.x", "value.y"]);
 const FOUR_WORDS: Words = ("uint4", "v4.u32", &["value.x", "value.y", "value.z", "value.w"]);
 
-fn load_once(name: &str, path: &str, (result, shape, fields): Words) -> String {
+fn load_once(name: &str, (result, shape, fields): Words) -> String {
     let registers: Vec<String> = (0..fields.len()).map(|i| format!("%{i}")).collect();
     let registers = match fields.len() {
         1 => registers.join(", "),
         _ => format!("{{{}}}", registers.join(", ")),
     };
     let outputs: Vec<String> = fields.iter().map(|f| format!(r#""=r"({f})"#)).collect();
-    let first = format!(
-        r#"asm volatile("ld.global{path}.L1::no_allocate.{shape} {registers}, [%{}];""#,
-        fields.len()
-    );
+    let first =
+        format!(r#"asm volatile("ld.global.L1::no_allocate.{shape} {registers}, [%{}];""#, fields.len());
     let second = format!(r#"             : {} : "l"(__cvta_generic_to_global(p)));"#, outputs.join(", "));
     function(result, name, "const void* p", &[&format!("{result} value;"), &first, &second, "return value;"])
 }

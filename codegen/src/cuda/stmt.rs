@@ -63,14 +63,13 @@ impl Writer<'_> {
                 Ok(())
             }
             Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint } => {
-                let (vector, [streaming, settled]) = self.vector(*mem, *lanes)?;
+                let (vector, once) = self.vector(*mem, *lanes)?;
                 let array = self.var_name(*dst)?;
                 let to = self.address(&array, dst_at)?;
                 let from = self.mem_address(*mem, index)?;
                 let value = match hint {
                     CacheHint::Default => format!("*reinterpret_cast<const {vector}*>({from})"),
-                    CacheHint::Streaming => format!("{}({from})", self.helper(streaming)),
-                    CacheHint::Settled => format!("{}({from})", self.helper(settled)),
+                    CacheHint::Streaming | CacheHint::Settled => format!("{}({from})", self.helper(once)),
                 };
                 self.line(&format!("*reinterpret_cast<{vector}*>({to}) = {value};"));
                 Ok(())
@@ -84,6 +83,11 @@ impl Writer<'_> {
                     "*reinterpret_cast<{vector}*>({to}) = *reinterpret_cast<const {vector}*>({from});"
                 ));
                 Ok(())
+            }
+            Stmt::PrefetchL2 { mem, index, elements } => {
+                let bytes = self.kernel.mem_dtype(*mem).map_or(0, DType::size) as u32 * elements;
+                let args = [self.mem_address(*mem, index)?, bytes.to_string()];
+                self.intrinsic(Helper::PrefetchL2, &args)
             }
             Stmt::For { var, start, end, step, unroll, body } => {
                 self.for_loop(*var, [start, end, step], *unroll, body)
@@ -205,13 +209,13 @@ impl Writer<'_> {
         Ok(format!("{name} = {};", self.expr(value)?))
     }
 
-    /// Vector type of an access, and the helpers of its streaming and its settled form.
-    fn vector(&self, mem: Mem, lanes: u32) -> Result<(&'static str, [Helper; 2]), WriteError> {
+    /// Vector type of an access, and the helper that reads it once.
+    fn vector(&self, mem: Mem, lanes: u32) -> Result<(&'static str, Helper), WriteError> {
         let size = self.kernel.mem_dtype(mem).map_or(0, |d| d.size() as u32);
         match size * lanes {
-            4 => Ok(("unsigned", [Helper::LoadStreaming4, Helper::LoadSettled4])),
-            8 => Ok(("uint2", [Helper::LoadStreaming8, Helper::LoadSettled8])),
-            16 => Ok(("uint4", [Helper::LoadStreaming16, Helper::LoadSettled16])),
+            4 => Ok(("unsigned", Helper::LoadOnce4)),
+            8 => Ok(("uint2", Helper::LoadOnce8)),
+            16 => Ok(("uint4", Helper::LoadOnce16)),
             other => Err(WriteError::VectorWidth(other)),
         }
     }

@@ -3,9 +3,9 @@
 use super::arrivals::Arrivals;
 use super::fault::{Fault, FaultKind, Place, Raised, Rival, Step, raise};
 use super::memory::Buffer;
-use super::program::Program;
+use super::program::{Node, Program};
 use super::race::{Clock, Conflict, Mode, Shadow};
-use super::{Arg, Launch, Order, Stats};
+use super::{Arg, Launch, Order, Stats, value};
 use crate::cuda::describe;
 use std::collections::{BTreeMap, VecDeque};
 use weft_ir::kernel::{Access, Kernel, ParamKind};
@@ -268,6 +268,27 @@ impl<'k> Machine<'k> {
             }
         }
         Ok((array.region, at))
+    }
+
+    /// Checks that elements to be brought to the cache lie in their array, in pieces of 16 bytes.
+    pub(super) fn prefetch(&mut self, mem: usize, index: &Node, count: usize, active: &[u32]) -> Step<()> {
+        let at = self.eval(index, active)?;
+        for &t in active {
+            let index = value::int_of(index.dtype, at[t as usize]);
+            let array = self.array(mem)?;
+            let len = self.regions[array.region].bytes.len() / array.size;
+            let first = usize::try_from(index).unwrap_or(usize::MAX);
+            let name = array.name.clone();
+            if first.checked_add(count).is_none_or(|end| end > len) {
+                let index = if first < len { len as i64 } else { index };
+                return raise(t, FaultKind::OutOfBounds { array: name, index, len: len as u64 });
+            }
+            if !(first * array.size).is_multiple_of(16) {
+                return raise(t, FaultKind::Misaligned { array: name, index, bytes: 16 });
+            }
+        }
+        self.give(at);
+        Ok(())
     }
 
     /// Checks `count` elements of a register array; gives the position of the first.

@@ -61,6 +61,7 @@ pub(super) enum Op {
     Store { mem: usize, index: Node, value: Node },
     LoadVec { to: Registers, mem: usize, index: Node, lanes: u32 },
     StoreVec { mem: usize, index: Node, from: Registers, lanes: u32 },
+    Prefetch { mem: usize, index: Node, elements: u32 },
     For { slot: usize, start: Node, end: Node, step: Node, body: Vec<Line> },
     If { cond: Node, then: Vec<Line>, otherwise: Vec<Line> },
     Barrier,
@@ -180,6 +181,9 @@ impl Compiler<'_> {
                 from: self.registers(src, src_at)?,
                 lanes: *lanes,
             },
+            Stmt::PrefetchL2 { mem, index, elements } => {
+                Op::Prefetch { mem: self.mem(*mem), index: self.node(index)?, elements: *elements }
+            }
             Stmt::For { var, start, end, step, unroll: _, body } => Op::For {
                 slot: var.index(),
                 start: self.node(start)?,

@@ -57,6 +57,7 @@ impl Machine<'_> {
             Op::StoreVec { mem, index, from, lanes } => {
                 self.store_vec(*mem, index, from, *lanes as usize, active)
             }
+            Op::Prefetch { mem, index, elements } => self.prefetch(*mem, index, *elements as usize, active),
             Op::For { slot, start, end, step, body } => {
                 self.for_loop(line.number, *slot, [start, end, step], body, active)
             }

@@ -3,7 +3,8 @@
 //! A *team* of lanes (part of a warp, a warp, or some warps of a block) takes `columns` rows of b at a time,
 //! every lane a different part of k, and keeps `rows` × `columns` sums. The block's left operand lies in
 //! shared memory ([`super::gemv_left`]). Each lane keeps `depth` 16-byte loads of each column in flight: it
-//! starts the first before the dependency wait (weights are constant), and replaces each as it is used.
+//! starts the first before the dependency wait (weights are constant), and replaces each as it is used; what follows
+//! them comes to L2 meanwhile, as far as the schedule says, since the memory has little to do during the wait.
 //! Shuffles join the lanes, shared memory the warps of a team, always in the same order. Bound by reading b
 //! once.
 
@@ -29,6 +30,8 @@ pub(super) struct Shape {
     pub blocks: u32,
     pub staged: bool,
     pub resident: u32,
+    pub ahead: u32,
+    pub late: bool,
 }
 
 /// The kernel's sizes and places, once its variables are declared.
@@ -104,15 +107,21 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
         weights,
         sums: VarId::new(0),
     };
-    b.launch_dependents();
+    if !s.late {
+        b.launch_dependents();
+    }
     b.k.comment("Weights are constant: their loads start before the wait.");
     let first = k.places(b, team, Expr::int(0))?;
     b.unrolled("d", s.depth, |b, d| k.load(b, &first, d))?;
+    k.bring(b, &first)?;
     k.left.load_constants(b)?;
     // The only task's epilogue is known already.
     let mut only = (k.rounds == 1).then(|| k.turns(b, &k.team));
     load_ahead(b, only.iter_mut().flatten(), true)?;
     b.wait();
+    if s.late {
+        b.launch_dependents();
+    }
     load_ahead(b, only.iter_mut().flatten(), false)?;
     let (t, first_row) = (k.t.clone(), k.first_row.clone());
     let reduced = k.left.fill(b, m, s, &t, &first_row)?;
@@ -196,6 +205,31 @@ impl Kernel<'_> {
             });
         }
         Ok(())
+    }
+
+    /// Has what follows the first loads of a team's columns brought to L2.
+    fn bring(&self, b: &mut Body<'_>, at: &Places) -> Result<(), String> {
+        let read = &b.work.reads[self.m.b.index()];
+        let (shape, size) = (read.shape.clone(), read.dtype.size() as i64);
+        let first = self.stride() * i64::from(self.s.depth);
+        let left = (self.m.k as i64 - first).max(0);
+        let piece = 16 / size;
+        let elements = left.min(i64::from(self.s.ahead) / size) / piece * piece;
+        if elements == 0 {
+            return Ok(());
+        }
+        if i64::from(self.vector) != piece {
+            return Err(format!("{} bytes ahead of rows that are not whole 16-byte pieces", self.s.ahead));
+        }
+        b.k.comment("What follows them comes to L2.");
+        b.if_then(self.member.clone().eq_(Expr::int(0)), |b| {
+            for column in &at.columns {
+                let index = b.flat_offset(&shape, column.clone(), Expr::int(first));
+                let mem = b.reads[self.m.b.index()];
+                b.k.push(Stmt::PrefetchL2 { mem, index, elements: elements as u32 });
+            }
+            Ok(())
+        })
     }
 
     /// The loop over the columns of the block's teams.

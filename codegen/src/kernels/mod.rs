@@ -57,7 +57,19 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
         (Schedule::WarpRow { warps }, Compute::Loop(l)) => rows::warp_row(&mut body, l, *warps),
         (Schedule::BlockRow { threads }, Compute::Loop(l)) => rows::block_row(&mut body, l, *threads),
         (
-            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged, resident },
+            Schedule::Gemv {
+                rows,
+                warps,
+                lanes,
+                split,
+                columns,
+                depth,
+                blocks,
+                staged,
+                resident,
+                ahead,
+                late,
+            },
             Compute::MatMul(m),
         ) => {
             let shape = gemv::Shape {
@@ -70,6 +82,8 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
                 blocks: *blocks,
                 staged: *staged,
                 resident: *resident,
+                ahead: *ahead,
+                late: *late,
             };
             gemv::build(&mut body, m, &shape)
         }

@@ -21,7 +21,8 @@ pub enum Unroll {
 pub enum CacheHint {
     /// `ld.global`.
     Default,
-    /// `ld.global.nc.L1::no_allocate`: constant data that is read once (weights).
+    /// `ld.global.L1::no_allocate`: constant data that is read once (weights). Not `.nc`, which lets ptxas move the
+    /// load behind `griddepcontrol.wait`.
     Streaming,
     /// `ld.global.L1::no_allocate`: data of earlier steps, read once.
     Settled,
@@ -123,6 +124,16 @@ pub enum Stmt {
         src_at: Expr,
         /// Elements.
         lanes: u32,
+    },
+    /// `cp.async.bulk.prefetch.L2.global`: one thread has consecutive elements brought to the L2 cache. Nothing waits
+    /// for them, and no value changes.
+    PrefetchL2 {
+        /// Array (global).
+        mem: Mem,
+        /// First element, 16-byte aligned.
+        index: Expr,
+        /// Elements: whole pieces of 16 bytes.
+        elements: u32,
     },
     /// `for (int var = start; var < end; var += step)`.
     For {
@@ -278,6 +289,7 @@ impl Stmt {
             }
             Stmt::LoadVec { dst: _, dst_at: at, mem: _, index, lanes: _, hint: _ }
             | Stmt::StoreVec { mem: _, index, src: _, src_at: at, lanes: _ } => vec![at, index],
+            Stmt::PrefetchL2 { mem: _, index, elements: _ } => vec![index],
             Stmt::For { var: _, start, end, step, unroll: _, body: _ } => vec![start, end, step],
             Stmt::If { cond, then: _, otherwise: _ } => vec![cond],
             Stmt::Mma { dtype: _, acc: _, acc_at, a: _, a_at, b: _, b_at } => vec![acc_at, a_at, b_at],
@@ -306,6 +318,7 @@ impl Stmt {
             | Stmt::Store { .. }
             | Stmt::LoadVec { .. }
             | Stmt::StoreVec { .. }
+            | Stmt::PrefetchL2 { .. }
             | Stmt::Barrier
             | Stmt::WarpBarrier
             | Stmt::GridDependencyWait

@@ -43,6 +43,14 @@ pub enum Schedule {
         /// Blocks that an SM is to hold at once: a thread has no more registers than that allows.
         #[serde(default = "one", skip_serializing_if = "is_one")]
         resident: u32,
+        /// Bytes of each row of b, behind those that are loaded first, which a block has brought to L2 before it
+        /// waits for what it depends on: whole pieces of 16; at most what a row has left is taken.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        ahead: u32,
+        /// Whether its dependents may start only when it has waited itself, rather than at once: their loads then take
+        /// nothing from its own.
+        #[serde(default, skip_serializing_if = "is_false")]
+        late: bool,
     },
     /// Tiled matrix product on tensor cores (`mma.sync`), operands staged through shared memory by
     /// `cp.async`.
@@ -162,6 +170,14 @@ impl Schedule {
 
 fn one() -> u32 {
     1
+}
+
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 fn is_one(n: &u32) -> bool {

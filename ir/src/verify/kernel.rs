@@ -35,6 +35,8 @@ pub struct Facts {
     pub atomics: bool,
     /// Sets a graph's condition.
     pub condition: bool,
+    /// Uses bulk copies or prefetches (`cp.async.bulk`).
+    pub bulk: bool,
     /// Bytes of the widest vector access (0: none).
     pub max_vector_bytes: u32,
 }
@@ -61,6 +63,7 @@ fn facts(kernel: &Kernel) -> Facts {
         Stmt::GridDependencyWait | Stmt::GridDependencyLaunch => f.pdl = true,
         Stmt::AtomicAdd { .. } | Stmt::LastBlock { .. } => f.atomics = true,
         Stmt::SetCondition { .. } => f.condition = true,
+        Stmt::PrefetchL2 { .. } => f.bulk = true,
         Stmt::LoadVec { mem, lanes, .. } | Stmt::StoreVec { mem, lanes, .. } => {
             f.max_vector_bytes = f.max_vector_bytes.max(bytes(mem, lanes));
         }

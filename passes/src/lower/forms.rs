@@ -184,13 +184,19 @@ impl Forms {
         let needs_buffer = uses.iter().any(|&u| self.reads_buffer(graph, u, id));
         let repeated = uses.len() > 1 && cost[id.index()] > RECOMPUTE_LIMIT;
         let root = opt_level == 0 || !may_inline || kept.contains(&id) || needs_buffer || repeated;
+        let left =
+            |u: &NodeId| matches!(graph.node(*u).op, Op::MatMul { .. }) && graph.node(*u).inputs[0] == id;
         match &node.op {
-            _ if !root => Form::Inline,
+            // A view costs nothing, and a product reads its rows by vectors.
             Op::Reshape(_)
-                if opt_level > 0 && !kept.contains(&id) && self.of[node.inputs[0].index()].is_buffer() =>
+                if (root || uses.iter().any(left))
+                    && opt_level > 0
+                    && !kept.contains(&id)
+                    && self.of[node.inputs[0].index()].is_buffer() =>
             {
                 Form::Alias
             }
+            _ if !root => Form::Inline,
             _ => Form::Root,
         }
     }

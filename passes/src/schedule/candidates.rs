@@ -4,6 +4,7 @@
 //! *Legal* is what the kernel builders accept, and what the registers and the shared memory of the target hold by
 //! an estimate (ptxas has the last word; a candidate that does not run is reported and passed over).
 
+use super::ahead::{AHEAD, RowOf, set_ahead};
 use super::attention::{group_heads, groups, most_splits, splits};
 use super::{GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
@@ -15,8 +16,11 @@ use weft_ir::target::Target;
 const REGISTERS: usize = 200;
 /// Bytes that an SM should have in flight: a few microseconds of its share of the bandwidth.
 const IN_FLIGHT: usize = 64 * 1024;
-/// How much more work past the end of rows and columns a candidate may do than the best, relative to the work itself.
-const WASTE: f64 = 0.34;
+/// Warps of a block that candidates have. Those that are no powers of two share rows out evenly where others do not:
+/// 2560 over 132 SMs.
+const WARPS: [usize; 7] = [8, 4, 16, 10, 20, 5, 12];
+/// How much less likely than the best a candidate may be, in thousandths of the work.
+const UNLIKELY: u64 = 600;
 
 /// Schedules of a work's family in a decode bucket, the one that the estimate chooses first; empty for works of
 /// other families.
@@ -84,7 +88,7 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
     // What further rows take is known too roughly to bound it.
     let wanted = if rows > 1 { 1 } else { wanted };
     let resident = (1..=wanted).rev().find(|n| holds(t.warps * 32 * n, registers, target)).unwrap_or(1);
-    Schedule::Gemv {
+    let mut schedule = Schedule::Gemv {
         rows,
         warps: t.warps as u32,
         lanes: t.lanes as u32,
@@ -94,7 +98,11 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
         blocks: blocks as u32,
         staged,
         resident: resident as u32,
-    }
+        ahead: 0,
+        late: false,
+    };
+    set_ahead(&mut schedule, &RowOf::product(work, m), AHEAD, target);
+    schedule
 }
 
 /// Whether an SM holds so many threads of so many registers.
@@ -133,50 +141,54 @@ fn left_size(work: &Work, m: &MatMul) -> usize {
 
 fn gemv(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Vec<Schedule> {
     let dtype = work.reads[m.b.index()].dtype;
-    let mut found: Vec<(f64, u64, Schedule)> = Vec::new();
+    let mut found: Vec<(u64, Schedule)> = Vec::new();
     let teams = [(32, 1), (16, 1), (8, 1), (32, 2), (32, 4)];
     for (lanes, split) in teams {
-        for warps in [8, 4, 16] {
+        for warps in WARPS.iter().copied().filter(|w| m.draw.is_none() || w.is_power_of_two()) {
             for columns in [1, 2, 4].map(|c| c * m.group) {
                 for (depth, per_sm) in (1..=9).flat_map(|d| [2, 1, 4].map(|p| (d, p))) {
                     let team = Team { warps, lanes, split, columns, depth, per_sm };
                     let schedule = with_team(work, m, rows, &team, target);
-                    for schedule in more_resident(schedule) {
-                        if legal(work, &schedule, target).is_err() {
-                            continue;
+                    for schedule in more_resident(work, m, schedule, target) {
+                        if legal(work, &schedule, target).is_ok() {
+                            let flight = (per_sm * warps * 32 * columns * depth * 16) as f64;
+                            let flight = (flight / IN_FLIGHT as f64).log2().abs();
+                            let (past, uneven) = waste(m, dtype, &team, &schedule, target);
+                            // Loads past the end are of bytes that are near.
+                            let likely = flight / 8.0 + past / 4.0 + uneven;
+                            found.push(((likely * 1e3) as u64, schedule));
                         }
-                        let flight = (per_sm * warps * 32 * columns * depth * 16) as f64 / IN_FLIGHT as f64;
-                        let waste = waste(m, dtype, &team, &schedule);
-                        found.push((waste, (flight.log2().abs() * 4.0) as u64, schedule));
                     }
                 }
             }
         }
     }
-    let least = found.iter().map(|f| f.0).fold(f64::INFINITY, f64::min);
-    found.retain(|f| f.0 <= least + WASTE);
-    // In steps of 2%, so that what is in flight decides among equals.
-    found.sort_by_key(|(waste, flight, _)| ((waste * 50.0) as u64, *flight));
-    found.into_iter().map(|(_, _, s)| s).collect()
+    let least = found.iter().map(|f| f.0).min().unwrap_or(0);
+    found.retain(|f| f.0 <= least + UNLIKELY);
+    found.sort_by_key(|f| f.0);
+    found.into_iter().map(|(_, s)| s).collect()
 }
 
 /// A schedule, and the same with fewer registers for one block more on an SM.
-fn more_resident(schedule: Schedule) -> Vec<Schedule> {
+fn more_resident(work: &Work, m: &MatMul, schedule: Schedule, target: &Target) -> Vec<Schedule> {
     let mut more = schedule.clone();
     if let Schedule::Gemv { resident, .. } = &mut more {
         *resident += 1;
     }
+    set_ahead(&mut more, &RowOf::product(work, m), AHEAD, target);
     vec![schedule, more]
 }
 
-/// Loads past the end of rows, and columns past the last, relative to the work itself.
-fn waste(m: &MatMul, dtype: DType, t: &Team, schedule: &Schedule) -> f64 {
-    let Schedule::Gemv { blocks, .. } = schedule else { return f64::INFINITY };
-    let teams = (t.warps * 32 / t.lanes / t.split).max(1) * *blocks as usize;
-    let tasks = m.columns().div_ceil(t.columns);
-    let columns = tasks.div_ceil(teams) * teams * t.columns;
-    let share = |done: usize, needed: usize| done as f64 / needed.max(1) as f64;
-    share(padded(m, dtype, t), m.k) * share(columns, m.columns()) - 1.0
+/// Loads past the end of rows, and what the SM with the most columns has beyond its share, both relative to the work
+/// itself.
+fn waste(m: &MatMul, dtype: DType, t: &Team, schedule: &Schedule, target: &Target) -> (f64, f64) {
+    let Schedule::Gemv { blocks, .. } = schedule else { return (f64::INFINITY, f64::INFINITY) };
+    let (blocks, sms) = (*blocks as usize, target.profile.sms as usize);
+    let teams = (t.warps * 32 / t.lanes / t.split).max(1);
+    let rounds = m.columns().div_ceil(t.columns).div_ceil(teams * blocks);
+    let busiest = blocks.div_ceil(sms) * teams * rounds * t.columns;
+    let beyond = |done: usize, needed: usize| done as f64 / needed.max(1) as f64 - 1.0;
+    (beyond(padded(m, dtype, t), m.k), beyond(busiest * sms.min(blocks), m.columns()))
 }
 
 fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Vec<Schedule> {
@@ -221,7 +233,19 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
     match (&work.compute, schedule) {
         (
             Compute::MatMul(m),
-            Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged, resident },
+            Schedule::Gemv {
+                rows,
+                warps,
+                lanes,
+                split,
+                columns,
+                depth,
+                blocks,
+                staged,
+                resident,
+                ahead,
+                late: _,
+            },
         ) => {
             let team = Team {
                 warps: *warps as usize,
@@ -233,6 +257,8 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
             };
             let threads = warps * 32 * resident.max(&1);
             need(threads <= target.threads, || format!("{resident} blocks of {warps} warps on an SM"))?;
+            let bulk = *ahead == 0 || target.features.tma && RowOf::product(work, m).pieces().is_some();
+            need(bulk, || format!("{ahead} bytes ahead of rows that cannot be prefetched in bulk"))?;
             legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)
         }
         (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {

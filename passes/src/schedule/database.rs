@@ -310,7 +310,19 @@ fn gemv(
     exact: bool,
     target: &Target,
 ) -> Option<Schedule> {
-    let Schedule::Gemv { rows: at, warps, lanes, split, columns, depth, blocks, .. } = measured else {
+    let Schedule::Gemv {
+        rows: at,
+        warps,
+        lanes,
+        split,
+        columns,
+        depth,
+        blocks,
+        ahead: far,
+        late: behind,
+        ..
+    } = measured
+    else {
         return None;
     };
     if exact && rows == *at {
@@ -338,7 +350,10 @@ fn gemv(
     // the first to fit.
     let mut rows = rows;
     loop {
-        let schedule = with_team(work, m, rows, &team, target);
+        let mut schedule = with_team(work, m, rows, &team, target);
+        if let (true, Schedule::Gemv { ahead, late, .. }) = (exact, &mut schedule) {
+            (*ahead, *late) = (*far, *behind);
+        }
         if legal(work, &schedule, target).is_ok() {
             return Some(schedule);
         }

@@ -3,6 +3,7 @@
 //! Nothing but `rows` and whether the left operand fits shared memory follows from the number of rows, so
 //! that a row's sums have the same order in every bucket.
 
+use super::ahead::{AHEAD, RowOf, set_ahead};
 use super::candidates::{Team, legal, with_team};
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Draw, Extent, MatMul, Partials, Schedule, Scratch, Work};
@@ -93,7 +94,7 @@ fn of_head(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     // Two blocks fit on an SM.
     let room = STAGED_BYTES.min(target.shared_bytes as usize / 2 - 2048);
     let staged = rows as usize * padded * if plain { 2 } else { 4 } <= room;
-    Schedule::Gemv {
+    let mut schedule = Schedule::Gemv {
         rows,
         warps: warps as u32,
         lanes: lanes as u32,
@@ -103,7 +104,11 @@ fn of_head(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
         blocks: blocks as u32,
         staged,
         resident: 1,
-    }
+        ahead: 0,
+        late: false,
+    };
+    set_ahead(&mut schedule, &RowOf::product(work, m), AHEAD, target);
+    schedule
 }
 
 /// Vectors in flight of a lane that has `count` in all: few rounds, and few vectors past the end.

@@ -6,6 +6,7 @@
 //!
 //! What measures is behind [`Timer`], so that tests give recorded times and a clock of their own.
 
+use super::ahead::refinements;
 use super::candidates::candidates;
 use super::database::{Database, Key, Measured, key};
 use std::collections::BTreeSet;
@@ -19,7 +20,9 @@ const FINALISTS: usize = 24;
 /// How much slower alone they may be than the fastest.
 const SLOWER: f64 = 1.4;
 /// Share of a task's time for kernels alone.
-const ALONE: f64 = 0.6;
+const ALONE: f64 = 0.5;
+/// Share of it that is over when finalists have been timed; prefetches take the rest.
+const FINALS: f64 = 0.85;
 
 /// A shape to tune.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +88,19 @@ pub struct TaskReport {
     pub outcome: Outcome,
     /// Candidates that could not be measured, and why.
     pub failures: Vec<(Schedule, String)>,
+    /// Candidates that were timed in a step, in that order.
+    pub finalists: Vec<Finalist>,
+}
+
+/// A candidate that was timed in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finalist {
+    /// The candidate.
+    pub schedule: Schedule,
+    /// Seconds of a launch alone: for other prefetches, those of the candidate that they refine.
+    pub alone: f64,
+    /// Seconds of a step with it.
+    pub step: f64,
 }
 
 /// How to tune.
@@ -130,35 +146,47 @@ pub fn tune<E>(
     let mut left = tasks.iter().filter(|t| !known(database, t)).count();
     let mut reports = Vec::with_capacity(tasks.len());
     for (i, task) in tasks.iter().enumerate() {
-        let report = |outcome, failures| TaskReport {
+        let report = |outcome, found: Times<'_>| TaskReport {
             name: task.name.clone(),
             key: task.key.clone(),
             outcome,
-            failures,
+            failures: found.failures,
+            finalists: found.finalists,
         };
         if known(database, task) {
-            reports.push(report(Outcome::Known, Vec::new()));
+            reports.push(report(Outcome::Known, Times::default()));
             continue;
         }
         let rest = settings.budget - timer.elapsed();
         let share = rest / left.max(1) as f64;
         left = left.saturating_sub(1);
         if rest <= 0.0 {
-            reports.push(report(Outcome::NotReached, Vec::new()));
+            reports.push(report(Outcome::NotReached, Times::default()));
             continue;
         }
         let end = timer.elapsed() + share;
-        let (best, failures) = fastest(task, settings, end, timer);
+        let all = with_known(task, database);
+        let (best, found) = fastest(&all, settings, end, timer);
         match best {
             Some(measured) => {
                 database.insert(task.key.clone(), measured.clone());
                 saved(database, i + 1, tasks.len())?;
-                reports.push(report(Outcome::Tuned(measured), failures));
+                reports.push(report(Outcome::Tuned(measured), found));
             }
-            None => reports.push(report(Outcome::Failed, failures)),
+            None => reports.push(report(Outcome::Failed, found)),
         }
     }
     Ok(reports)
+}
+
+/// The task, with what the database has as its second candidate: it is measured even where time is short.
+fn with_known(task: &Task, database: &Database) -> Task {
+    let mut task = task.clone();
+    if let Some(known) = database.get(&task.key) {
+        task.candidates.retain(|c| *c != known.schedule);
+        task.candidates.insert(task.candidates.len().min(1), known.schedule.clone());
+    }
+    task
 }
 
 /// What was measured of a task.
@@ -169,40 +197,47 @@ struct Times<'t> {
     /// The same of the estimate's.
     estimated: Option<f64>,
     failures: Vec<(Schedule, String)>,
+    finalists: Vec<Finalist>,
 }
 
 /// The fastest candidate of those that are reached until `end`; of equal ones the first. The estimate's is always
 /// measured.
-fn fastest(
-    task: &Task,
+fn fastest<'t>(
+    task: &'t Task,
     settings: &Settings,
     end: f64,
     timer: &mut dyn Timer,
-) -> (Option<Measured>, Vec<(Schedule, String)>) {
+) -> (Option<Measured>, Times<'t>) {
     let start = timer.elapsed();
     let mut times = alone(task, start + (end - start) * ALONE, timer);
     let tried = times.alone.len();
     times.alone.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let least = times.alone.first().map_or(0.0, |a| a.0);
-    let mut finalists: Vec<(f64, &Schedule)> = times.alone.clone();
-    finalists.retain(|(seconds, _)| *seconds <= least * SLOWER);
-    finalists.truncate(FINALISTS);
-    let best = in_step(task, &finalists, end, timer, &mut times.failures);
-    let best = best.or(finalists.first().copied());
-    if let Some((_, schedule)) = best {
-        timer.prepare(task, std::slice::from_ref(schedule));
-        timer.keep(task, schedule);
+    let Some((least, first)) = times.alone.first().copied() else { return (None, times) };
+    let mut wanted: Vec<(f64, &Schedule)> = times.alone.clone();
+    wanted.retain(|(seconds, _)| *seconds <= least * SLOWER);
+    wanted.truncate(FINALISTS);
+    // Where there is a choice.
+    if wanted.len() > 1 || !refinements(&task.key, first).is_empty() {
+        in_step(task, &wanted, start + (end - start) * FINALS, timer, &mut times);
     }
+    let best = times.best().cloned();
+    let (alone, schedule) = best.map_or((least, first.clone()), |b| (b.alone, b.schedule));
+    let others: Vec<Schedule> = refinements(&task.key, &schedule);
+    let others: Vec<(f64, &Schedule)> = others.iter().map(|s| (alone, s)).collect();
+    in_step(task, &others, end, timer, &mut times);
+    let (alone, schedule) = times.best().map_or((alone, schedule), |b| (b.alone, b.schedule.clone()));
+    timer.prepare(task, std::slice::from_ref(&schedule));
+    timer.keep(task, &schedule);
     let ns = |seconds: f64| (seconds * 1e9).round() as u64;
-    let measured = best.map(|(seconds, schedule)| Measured {
-        schedule: schedule.clone(),
-        ns: ns(seconds),
+    let measured = Measured {
+        schedule,
+        ns: ns(alone),
         estimated_ns: times.estimated.map_or(0, ns),
         tried,
         of: task.candidates.len(),
         context: settings.context,
-    });
-    (measured, times.failures)
+    };
+    (Some(measured), times)
 }
 
 /// Times of candidates alone, until `end`.
@@ -232,36 +267,33 @@ fn alone<'t>(task: &'t Task, end: f64, timer: &mut dyn Timer) -> Times<'t> {
     times
 }
 
-/// The finalist whose step is the fastest, of those that are reached until `end`, with its time alone.
-fn in_step<'t>(
-    task: &Task,
-    finalists: &[(f64, &'t Schedule)],
-    end: f64,
-    timer: &mut dyn Timer,
-    failures: &mut Vec<(Schedule, String)>,
-) -> Option<(f64, &'t Schedule)> {
-    if finalists.len() < 2 {
-        return None;
+impl Times<'_> {
+    /// The candidate whose step is the fastest; of equal ones the first.
+    fn best(&self) -> Option<&Finalist> {
+        self.finalists.iter().min_by(|a, b| a.step.total_cmp(&b.step))
     }
-    let mut best: Option<(f64, (f64, &Schedule))> = None;
-    for batch in finalists.chunks(BATCH) {
-        if best.is_some() && timer.elapsed() >= end {
-            break;
+}
+
+/// Times steps with candidates, of which the times alone are known, until `end`.
+fn in_step(task: &Task, wanted: &[(f64, &Schedule)], end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) {
+    for batch in wanted.chunks(BATCH) {
+        if timer.elapsed() >= end {
+            return;
         }
         let schedules: Vec<Schedule> = batch.iter().map(|(_, s)| (*s).clone()).collect();
         timer.prepare(task, &schedules);
-        for finalist in batch {
-            if best.is_some() && timer.elapsed() >= end {
-                break;
+        for (alone, schedule) in batch {
+            if timer.elapsed() >= end {
+                return;
             }
-            match timer.time_in_step(task, finalist.1).and_then(|samples| median(&samples)) {
-                Err(why) => failures.push((finalist.1.clone(), why)),
-                Ok(step) if best.is_none_or(|(least, _)| step < least) => best = Some((step, *finalist)),
-                Ok(_) => {}
+            match timer.time_in_step(task, schedule).and_then(|samples| median(&samples)) {
+                Err(why) => times.failures.push(((*schedule).clone(), why)),
+                Ok(step) => {
+                    times.finalists.push(Finalist { schedule: (*schedule).clone(), alone: *alone, step });
+                }
             }
         }
     }
-    best.map(|(_, finalist)| finalist)
 }
 
 /// The middle sample; of an even number the upper of the middle two, which was measured.

@@ -357,6 +357,15 @@ impl<'k> Verifier<'k> {
             Stmt::StoreVec { mem, index, src, src_at, lanes } => {
                 self.vector(*mem, Use::Write, index, (*src, src_at), *lanes, agreement);
             }
+            Stmt::PrefetchL2 { mem, index, elements } => {
+                self.index(index, agreement);
+                self.touch(*mem, Use::Read, Some((index, *elements)));
+                let bytes =
+                    self.kernel.mem_dtype(*mem).map_or(0, |d| d.size() as u32).saturating_mul(*elements);
+                if matches!(mem, Mem::Shared(_)) || bytes == 0 || !bytes.is_multiple_of(16) {
+                    self.fault(FaultKind::VectorWidth(bytes));
+                }
+            }
             Stmt::For { var, start, end, step, unroll, body } => {
                 self.for_loop(*var, [start, end, step], *unroll, body, agreement);
             }

@@ -69,6 +69,7 @@ impl Uniformity {
             | Stmt::Store { .. }
             | Stmt::LoadVec { .. }
             | Stmt::StoreVec { .. }
+            | Stmt::PrefetchL2 { .. }
             | Stmt::If { .. }
             | Stmt::Barrier
             | Stmt::WarpBarrier
