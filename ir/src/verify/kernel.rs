@@ -6,6 +6,7 @@
 mod check;
 mod fault;
 mod fold;
+mod statements;
 mod types;
 mod uniform;
 
