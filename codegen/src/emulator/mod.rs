@@ -7,6 +7,7 @@
 //! `WarpBarrier` or a `Barrier`.
 
 mod arrivals;
+mod copies;
 mod expr;
 mod fault;
 mod fragments;

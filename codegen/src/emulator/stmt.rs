@@ -1,13 +1,10 @@
 //! Statements, executed by all active threads of a block.
 
 use super::fault::{FaultKind, Step, raise};
-use super::fragments;
-use super::machine::{Copy, Machine};
+use super::machine::Machine;
 use super::program::{Line, Node, Op, Registers};
 use super::race::Mode;
 use super::value;
-use weft_ir::dtype::DType;
-use weft_ir::kernel::MatrixCount;
 
 impl Machine<'_> {
     /// Executes lines for the active threads.
@@ -247,146 +244,6 @@ impl Machine<'_> {
         self.give(to);
         self.give(at);
         Ok(())
-    }
-
-    /// `N` registers of every lane of a warp, and where they are.
-    fn fragment<const N: usize>(
-        &self,
-        slot: usize,
-        at: &[u64],
-        ty: DType,
-        warp: usize,
-    ) -> Step<[[u64; N]; 32]> {
-        let mut out = [[0; N]; 32];
-        for (lane, registers) in out.iter_mut().enumerate() {
-            let t = warp * 32 + lane;
-            let position = self.registers(slot, value::int_of(ty, at[t]), N, t as u32)?;
-            for (i, r) in registers.iter_mut().enumerate() {
-                *r = self.register(slot, position + i * self.threads)?;
-            }
-        }
-        Ok(out)
-    }
-
-    fn mma(
-        &mut self,
-        dtype: DType,
-        acc: &Registers,
-        a: &Registers,
-        b: &Registers,
-        active: &[u32],
-    ) -> Step<()> {
-        let warps = self.full_warps(active, "mma")?;
-        let at_acc = self.eval(&acc.at, active)?;
-        let at_a = self.eval(&a.at, active)?;
-        let at_b = self.eval(&b.at, active)?;
-        for warp in warps {
-            let words_a = self.fragment::<4>(a.slot, &at_a, a.at.dtype, warp)?.map(|r| r.map(|x| x as u32));
-            let words_b = self.fragment::<2>(b.slot, &at_b, b.at.dtype, warp)?.map(|r| r.map(|x| x as u32));
-            let mut d =
-                self.fragment::<4>(acc.slot, &at_acc, acc.at.dtype, warp)?.map(|r| r.map(value::f32_of));
-            fragments::mma_m16n8k16(dtype, &mut d, &words_a, &words_b);
-            for (lane, values) in d.iter().enumerate() {
-                let t = warp * 32 + lane;
-                let index = value::int_of(acc.at.dtype, at_acc[t]);
-                let position = self.registers(acc.slot, index, 4, t as u32)?;
-                for (i, v) in values.iter().enumerate() {
-                    self.set_register(acc.slot, position + i * self.threads, u64::from(v.to_bits()));
-                }
-            }
-        }
-        [at_acc, at_a, at_b].into_iter().for_each(|v| self.give(v));
-        Ok(())
-    }
-
-    fn ld_matrix(
-        &mut self,
-        to: &Registers,
-        (mem, index): (usize, &Node),
-        count: MatrixCount,
-        transpose: bool,
-        active: &[u32],
-    ) -> Step<()> {
-        let warps = self.full_warps(active, "ldmatrix")?;
-        let rows_at = self.eval(index, active)?;
-        let at = self.eval(&to.at, active)?;
-        for warp in warps {
-            for matrix in 0..count.count() as usize {
-                let mut rows = [[0u16; 8]; 8];
-                for (r, row) in rows.iter_mut().enumerate() {
-                    let t = warp * 32 + matrix * 8 + r;
-                    let index = value::int_of(index.dtype, rows_at[t]);
-                    let (region, offset) = self.touch(mem, index, 8, t as u32, Mode::WarpRead)?;
-                    for (i, x) in row.iter_mut().enumerate() {
-                        *x = self.regions[region].get(offset + i * 2, 2) as u16;
-                    }
-                }
-                for lane in 0..32 {
-                    let t = warp * 32 + lane;
-                    let first = value::int_of(to.at.dtype, at[t]) + matrix as i64;
-                    let position = self.registers(to.slot, first, 1, t as u32)?;
-                    let word = fragments::ld_matrix(&rows, lane, transpose);
-                    self.set_register(to.slot, position, u64::from(word));
-                }
-            }
-        }
-        self.give(rows_at);
-        self.give(at);
-        Ok(())
-    }
-
-    fn copy(
-        &mut self,
-        (to, to_at): (usize, &Node),
-        (from, from_at): (usize, &Node),
-        bytes: usize,
-        valid: Option<&Node>,
-        active: &[u32],
-    ) -> Step<()> {
-        let destination = self.eval(to_at, active)?;
-        let source = self.eval(from_at, active)?;
-        let valid = match valid {
-            Some(v) => self.eval(v, active)?,
-            None => {
-                let mut all = self.take();
-                all.fill(1);
-                all
-            }
-        };
-        let size = self.array(to)?.size;
-        let count = bytes / size;
-        for &t in active {
-            let i = t as usize;
-            let index = value::int_of(to_at.dtype, destination[i]);
-            let (region, offset) = self.touch(to, index, count, t, Mode::Write)?;
-            let from = match valid[i] & 1 {
-                0 => None,
-                _ => Some(self.touch(from, value::int_of(from_at.dtype, source[i]), count, t, Mode::Read)?),
-            };
-            if let Some(shadow) = &mut self.shadows[region] {
-                (0..count).for_each(|e| shadow.launch(offset / size + e));
-            }
-            self.copies[i].open.push(Copy { to: (region, offset), from, bytes, size });
-        }
-        [destination, source, valid].into_iter().for_each(|v| self.give(v));
-        Ok(())
-    }
-
-    /// Completes the committed copies of a thread but for the last `pending` groups.
-    fn land(&mut self, thread: u32, pending: usize) {
-        while self.copies[thread as usize].groups.len() > pending {
-            let group = self.copies[thread as usize].groups.pop_front().unwrap_or_default();
-            for copy in group {
-                let (region, offset) = copy.to;
-                for at in (0..copy.bytes).step_by(copy.size) {
-                    let bits = copy.from.map_or(0, |(r, o)| self.regions[r].get(o + at, copy.size));
-                    self.regions[region].set(offset + at, copy.size, bits);
-                    if let Some(shadow) = &mut self.shadows[region] {
-                        shadow.land(&self.clock, (offset + at) / copy.size, thread as u16);
-                    }
-                }
-            }
-        }
     }
 
     fn atomic(

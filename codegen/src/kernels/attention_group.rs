@@ -4,10 +4,10 @@
 //! out [element, head] += Vᵀ · weights. Rows of the cache are read with 16-byte loads straight into fragments: which
 //! element of a row stands at which place of a fragment does not matter, as long as both operands agree. Weights go
 //! from the accumulator's layout to that of an operand by shuffles, and are rounded to the cache's type.
-//! Reads, splits and joins are those of [`super::attention_row`].
+//! Reads, splits and joins are those of [`super::attention_decode`].
 
+use super::attention_decode::{Block, Cache, Fetch, Fresh, NO_SCORE, Reader};
 use super::attention_join::{Place, Warps};
-use super::attention_row::{Cache, Layout, NO_SCORE, Reader};
 use super::warp::{Threads, shuffle_reduce};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
@@ -25,139 +25,135 @@ const WORDS: i64 = 4;
 const KEY_PART: usize = 32;
 const VALUE_PART: usize = 64;
 
+/// What a lane holds of the rows of one operand, in the layout of fragments.
+struct Side {
+    operand: OperandId,
+    /// Words [tile, part, row of the lane, word].
+    words: VarId,
+    /// Rows of a tile that the lane loads, and the name of the loop over them.
+    rows: (&'static str, u32),
+    /// Its first row in a tile, and how many follow each other before those 8 on.
+    start: Expr,
+    together: i64,
+    /// Loads of a row.
+    parts: u32,
+    /// Elements from one to the next: those that the lanes of a row load together.
+    elements: usize,
+    /// Place of the lane among these.
+    chunk: Expr,
+}
+
+impl Side {
+    /// Loads the lane's rows of the u-th tile, from a key on, that are to be fetched.
+    fn load(
+        &self,
+        b: &mut Body<'_>,
+        cache: &Cache<'_>,
+        (tile, u): (&Expr, &Expr),
+        fetch: &Fetch<'_>,
+    ) -> Result<(), String> {
+        let (name, rows) = self.rows;
+        b.unrolled(name, rows, |b, i| {
+            let key =
+                tile.clone() + self.start.clone() + i.clone() % self.together + i.clone() / self.together * 8;
+            fetch.when(b, key, |b, key| {
+                let slot = cache.slot(b, key)?;
+                let operand = self.operand.index();
+                let (mem, shape) = (b.reads[operand], b.work.reads[operand].shape.clone());
+                let chunk = self.chunk.clone() * VECTOR;
+                let start = b.flat(&shape, &[slot, cache.kv_head.clone(), chunk]);
+                b.unrolled("part", self.parts, |b, part| {
+                    let index = b.flat_offset(&shape, start, part.clone() * self.elements as i64);
+                    let row = (u.clone() * i64::from(self.parts) + part) * i64::from(rows) + i;
+                    let (dst, dst_at, lanes) = (self.words, row * WORDS, VECTOR as u32);
+                    b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint: fetch.hint });
+                    Ok(())
+                })
+            })
+        })
+    }
+}
+
 /// What a lane holds of some tiles of keys and values: row `lane / 4` and column `lane % 4` of fragments.
 pub(super) struct Tiles<'e> {
     cache: Cache<'e>,
     dtype: DType,
-    depth: u32,
-    warps: i64,
+    block: Block,
     heads: i64,
-    /// Parts of a key and of a value.
-    key_parts: u32,
-    value_parts: u32,
     row: Expr,
     column: Expr,
     warp: Expr,
     /// First key of the warp's first tile.
     first: Expr,
-    /// Words [tile, part, half of the rows, word] of keys.
-    keys: VarId,
-    /// Words [tile, part, key of four, word] of values.
-    values: VarId,
+    /// Keys `row` and those 8 on.
+    keys: Side,
+    /// Values of keys 2·column, 2·column + 1, and of those 8 on.
+    values: Side,
 }
 
 impl<'e> Tiles<'e> {
-    pub fn declare(b: &mut Body<'_>, cache: Cache<'e>, l: &Layout, t: &Threads) -> Tiles<'e> {
+    /// Keys that a block takes at a time.
+    pub fn step(block: &Block) -> i64 {
+        block.warps * KEYS * i64::from(block.depth)
+    }
+
+    pub fn declare(b: &mut Body<'_>, cache: Cache<'e>, block: Block, t: &Threads) -> Tiles<'e> {
         let a = cache.a;
         let dtype = b.work.reads[a.keys.index()].dtype;
         let (key_parts, value_parts) = ((a.head_dim / KEY_PART) as u32, (a.value_dim / VALUE_PART) as u32);
         let row = b.k.let_("row", DType::I32, t.lane.clone() / 4);
         let column = b.k.let_("column", DType::I32, t.lane.clone() % 4);
         let first = b.k.let_("first_key", DType::I32, cache.first.clone() + t.warp.clone() * KEYS);
-        let keys = b.k.array("key", DType::U32, l.depth * key_parts * 8, None);
-        let values = b.k.array("value", DType::U32, l.depth * value_parts * 16, None);
-        Tiles {
-            cache,
-            dtype,
-            depth: l.depth,
-            warps: l.warps,
-            heads: i64::from(l.heads),
-            key_parts,
-            value_parts,
-            row,
-            column,
-            warp: t.warp.clone(),
-            first,
-            keys,
-            values,
-        }
+        let mut words = |name: &str, rows: u32, parts: u32| {
+            b.k.array(name, DType::U32, block.depth * parts * rows * WORDS as u32, None)
+        };
+        let keys = Side {
+            operand: a.keys,
+            words: words("key", 2, key_parts),
+            rows: ("half", 2),
+            start: row.clone(),
+            together: 1,
+            parts: key_parts,
+            elements: KEY_PART,
+            chunk: column.clone(),
+        };
+        let values = Side {
+            operand: a.values,
+            words: words("value", 4, value_parts),
+            rows: ("i", 4),
+            start: column.clone() * 2,
+            together: 2,
+            parts: value_parts,
+            elements: VALUE_PART,
+            chunk: row.clone(),
+        };
+        let (heads, warp) = (i64::from(block.heads), t.warp.clone());
+        Tiles { cache, dtype, block, heads, row, column, warp, first, keys, values }
     }
 
-    /// Loads a row's parts; `at` gives the place of a part's words.
-    fn load_row(
-        &self,
-        b: &mut Body<'_>,
-        (operand, array): (OperandId, VarId),
-        (key, chunk): (Expr, &Expr),
-        (parts, elements): (u32, usize),
-        at: &dyn Fn(Expr) -> Expr,
-        hint: CacheHint,
-    ) -> Result<(), String> {
-        let slot = self.cache.slot(b, key)?;
-        let operand = operand.index();
-        let (mem, shape) = (b.reads[operand], b.work.reads[operand].shape.clone());
-        let start = b.flat(&shape, &[slot, self.cache.kv_head.clone(), chunk.clone() * VECTOR]);
-        b.unrolled("part", parts, |b, part| {
-            let index = b.flat_offset(&shape, start, part.clone() * elements as i64);
-            let (dst, dst_at, lanes) = (array, at(part), VECTOR as u32);
-            b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint });
-            Ok(())
-        })
-    }
-
-    /// Loads the lane's rows of a tile's keys that a condition holds for.
-    fn load_keys(
-        &self,
-        b: &mut Body<'_>,
-        (first, u): (&Expr, &Expr),
-        hint: CacheHint,
-        which: Option<&dyn Fn(Expr) -> Expr>,
-    ) -> Result<(), String> {
-        b.unrolled("half", 2, |b, half| {
-            let key = first.clone() + self.row.clone() + half.clone() * 8;
-            let key = b.k.let_("key_at", DType::I32, key);
-            let parts = i64::from(self.key_parts);
-            let at = |part: Expr| ((u.clone() * parts + part) * 2 + half.clone()) * WORDS;
-            let load = |b: &mut Body<'_>| {
-                let array = (self.cache.a.keys, self.keys);
-                self.load_row(b, array, (key.clone(), &self.column), (self.key_parts, KEY_PART), &at, hint)
-            };
-            match which {
-                Some(which) => b.if_then(which(key.clone()), load),
-                None => load(b),
-            }
-        })
-    }
-
-    /// Loads the lane's rows of a tile's values: keys 2·column, 2·column + 1, and those 8 on.
-    fn load_values(
-        &self,
-        b: &mut Body<'_>,
-        (first, u): (&Expr, &Expr),
-        hint: CacheHint,
-        which: Option<&dyn Fn(Expr) -> Expr>,
-    ) -> Result<(), String> {
-        b.unrolled("i", 4, |b, i| {
-            let key = first.clone() + self.column.clone() * 2 + i.clone() % 2 + i.clone() / 2 * 8;
-            let key = b.k.let_("key_at", DType::I32, key);
-            let parts = i64::from(self.value_parts);
-            let at = |part: Expr| ((u.clone() * parts + part) * 4 + i.clone()) * WORDS;
-            let load = |b: &mut Body<'_>| {
-                let array = (self.cache.a.values, self.values);
-                self.load_row(b, array, (key.clone(), &self.row), (self.value_parts, VALUE_PART), &at, hint)
-            };
-            match which {
-                Some(which) => b.if_then(which(key.clone()), load),
-                None => load(b),
-            }
+    /// Loads the warp's tiles of keys or values from a key on.
+    fn load(&self, b: &mut Body<'_>, side: &Side, first: &Expr) -> Result<(), String> {
+        b.unrolled("u", self.block.depth, |b, u| {
+            let tile = b.k.let_("tile", DType::I32, self.tile(first, &u));
+            side.load(b, &self.cache, (&tile, &u), &Fetch::all())
         })
     }
 
     /// First key of a warp's tile.
     fn tile(&self, first: &Expr, u: &Expr) -> Expr {
-        first.clone() + u.clone() * (self.warps * KEYS)
+        first.clone() + u.clone() * (self.block.warps * KEYS)
     }
 
     /// The queries as operands: head `row`, elements as the keys have them; zero where the block has no such head.
     fn load_queries(&self, b: &mut Body<'_>, place: &Place) -> Result<VarId, String> {
         let zero = Expr::Const(Const::U32(0));
-        let q = b.k.array("q_words", DType::U32, self.key_parts * WORDS as u32, Some(zero));
+        let q = b.k.array("q_words", DType::U32, self.keys.parts * WORDS as u32, Some(zero));
         let operand = self.cache.a.q.index();
         let (mem, shape) = (b.reads[operand], b.work.reads[operand].shape.clone());
         b.if_then(self.row.clone().lt(Expr::int(self.heads)), |b| {
             let head = place.first_head.clone() + self.row.clone();
             let start = b.flat(&shape, &[place.token.clone(), head, self.column.clone() * VECTOR]);
-            b.unrolled("part", self.key_parts, |b, part| {
+            b.unrolled("part", self.keys.parts, |b, part| {
                 let index = b.flat_offset(&shape, start, part.clone() * KEY_PART as i64);
                 let (dst_at, lanes, hint) = (part * WORDS, VECTOR as u32, CacheHint::Default);
                 b.k.push(Stmt::LoadVec { dst: q, dst_at, mem, index, lanes, hint });
@@ -169,13 +165,13 @@ impl<'e> Tiles<'e> {
 
     /// Scores of a tile: keys `row` and `row + 8`, heads 2·column and 2·column + 1.
     fn scores(&self, b: &mut Body<'_>, q: VarId, (u, scores): (&Expr, VarId)) -> Result<(), String> {
-        b.unrolled("part", self.key_parts, |b, part| {
-            let raw = (u.clone() * i64::from(self.key_parts) + part.clone()) * (2 * WORDS);
+        b.unrolled("part", self.keys.parts, |b, part| {
+            let raw = (u.clone() * i64::from(self.keys.parts) + part.clone()) * (2 * WORDS);
             b.unrolled("w", 2, |b, w| {
                 let fragment = b.k.array("k_frag", DType::U32, 4, None);
                 b.unrolled("i", 4, |b, i| {
                     let word = i.clone() % 2 * WORDS + w.clone() * 2 + i.clone() / 2;
-                    b.k.assign_elem(fragment, i, Expr::elem(self.keys, raw.clone() + word));
+                    b.k.assign_elem(fragment, i, Expr::elem(self.keys.words, raw.clone() + word));
                     Ok(())
                 })?;
                 b.k.push(Stmt::Mma {
@@ -194,7 +190,7 @@ impl<'e> Tiles<'e> {
 
     /// Scores with what modifies them; none past the end.
     fn modify(&self, b: &mut Body<'_>, place: &Place, first: &Expr, scores: VarId) -> Result<(), String> {
-        b.unrolled("u", self.depth, |b, u| {
+        b.unrolled("u", self.block.depth, |b, u| {
             b.unrolled("i", 4, |b, i| {
                 let key = self.tile(first, &u) + self.row.clone() + i.clone() / 2 * 8;
                 let key = b.k.let_("key_at", DType::I32, key);
@@ -218,7 +214,7 @@ impl<'e> Tiles<'e> {
             let old = Expr::elem(s.max, h.clone());
             let best = b.k.let_mut("new_best", DType::F32, old.clone());
             let of = |u: Expr, half: Expr| u * 4 + half * 2 + h.clone();
-            b.unrolled("u", self.depth, |b, u| {
+            b.unrolled("u", self.block.depth, |b, u| {
                 b.unrolled("half", 2, |b, half| {
                     b.k.assign(best, Expr::Var(best).max(Expr::elem(scores, of(u, half))));
                     Ok(())
@@ -230,7 +226,7 @@ impl<'e> Tiles<'e> {
             b.k.assign_elem(s.max, h.clone(), best.into());
             let sum = Expr::elem(s.sum, h.clone()) * scale.clone();
             let sum = b.k.let_mut("sum", DType::F32, sum);
-            b.unrolled("u", self.depth, |b, u| {
+            b.unrolled("u", self.block.depth, |b, u| {
                 b.unrolled("half", 2, |b, half| {
                     let at = of(u, half);
                     let weight = Expr::math(MathFn::Exp, Expr::elem(scores, at.clone()) - Expr::Var(best));
@@ -240,7 +236,7 @@ impl<'e> Tiles<'e> {
                 })
             })?;
             b.k.assign_elem(s.sum, h.clone(), sum.into());
-            b.unrolled("d", self.value_parts * 8, |b, d| {
+            b.unrolled("d", self.values.parts * 8, |b, d| {
                 let at = d * 2 + h;
                 b.k.assign_elem(s.out, at.clone(), Expr::elem(s.out, at) * scale);
                 Ok(())
@@ -271,14 +267,14 @@ impl<'e> Tiles<'e> {
 
     /// out += values · weights of a tile.
     fn add_values(&self, b: &mut Body<'_>, s: &State, u: &Expr, weights: VarId) -> Result<(), String> {
-        b.unrolled("part", self.value_parts, |b, part| {
-            let raw = (u.clone() * i64::from(self.value_parts) + part.clone()) * (4 * WORDS);
+        b.unrolled("part", self.values.parts, |b, part| {
+            let raw = (u.clone() * i64::from(self.values.parts) + part.clone()) * (4 * WORDS);
             b.unrolled("w", WORDS as u32, |b, w| {
                 let fragment = b.k.array("v_frag", DType::U32, 4, None);
                 b.unrolled("i", 2, |b, i| {
                     let word = |key: i64| {
                         let at = (i.clone() * 2 + key) * WORDS + w.clone();
-                        Expr::elem(self.values, raw.clone() + at)
+                        Expr::elem(self.values.words, raw.clone() + at)
                     };
                     let (first, second) = (word(0), word(1));
                     b.k.assign_elem(fragment, i.clone() * 2, low_halves(&first, &second));
@@ -313,7 +309,7 @@ impl<'e> Tiles<'e> {
                     b.k.store(Mem::Shared(to.sum), to_row.clone(), total.into());
                     Ok(())
                 })?;
-                b.unrolled("part", self.value_parts, |b, part| {
+                b.unrolled("part", self.values.parts, |b, part| {
                     b.unrolled("e", VECTOR as u32, |b, e| {
                         let at = part.clone() * VALUE_PART as i64 + self.row.clone() * VECTOR + e.clone();
                         let value = Expr::elem(s.out, (part * VECTOR + e) * 2 + h);
@@ -335,16 +331,11 @@ struct State {
 }
 
 impl Reader for Tiles<'_> {
-    fn load_first(
-        &self,
-        b: &mut Body<'_>,
-        hint: CacheHint,
-        which: Option<&dyn Fn(Expr) -> Expr>,
-    ) -> Result<(), String> {
-        b.unrolled("u", self.depth, |b, u| {
-            let first = b.k.let_("tile", DType::I32, self.tile(&self.first, &u));
-            self.load_keys(b, (&first, &u), hint, which)?;
-            self.load_values(b, (&first, &u), hint, which)
+    fn load_first(&self, b: &mut Body<'_>, fetch: &Fetch<'_>) -> Result<(), String> {
+        b.unrolled("u", self.block.depth, |b, u| {
+            let tile = b.k.let_("tile", DType::I32, self.tile(&self.first, &u));
+            self.keys.load(b, &self.cache, (&tile, &u), fetch)?;
+            self.values.load(b, &self.cache, (&tile, &u), fetch)
         })
     }
 
@@ -352,7 +343,7 @@ impl Reader for Tiles<'_> {
         &self,
         b: &mut Body<'_>,
         place: &Place,
-        fresh: &mut super::attention_row::Fresh<'_>,
+        fresh: &mut Fresh<'_>,
         to: &Warps,
     ) -> Result<(), String> {
         let q = self.load_queries(b, place)?;
@@ -360,34 +351,24 @@ impl Reader for Tiles<'_> {
         let state = State {
             max: b.k.array("best", DType::F32, 2, Some(Expr::float(NO_SCORE))),
             sum: b.k.array("total", DType::F32, 2, Some(Expr::float(0.0))),
-            out: b.k.array("out_acc", DType::F32, self.value_parts * 16, Some(Expr::float(0.0))),
+            out: b.k.array("out_acc", DType::F32, self.values.parts * 16, Some(Expr::float(0.0))),
         };
-        let step = self.warps * KEYS * i64::from(self.depth);
+        let step = Tiles::step(&self.block);
         let rounds = self.cache.rounds(b, step);
         b.for_loop("round", (Expr::int(0), rounds.clone(), Expr::int(1)), Unroll::Never, |b, round| {
             let first = b.k.let_("first", DType::I32, self.first.clone() + round.clone() * step);
             let more = b.k.let_("more", DType::Bool, (round + 1).lt(rounds));
             let next = b.k.let_("next", DType::I32, first.clone() + step);
-            let scores = b.k.array("scores", DType::F32, self.depth * 4, Some(Expr::float(0.0)));
-            b.unrolled("u", self.depth, |b, u| self.scores(b, q, (&u, scores)))?;
-            b.if_then(more.clone(), |b| {
-                b.unrolled("u", self.depth, |b, u| {
-                    let tile = b.k.let_("tile", DType::I32, self.tile(&next, &u));
-                    self.load_keys(b, (&tile, &u), CacheHint::Default, None)
-                })
-            })?;
+            let scores = b.k.array("scores", DType::F32, self.block.depth * 4, Some(Expr::float(0.0)));
+            b.unrolled("u", self.block.depth, |b, u| self.scores(b, q, (&u, scores)))?;
+            b.if_then(more.clone(), |b| self.load(b, &self.keys, &next))?;
             self.modify(b, place, &first, scores)?;
             self.softmax(b, &state, scores)?;
-            b.unrolled("u", self.depth, |b, u| {
+            b.unrolled("u", self.block.depth, |b, u| {
                 let weights = self.weights(b, &u, scores)?;
                 self.add_values(b, &state, &u, weights)
             })?;
-            b.if_then(more, |b| {
-                b.unrolled("u", self.depth, |b, u| {
-                    let tile = b.k.let_("tile", DType::I32, self.tile(&next, &u));
-                    self.load_values(b, (&tile, &u), CacheHint::Default, None)
-                })
-            })
+            b.if_then(more, |b| self.load(b, &self.values, &next))
         })?;
         self.publish(b, &state, to)?;
         b.k.push(Stmt::Barrier);

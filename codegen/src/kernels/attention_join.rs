@@ -2,8 +2,7 @@
 //! blocks that share a token's keys through the kernel's scratch, by the block that arrives last. Both in a fixed
 //! order, so that the bits do not depend on timing (flash-decoding, Dao et al. 2023, with its second kernel inside).
 
-use super::attention_row::{Layout, Online};
-use super::warp::Threads;
+use super::attention_decode::Block;
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
@@ -27,8 +26,8 @@ pub(super) struct Warps {
 }
 
 impl Warps {
-    pub fn declare(b: &mut Body<'_>, a: &Attention, l: &Layout) -> Warps {
-        let rows = l.warps as u32 * l.heads;
+    pub fn declare(b: &mut Body<'_>, a: &Attention, block: &Block) -> Warps {
+        let rows = block.warps as u32 * block.heads;
         Warps {
             max: b.k.shared("warp_max", DType::F32, rows),
             sum: b.k.shared("warp_sum", DType::F32, rows),
@@ -36,9 +35,9 @@ impl Warps {
         }
     }
 
-    fn parts(&self, l: &Layout, h: &Expr) -> Parts {
+    fn parts(&self, block: &Block, h: &Expr) -> Parts {
         let [max, sum, out] = [self.max, self.sum, self.out].map(Mem::Shared);
-        let (count, stride) = (Count::Fixed(l.warps as u32), i64::from(l.heads));
+        let (count, stride) = (Count::Fixed(block.warps as u32), i64::from(block.heads));
         Parts { count, max, sum, out, first: h.clone(), stride }
     }
 }
@@ -125,8 +124,8 @@ struct Joined {
 }
 
 /// Elements of a value that a thread joins at a time: neighbours where there are more elements than threads.
-fn together(a: &Attention, l: &Layout) -> u32 {
-    let many = i64::from(l.heads) * a.value_dim as i64 > l.warps * 32;
+fn together(a: &Attention, block: &Block) -> u32 {
+    let many = i64::from(block.heads) * a.value_dim as i64 > block.warps * 32;
     if many && a.value_dim.is_multiple_of(4) { 4 } else { 1 }
 }
 
@@ -212,12 +211,12 @@ fn store_some(b: &mut Body<'_>, mem: Mem, index: Expr, src: VarId, n: u32) {
 fn elements(
     b: &mut Body<'_>,
     a: &Attention,
-    l: &Layout,
+    block: &Block,
     fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
 ) -> Result<(), String> {
-    let n = i64::from(together(a, l));
-    let (heads, across) = (i64::from(l.heads), a.value_dim as i64 / n);
-    let along = (Expr::ThreadIdx, Expr::int(heads * across), Expr::int(l.warps * 32));
+    let n = i64::from(together(a, block));
+    let (heads, across) = (i64::from(block.heads), a.value_dim as i64 / n);
+    let along = (Expr::ThreadIdx, Expr::int(heads * across), Expr::int(block.warps * 32));
     b.for_loop("i", along, Unroll::Never, |b, i| {
         let h = b.k.let_("h", DType::I32, i.clone() / across);
         let d = b.k.let_("d", DType::I32, i % across * n);
@@ -228,12 +227,12 @@ fn elements(
 /// Joins parts with the sink, divides by the sum of weights, and stores.
 fn finish(
     b: &mut Body<'_>,
-    (a, l): (&Attention, &Layout),
+    (a, block): (&Attention, &Block),
     parts: &Parts,
     place: &Place,
     (h, d): (Expr, Expr),
 ) -> Result<(), String> {
-    let n = together(a, l);
+    let n = together(a, block);
     let head = place.first_head.clone() + h;
     let sink = match &a.sink {
         Some(sink) => {
@@ -253,41 +252,15 @@ fn finish(
     })
 }
 
-/// Writes a warp's softmax state to shared memory.
-pub(super) fn publish(
-    b: &mut Body<'_>,
-    s: &Online,
-    l: &Layout,
-    t: &Threads,
-    part: &Expr,
-    a: &Attention,
-    to: &Warps,
-) -> Result<(), String> {
-    b.unrolled("h", l.heads, |b, h| {
-        let row = b.k.let_("row", DType::I32, t.warp.clone() * i64::from(l.heads) + h.clone());
-        b.if_then(part.clone().eq_(Expr::int(0)), |b| {
-            b.k.store(Mem::Shared(to.max), row.clone(), Expr::elem(s.max, h.clone()));
-            b.k.store(Mem::Shared(to.sum), row.clone(), Expr::elem(s.sum, h.clone()));
-            Ok(())
-        })?;
-        b.unrolled("e", l.value_slice, |b, e| {
-            let column = part.clone() * i64::from(l.value_slice) + e.clone();
-            let value = Expr::elem(s.out, h * i64::from(l.value_slice) + e);
-            b.k.store(Mem::Shared(to.out), row * a.value_dim as i64 + column, value);
-            Ok(())
-        })
-    })
-}
-
 /// Joins the warps of a block that has all keys of the token; each thread makes some elements of the result.
 pub(super) fn join_warps(
     b: &mut Body<'_>,
     a: &Attention,
-    l: &Layout,
+    block: &Block,
     place: &Place,
     states: &Warps,
 ) -> Result<(), String> {
-    elements(b, a, l, |b, h, d| finish(b, (a, l), &states.parts(l, &h), place, (h, d)))
+    elements(b, a, block, |b, h, d| finish(b, (a, block), &states.parts(block, &h), place, (h, d)))
 }
 
 /// Joins the warps, and then, in the block that arrives last, the blocks that share the token's keys. A block that
@@ -295,7 +268,7 @@ pub(super) fn join_warps(
 pub(super) fn join_splits(
     b: &mut Body<'_>,
     a: &Attention,
-    l: &Layout,
+    block: &Block,
     place: &Place,
     states: &Warps,
     split: &Split,
@@ -304,12 +277,12 @@ pub(super) fn join_splits(
     let heads = (a.kv_heads * a.group) as i64;
     // Row of a head's first part in the scratch.
     let row = |h: Expr| (place.token.clone() * heads + place.first_head.clone() + h) * split.splits;
-    b.if_then(split.active.clone().eq_(Expr::int(1)), |b| join_warps(b, a, l, place, states))?;
+    b.if_then(split.active.clone().eq_(Expr::int(1)), |b| join_warps(b, a, block, place, states))?;
     b.if_then(split.active.clone().ge(Expr::int(2)), |b| {
         let dim = a.value_dim as i64;
-        elements(b, a, l, |b, h, d| {
-            let n = together(a, l);
-            let joined = join(b, &states.parts(l, &h), (d.clone(), n, dim), None)?;
+        elements(b, a, block, |b, h, d| {
+            let n = together(a, block);
+            let joined = join(b, &states.parts(block, &h), (d.clone(), n, dim), None)?;
             let own = b.k.let_("own", DType::I32, row(h) + Expr::BlockIdx(Axis::Z));
             b.if_then(d.clone().eq_(Expr::int(0)), |b| {
                 b.k.store(max, own.clone(), joined.best.into());
@@ -319,13 +292,13 @@ pub(super) fn join_splits(
             store_some(b, out, own * dim + d, joined.acc, n);
             Ok(())
         })?;
-        let group = place.token.clone() * (heads / i64::from(l.heads)) + Expr::BlockIdx(Axis::Y);
+        let group = place.token.clone() * (heads / i64::from(block.heads)) + Expr::BlockIdx(Axis::Y);
         let last = b.last_block(group, split.active.clone().cast(DType::U32))?;
         b.if_then(last, |b| {
-            elements(b, a, l, |b, h, d| {
+            elements(b, a, block, |b, h, d| {
                 let count = Count::Counted(split.active.clone());
                 let parts = Parts { count, max, sum, out, first: row(h.clone()), stride: 1 };
-                finish(b, (a, l), &parts, place, (h, d))
+                finish(b, (a, block), &parts, place, (h, d))
             })
         })
     })

@@ -5,6 +5,7 @@
 //! leaving registers. A tile may hold tokens of several sequences: it is cut into runs of tokens with the
 //! same slot base, and each run visits its own keys; rows of other runs are masked.
 
+use super::attention_decode::NO_SCORE;
 use super::warp::{Threads, shuffle_reduce, threads};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
@@ -13,8 +14,6 @@ use weft_ir::kernel::{Axis, CompareOp, Expr, MathFn, MatrixCount, Mem, Stmt, Unr
 use weft_ir::plan::Attention;
 use weft_ir::scalar::Reduce;
 
-/// A maximum below any score, finite so that differences are defined.
-const NO_SCORE: f32 = -1.0e30;
 const CHUNK: u32 = 8;
 
 /// Sizes and shared arrays of the kernel.

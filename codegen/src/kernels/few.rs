@@ -4,10 +4,12 @@
 //! hardly by more where a row has many: so one pass collects the r largest and a few others, and what filters ask is
 //! answered from them. They come in any order, and are sorted by rank: larger first, then smaller ids; so the result
 //! does not depend on the order. Where too many tokens are as large (equal logits), or the nucleus is larger than what
-//! was collected, there is no answer, and [`super::sampling`] searches the whole row.
+//! was collected, there is no answer, and [`super::thresholds`] searches the whole row.
 
 use super::Body;
-use super::sampling::{Best, Request, Row, bin, cmp, gumbel, key, nucleus_weight};
+use super::gumbel::gumbel;
+use super::sampling::{Best, Request, Row, bin, cmp};
+use super::thresholds::{key, nucleus_weight};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{BinaryOp, CompareOp, Expr, MathFn, Mem, Stmt, UnaryOp, Unroll};

@@ -5,10 +5,12 @@
 
 mod advance;
 mod ahead;
+mod attention_decode;
 mod attention_group;
 mod attention_join;
 mod attention_row;
 mod attention_tile;
+mod body;
 mod elementwise;
 mod few;
 mod gemm;
@@ -19,6 +21,7 @@ mod gemv_left;
 mod gemv_pass;
 mod gemv_vectors;
 mod group_pairs;
+mod gumbel;
 mod header;
 mod penalize;
 mod routed_gemm;
@@ -29,13 +32,14 @@ mod sampling;
 mod scalar;
 mod steps;
 mod stream;
+mod thresholds;
 mod warp;
 
 use crate::error::Error;
 use weft_ir::kernel::Kernel;
 use weft_ir::plan::{Compute, KernelSpec, Plan, Schedule};
 
-pub(crate) use scalar::{Body, Point};
+pub(crate) use body::{Body, Point};
 pub use stream::{
     STREAM_THREADS, STREAM_VECTOR, StreamLaunch, emit_stream, stream, stream_launch, stream_sums,
 };
@@ -98,11 +102,19 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             };
             gemm::build(&mut body, m, &tile)
         }
-        (Schedule::AttentionRow { warps, heads, depth, splits }, Compute::Attention(a)) => {
-            attention_row::build(&mut body, a, (*warps, *heads, *depth, *splits), false)
-        }
-        (Schedule::AttentionGroup { warps, heads, depth, splits }, Compute::Attention(a)) => {
-            attention_row::build(&mut body, a, (*warps, *heads, *depth, *splits), true)
+        (
+            Schedule::AttentionRow { warps, heads, depth, splits }
+            | Schedule::AttentionGroup { warps, heads, depth, splits },
+            Compute::Attention(a),
+        ) => {
+            let block = attention_decode::Block {
+                warps: i64::from(*warps),
+                heads: *heads,
+                depth: *depth,
+                splits: *splits,
+            };
+            let tensor_cores = matches!(spec.schedule, Schedule::AttentionGroup { .. });
+            attention_decode::build(&mut body, a, block, tensor_cores)
         }
         (Schedule::AttentionTile { tile_q, tile_k }, Compute::Attention(a)) => {
             attention_tile::build(&mut body, a, *tile_q, *tile_k)

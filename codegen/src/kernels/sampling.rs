@@ -1,18 +1,16 @@
 //! Passes over a row of logits by one block, as `weft_ir::sampling` defines them.
 //!
-//! Thresholds of top-k and top-p are read from the few largest tokens ([`super::few`]) or, where these do not say, found
-//! by searches on the 32 bits of an order-preserving key, each step one pass over the row. The draw is an arg-max of
-//! logit + Gumbel number, so it needs no prefix sum.
+//! The draw is an arg-max of logit + Gumbel number ([`super::gumbel`]), so it needs no prefix sum; what is drawn from
+//! is what [`super::thresholds`] leave.
 
 use super::Body;
-use super::few::{self, Asked, Few};
+use super::few::Few;
+use super::gumbel::{gumbel, gumbel_of_bits, random_words, word};
+use super::thresholds::{filter, key};
 use super::warp::{Threads, block_reduce, neutral, vector_lanes};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{
-    BinaryOp, CacheHint, CompareOp, Const, Expr, MathFn, Mem, ShuffleMode, Stmt, UnaryOp, Unroll,
-};
-use weft_ir::sampling;
+use weft_ir::kernel::{BinaryOp, CacheHint, CompareOp, Const, Expr, Mem, ShuffleMode, Stmt, UnaryOp, Unroll};
 use weft_ir::scalar::Reduce;
 use weft_ir::shape::Shape;
 
@@ -130,7 +128,7 @@ impl Row {
     }
 
     /// Reduces several values of every token in one pass.
-    fn reduce_all<const N: usize>(
+    pub fn reduce_all<const N: usize>(
         &self,
         b: &mut Body<'_>,
         names: [&str; N],
@@ -149,53 +147,6 @@ impl Row {
         }
         Ok(vars)
     }
-}
-
-/// Order-preserving key of an f32 (`sampling::key`), as a variable.
-pub(super) fn key(b: &mut Body<'_>, x: Expr) -> Expr {
-    // The sum with 0 turns −0 into +0; it must not be folded away.
-    let plus = bin(BinaryOp::Add, x, Expr::float(0.0));
-    let bits = b.k.let_("bits", DType::U32, Expr::Bitcast(DType::U32, Box::new(plus)));
-    let negative = cmp(CompareOp::Ne, bin(BinaryOp::Shr, bits.clone(), Expr::uint(31)), Expr::uint(0));
-    let flipped = Expr::Unary(UnaryOp::BitNot, Box::new(bits.clone()));
-    let key = negative.select(flipped, bin(BinaryOp::Or, bits, Expr::uint(0x8000_0000)));
-    b.k.let_("key", DType::U32, key)
-}
-
-/// Raises `least`, the key below which tokens are dropped: by top-k, then top-p of what is left, then min-p. Sets
-/// `collected` where all that is left is in `few`.
-fn filter(
-    b: &mut Body<'_>,
-    r: &Row,
-    q: &Request,
-    few: &Few,
-    (least, collected): (VarId, VarId),
-) -> Result<(), String> {
-    let k = b.k.let_("k", DType::I32, q.top_k.clone());
-    let limits = cmp(CompareOp::Gt, k.clone(), Expr::int(0)).and(k.clone().lt(Expr::int(r.vocab)));
-    let limits = b.k.let_("limits", DType::Bool, limits);
-    let p = b.k.let_("p", DType::F32, q.top_p.clone());
-    let cuts = b.k.let_("cuts", DType::Bool, p.clone().lt(Expr::float(1.0)));
-    let m = b.k.let_("m", DType::F32, q.min_p.clone());
-    let floors = cmp(CompareOp::Gt, m.clone(), Expr::float(0.0));
-    let asks = bin(BinaryOp::Or, bin(BinaryOp::Or, limits.clone(), cuts.clone()), floors);
-    b.if_then(asks, |b| {
-        let own = b.k.let_mut("largest_of_thread", DType::F32, neutral(Reduce::Max));
-        r.each(b, r.unroll(), |b, _, scaled| {
-            b.k.assign(own, Expr::Var(own).max(scaled));
-            Ok(())
-        })?;
-        let max = b.k.let_mut("largest", DType::F32, own.into());
-        block_reduce(b, &r.t, max, Reduce::Max, r.threads / 32, r.partial)?;
-        let asked = Asked { k: k.clone(), limits: limits.clone(), p: p.clone(), cuts: cuts.clone() };
-        few.threshold(b, r, &asked, (own, max), (least, collected))?;
-        let searched = Expr::Unary(UnaryOp::Not, Box::new(collected.into()));
-        b.if_then(searched, |b| {
-            b.if_then(limits, |b| top_k(b, r, k, least))?;
-            b.if_then(cuts, |b| top_p(b, r, p, max, least))
-        })?;
-        few::min_p(b, m, max, least)
-    })
 }
 
 /// The best of a thread's tokens: score and id.
@@ -254,83 +205,6 @@ impl Best {
         })?;
         Ok(all)
     }
-}
-
-/// `least` becomes the k-th largest key: the largest that at least k tokens reach. Two bits a pass.
-fn top_k(b: &mut Body<'_>, r: &Row, k: Expr, least: VarId) -> Result<(), String> {
-    let wanted = b.k.let_("wanted_tokens", DType::F32, k.cast(DType::F32));
-    let bits = (Expr::int(0), Expr::int(32), Expr::int(2));
-    b.for_loop("bit", bits, Unroll::Never, |b, bit| {
-        let shift = b.k.let_("shift", DType::U32, (Expr::int(30) - bit).cast(DType::U32));
-        let candidates = [1, 2, 3].map(|i| {
-            let digit = bin(BinaryOp::Shl, Expr::uint(i), shift.clone());
-            b.k.let_("candidate", DType::U32, bin(BinaryOp::Or, least.into(), digit))
-        });
-        let names = ["reaching1", "reaching2", "reaching3"];
-        let reaching = r.reduce_all(b, names, Reduce::Sum, |b, x| {
-            let key = key(b, x);
-            let counts = |c: &Expr| cmp(CompareOp::Ge, key.clone(), c.clone());
-            candidates.each_ref().map(|c| counts(c).select(Expr::float(1.0), Expr::float(0.0)))
-        })?;
-        // The fewer, the larger the candidate: the last that is enough stays.
-        for (candidate, reaching) in candidates.into_iter().zip(reaching) {
-            let enough = cmp(CompareOp::Ge, reaching.into(), wanted.clone());
-            b.k.assign(least, enough.select(candidate, least.into()));
-        }
-        Ok(())
-    })
-}
-
-/// Weight of a logit for top-p. The maximum has weight 1 even when it is infinite.
-pub(super) fn nucleus_weight(x: Expr, max: VarId) -> Expr {
-    let at_max = cmp(CompareOp::Eq, x.clone(), max.into());
-    at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)))
-}
-
-/// `least` becomes the largest key, up to that of the maximum, whose tokens have the fraction p of the mass at
-/// `least`. A pass quarters what is left.
-fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result<(), String> {
-    let all = r.reduce(b, "mass", Reduce::Sum, |b, x| {
-        let key = key(b, x.clone());
-        cmp(CompareOp::Ge, key, least.into()).select(nucleus_weight(x, max), Expr::float(0.0))
-    })?;
-    let wanted = b.k.let_("wanted_mass", DType::F32, p * Expr::Var(all));
-    let top = key(b, max.into());
-    let high = b.k.let_mut("high", DType::U32, top);
-    // Invariant: the mass at `least` is enough; keys above `high` are not needed or not enough.
-    let range = (Expr::int(0), Expr::int(16), Expr::int(1));
-    b.for_loop("quartering", range, Unroll::Never, |b, _| {
-        b.if_then(cmp(CompareOp::Lt, least.into(), high.into()), |b| {
-            let gap = bin(BinaryOp::Sub, high.into(), least.into());
-            let quarter = bin(BinaryOp::Shr, gap, Expr::uint(2));
-            let part = b.k.let_("part", DType::U32, bin(BinaryOp::Add, quarter, Expr::uint(1)));
-            let from = b.k.let_("from", DType::U32, least.into());
-            let end = b.k.let_("end", DType::U32, high.into());
-            let keys = [1, 2, 3].map(|i| {
-                let offset = bin(BinaryOp::Mul, part.clone(), Expr::uint(i));
-                let at = bin(BinaryOp::Add, from.clone(), offset);
-                b.k.let_("at", DType::U32, at.min(end.clone()))
-            });
-            let names = ["mass1", "mass2", "mass3"];
-            let masses = r.reduce_all(b, names, Reduce::Sum, |b, x| {
-                let key = key(b, x.clone());
-                let weight = b.k.let_("weight", DType::F32, nucleus_weight(x, max));
-                keys.each_ref().map(|at| {
-                    cmp(CompareOp::Ge, key.clone(), at.clone()).select(weight.clone(), Expr::float(0.0))
-                })
-            })?;
-            // From the largest key on: the first that is not enough ends the range, the last that is begins it.
-            for (at, mass) in keys.into_iter().zip(masses).rev() {
-                let enough = cmp(CompareOp::Ge, mass.into(), wanted.clone());
-                let enough = b.k.let_("enough", DType::Bool, enough);
-                let below = bin(BinaryOp::Sub, at.clone(), Expr::uint(1));
-                b.k.assign(high, enough.clone().select(high.into(), below));
-                let larger = Expr::Var(least).max(at);
-                b.k.assign(least, enough.select(larger, least.into()));
-            }
-            Ok(())
-        })
-    })
 }
 
 /// The row's token, for all threads of the block: the draw, or where nothing is drawn the largest. `scores` and
@@ -406,69 +280,4 @@ fn draw_row(
             })
         })
     })
-}
-
-/// Gumbel number of a seed, a position and a token (`sampling::gumbel` of `sampling::uniform`).
-pub(super) fn gumbel(b: &mut Body<'_>, q: &Request, id: &Expr) -> Result<Expr, String> {
-    let words = random_words(b, (id.clone() / 4).cast(DType::U32), q, None)?;
-    let which = b.k.let_("word", DType::I32, id.clone() % 4);
-    Ok(gumbel_of_bits(word(&words, &which)))
-}
-
-/// One of four words.
-fn word(words: &[VarId; 4], which: &Expr) -> Expr {
-    let of = |i: usize, rest: Expr| which.clone().eq_(Expr::int(i as i64)).select(words[i].into(), rest);
-    of(0, of(1, of(2, words[3].into())))
-}
-
-/// Random bits of four tokens (`sampling::bits`), unless they are not wanted.
-fn random_words(
-    b: &mut Body<'_>,
-    quad: Expr,
-    q: &Request,
-    wanted: Option<&Expr>,
-) -> Result<[VarId; 4], String> {
-    let start = [quad, q.position.clone().cast(DType::U32), Expr::uint(0), Expr::uint(0)];
-    let mut i = 0;
-    let c = start.map(|v| {
-        i += 1;
-        b.k.let_mut(&format!("c{}", i - 1), DType::U32, v)
-    });
-    match wanted {
-        None => philox(b, q, c)?,
-        Some(wanted) => b.if_then(wanted.clone(), |b| philox(b, q, c))?,
-    }
-    Ok(c)
-}
-
-fn philox(b: &mut Body<'_>, q: &Request, c: [VarId; 4]) -> Result<(), String> {
-    let k0 = b.k.let_mut("k0", DType::U32, q.seed.clone());
-    let k1 = b.k.let_mut("k1", DType::U32, Expr::uint(sampling::KEY));
-    b.k.comment("Philox4x32-10 (Salmon et al. 2011).");
-    b.unrolled("round", 10, |b, _| {
-        let var = |i: usize| Expr::Var(c[i]);
-        let (m0, m1) = (Expr::uint(0xD251_1F53), Expr::uint(0xCD9E_8D57));
-        let hi0 = b.k.let_("hi0", DType::U32, bin(BinaryOp::MulHi, m0.clone(), var(0)));
-        let lo0 = b.k.let_("lo0", DType::U32, bin(BinaryOp::Mul, m0, var(0)));
-        let hi1 = b.k.let_("hi1", DType::U32, bin(BinaryOp::MulHi, m1.clone(), var(2)));
-        let lo1 = b.k.let_("lo1", DType::U32, bin(BinaryOp::Mul, m1, var(2)));
-        let xor = |x, y, z| bin(BinaryOp::Xor, bin(BinaryOp::Xor, x, y), z);
-        b.k.assign(c[0], xor(hi1, var(1), k0.into()));
-        b.k.assign(c[1], lo1);
-        b.k.assign(c[2], xor(hi0, var(3), k1.into()));
-        b.k.assign(c[3], lo0);
-        b.k.assign(k0, bin(BinaryOp::Add, k0.into(), Expr::uint(0x9E37_79B9)));
-        b.k.assign(k1, bin(BinaryOp::Add, k1.into(), Expr::uint(0xBB67_AE85)));
-        Ok(())
-    })
-}
-
-/// Gumbel number of random bits.
-fn gumbel_of_bits(bits: Expr) -> Expr {
-    let whole = bin(BinaryOp::Shr, bits, Expr::uint(8)).cast(DType::F32);
-    let scale = 1.0 / 16_777_216.0_f32;
-    let u = ((whole + Expr::float(0.5)) * Expr::float(scale)).min(Expr::float(1.0 - scale));
-    let neg = |e| Expr::Unary(UnaryOp::Neg, Box::new(e));
-    let log = |e| Expr::math(MathFn::Log, e);
-    neg(log(neg(log(u))))
 }

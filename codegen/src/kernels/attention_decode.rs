@@ -1,0 +1,171 @@
+//! Attention of one token: a block for some query heads of one key head, its warps splitting the keys.
+//!
+//! For decode, where keys are read once and arithmetic is little. There the kernel's time is that of a few loads
+//! after one another, so the first keys and values are loaded while the kernels before this one still run. What the
+//! warps make of them is a [`Reader`]'s: [`super::attention_row`] takes keys one by one, [`super::attention_group`]
+//! on tensor cores. [`super::attention_join`] joins their states.
+
+use super::attention_group::Tiles;
+use super::attention_join::{Place, Split, Warps, join_splits, join_warps};
+use super::attention_row::Rows;
+use super::warp::threads;
+use super::{Body, Point};
+use weft_ir::dtype::DType;
+use weft_ir::kernel::{Axis, CacheHint, Expr};
+use weft_ir::plan::Attention;
+
+/// A maximum below any score, finite so that differences are defined.
+pub(super) const NO_SCORE: f32 = -1.0e30;
+
+/// Sizes of a block.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub warps: i64,
+    pub heads: u32,
+    /// Keys of a lane (or tiles of a warp) whose loads are in flight together.
+    pub depth: u32,
+    /// Blocks that share a token's keys.
+    pub splits: u32,
+}
+
+/// Where the keys of a share of a token's keys are.
+pub(super) struct Cache<'e> {
+    pub a: &'e Attention,
+    token: Expr,
+    /// First key of the share, and its end.
+    pub first: Expr,
+    pub end: Expr,
+    pub kv_head: Expr,
+    /// Where the keys of a token follow each other, their base is the same for all.
+    base: Option<Expr>,
+}
+
+impl<'e> Cache<'e> {
+    fn declare(
+        b: &mut Body<'_>,
+        a: &'e Attention,
+        place: &Place,
+        (first, end): (Expr, Expr),
+    ) -> Result<Cache<'e>, String> {
+        let kv_head = b.k.let_("kv_head", DType::I32, place.first_head.clone() / a.group as i64);
+        let base = match a.slot_base() {
+            Some(base) => {
+                let base = b.lower(base, &Point::at(vec![place.token.clone()]))?;
+                Some(b.k.let_("base", DType::I32, base))
+            }
+            None => None,
+        };
+        Ok(Cache { a, token: place.token.clone(), first, end, kv_head, base })
+    }
+
+    /// Slot of a key; past the end, that of the last.
+    pub fn slot(&self, b: &mut Body<'_>, key: Expr) -> Result<Expr, String> {
+        let safe = b.k.let_("safe_key", DType::I32, key.min(self.end.clone() - 1));
+        let slot = match &self.base {
+            Some(base) => base.clone() + safe,
+            None => b.lower(&self.a.slot, &Point::at(vec![self.token.clone(), safe]))?,
+        };
+        Ok(b.k.let_("slot", DType::I32, slot))
+    }
+
+    /// Rounds of so many keys that the share takes.
+    pub fn rounds(&self, b: &mut Body<'_>, step: i64) -> Expr {
+        let rounds = (self.end.clone() - self.first.clone() + (step - 1)) / step;
+        b.k.let_("rounds", DType::I32, rounds)
+    }
+}
+
+/// Which keys are fetched, and how their loads go through the caches.
+pub(super) struct Fetch<'f> {
+    pub hint: CacheHint,
+    /// Condition of a key; without one all are fetched.
+    which: Option<&'f dyn Fn(Expr) -> Expr>,
+}
+
+impl Fetch<'_> {
+    /// All keys.
+    pub fn all() -> Fetch<'static> {
+        Fetch { hint: CacheHint::Default, which: None }
+    }
+
+    /// Makes the loads of a key if it is one of those.
+    pub fn when(
+        &self,
+        b: &mut Body<'_>,
+        key: Expr,
+        load: impl FnOnce(&mut Body<'_>, Expr) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let key = b.k.let_("key_at", DType::I32, key);
+        match self.which {
+            Some(which) => b.if_then(which(key.clone()), |b| load(b, key)),
+            None => load(b, key),
+        }
+    }
+}
+
+/// Loads what is not there yet of the first keys.
+pub(super) type Fresh<'f> = dyn FnMut(&mut Body<'_>) -> Result<(), String> + 'f;
+
+/// How the warps of a block read keys and values, and what they make of them.
+pub(super) trait Reader {
+    /// Loads those of the first keys, and their values, that are to be fetched.
+    fn load_first(&self, b: &mut Body<'_>, fetch: &Fetch<'_>) -> Result<(), String>;
+
+    /// Leaves each warp's softmax state in shared memory, behind a barrier. A round's keys and values are loaded
+    /// during the round before; `fresh` loads the rest of the first.
+    fn attend(
+        &self,
+        b: &mut Body<'_>,
+        place: &Place,
+        fresh: &mut Fresh<'_>,
+        to: &Warps,
+    ) -> Result<(), String>;
+}
+
+/// Attention of a token, on tensor cores or not.
+pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores: bool) -> Result<(), String> {
+    let states = Warps::declare(b, a, &block);
+    b.launch_dependents();
+    let early = a.settled && a.sequential_slots();
+    if !early {
+        b.wait();
+    }
+    let t = threads(b);
+    let token = b.k.let_("token", DType::I32, Expr::BlockIdx(Axis::X));
+    let first_head = Expr::BlockIdx(Axis::Y) * i64::from(block.heads);
+    let first_head = b.k.let_("first_head", DType::I32, first_head);
+    let place = Place { token: token.clone(), first_head };
+    let length = b.lower(&a.length, &Point::at(vec![token]))?;
+    let length = b.k.let_("length", DType::I32, length);
+    let step = if tensor_cores { Tiles::step(&block) } else { Rows::step(a, &block) };
+    let split = (block.splits > 1).then(|| Split::new(b, block.splits, step, &length));
+    let share = match &split {
+        Some(split) => (split.first.clone(), split.end.clone()),
+        None => (Expr::int(0), length.clone()),
+    };
+    let cache = Cache::declare(b, a, &place, share)?;
+    let reader: Box<dyn Reader + '_> = match tensor_cores {
+        true => Box::new(Tiles::declare(b, cache, block, &t)),
+        false => Box::new(Rows::declare(b, cache, block, &t)),
+    };
+    let own = length - 1;
+    let settled = |key: Expr| key.lt(own.clone());
+    let late = |key: Expr| key.ge(own.clone());
+    if early {
+        b.k.comment("Earlier steps wrote all keys but the token's own: their loads start before the wait.");
+        reader.load_first(b, &Fetch { hint: CacheHint::Settled, which: Some(&settled) })?;
+        b.wait();
+    }
+    let rest = if early { Fetch { hint: CacheHint::Default, which: Some(&late) } } else { Fetch::all() };
+    let mut fresh = |b: &mut Body<'_>| reader.load_first(b, &rest);
+    match &split {
+        None => {
+            reader.attend(b, &place, &mut fresh, &states)?;
+            join_warps(b, a, &block, &place, &states)
+        }
+        Some(split) => b.if_then(split.has_keys(), |b| {
+            reader.attend(b, &place, &mut fresh, &states)?;
+            join_splits(b, a, &block, &place, &states, split)
+        }),
+    }
+}

@@ -1,0 +1,137 @@
+//! Thresholds of a draw: top-k, top-p and min-p, as the key below which a row's tokens are dropped.
+//!
+//! They are read from the few largest tokens ([`super::few`]) or, where these do not say, found by searches on the 32
+//! bits of an order-preserving key, each step one pass over the row.
+
+use super::Body;
+use super::few::{self, Asked, Few};
+use super::sampling::{Request, Row, bin, cmp};
+use super::warp::{block_reduce, neutral};
+use weft_ir::dtype::DType;
+use weft_ir::ids::VarId;
+use weft_ir::kernel::{BinaryOp, CompareOp, Expr, MathFn, UnaryOp, Unroll};
+use weft_ir::scalar::Reduce;
+
+/// Order-preserving key of an f32 (`sampling::key`), as a variable.
+pub(super) fn key(b: &mut Body<'_>, x: Expr) -> Expr {
+    // The sum with 0 turns −0 into +0; it must not be folded away.
+    let plus = bin(BinaryOp::Add, x, Expr::float(0.0));
+    let bits = b.k.let_("bits", DType::U32, Expr::Bitcast(DType::U32, Box::new(plus)));
+    let negative = cmp(CompareOp::Ne, bin(BinaryOp::Shr, bits.clone(), Expr::uint(31)), Expr::uint(0));
+    let flipped = Expr::Unary(UnaryOp::BitNot, Box::new(bits.clone()));
+    let key = negative.select(flipped, bin(BinaryOp::Or, bits, Expr::uint(0x8000_0000)));
+    b.k.let_("key", DType::U32, key)
+}
+
+/// Raises `least`, the key below which tokens are dropped: by top-k, then top-p of what is left, then min-p. Sets
+/// `collected` where all that is left is in `few`.
+pub(super) fn filter(
+    b: &mut Body<'_>,
+    r: &Row,
+    q: &Request,
+    few: &Few,
+    (least, collected): (VarId, VarId),
+) -> Result<(), String> {
+    let k = b.k.let_("k", DType::I32, q.top_k.clone());
+    let limits = cmp(CompareOp::Gt, k.clone(), Expr::int(0)).and(k.clone().lt(Expr::int(r.vocab)));
+    let limits = b.k.let_("limits", DType::Bool, limits);
+    let p = b.k.let_("p", DType::F32, q.top_p.clone());
+    let cuts = b.k.let_("cuts", DType::Bool, p.clone().lt(Expr::float(1.0)));
+    let m = b.k.let_("m", DType::F32, q.min_p.clone());
+    let floors = cmp(CompareOp::Gt, m.clone(), Expr::float(0.0));
+    let asks = bin(BinaryOp::Or, bin(BinaryOp::Or, limits.clone(), cuts.clone()), floors);
+    b.if_then(asks, |b| {
+        let own = b.k.let_mut("largest_of_thread", DType::F32, neutral(Reduce::Max));
+        r.each(b, r.unroll(), |b, _, scaled| {
+            b.k.assign(own, Expr::Var(own).max(scaled));
+            Ok(())
+        })?;
+        let max = b.k.let_mut("largest", DType::F32, own.into());
+        block_reduce(b, &r.t, max, Reduce::Max, r.threads / 32, r.partial)?;
+        let asked = Asked { k: k.clone(), limits: limits.clone(), p: p.clone(), cuts: cuts.clone() };
+        few.threshold(b, r, &asked, (own, max), (least, collected))?;
+        let searched = Expr::Unary(UnaryOp::Not, Box::new(collected.into()));
+        b.if_then(searched, |b| {
+            b.if_then(limits, |b| top_k(b, r, k, least))?;
+            b.if_then(cuts, |b| top_p(b, r, p, max, least))
+        })?;
+        few::min_p(b, m, max, least)
+    })
+}
+
+/// `least` becomes the k-th largest key: the largest that at least k tokens reach. Two bits a pass.
+fn top_k(b: &mut Body<'_>, r: &Row, k: Expr, least: VarId) -> Result<(), String> {
+    let wanted = b.k.let_("wanted_tokens", DType::F32, k.cast(DType::F32));
+    let bits = (Expr::int(0), Expr::int(32), Expr::int(2));
+    b.for_loop("bit", bits, Unroll::Never, |b, bit| {
+        let shift = b.k.let_("shift", DType::U32, (Expr::int(30) - bit).cast(DType::U32));
+        let candidates = [1, 2, 3].map(|i| {
+            let digit = bin(BinaryOp::Shl, Expr::uint(i), shift.clone());
+            b.k.let_("candidate", DType::U32, bin(BinaryOp::Or, least.into(), digit))
+        });
+        let names = ["reaching1", "reaching2", "reaching3"];
+        let reaching = r.reduce_all(b, names, Reduce::Sum, |b, x| {
+            let key = key(b, x);
+            let counts = |c: &Expr| cmp(CompareOp::Ge, key.clone(), c.clone());
+            candidates.each_ref().map(|c| counts(c).select(Expr::float(1.0), Expr::float(0.0)))
+        })?;
+        // The fewer, the larger the candidate: the last that is enough stays.
+        for (candidate, reaching) in candidates.into_iter().zip(reaching) {
+            let enough = cmp(CompareOp::Ge, reaching.into(), wanted.clone());
+            b.k.assign(least, enough.select(candidate, least.into()));
+        }
+        Ok(())
+    })
+}
+
+/// Weight of a logit for top-p. The maximum has weight 1 even when it is infinite.
+pub(super) fn nucleus_weight(x: Expr, max: VarId) -> Expr {
+    let at_max = cmp(CompareOp::Eq, x.clone(), max.into());
+    at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)))
+}
+
+/// `least` becomes the largest key, up to that of the maximum, whose tokens have the fraction p of the mass at
+/// `least`. A pass quarters what is left.
+fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result<(), String> {
+    let all = r.reduce(b, "mass", Reduce::Sum, |b, x| {
+        let key = key(b, x.clone());
+        cmp(CompareOp::Ge, key, least.into()).select(nucleus_weight(x, max), Expr::float(0.0))
+    })?;
+    let wanted = b.k.let_("wanted_mass", DType::F32, p * Expr::Var(all));
+    let top = key(b, max.into());
+    let high = b.k.let_mut("high", DType::U32, top);
+    // Invariant: the mass at `least` is enough; keys above `high` are not needed or not enough.
+    let range = (Expr::int(0), Expr::int(16), Expr::int(1));
+    b.for_loop("quartering", range, Unroll::Never, |b, _| {
+        b.if_then(cmp(CompareOp::Lt, least.into(), high.into()), |b| {
+            let gap = bin(BinaryOp::Sub, high.into(), least.into());
+            let quarter = bin(BinaryOp::Shr, gap, Expr::uint(2));
+            let part = b.k.let_("part", DType::U32, bin(BinaryOp::Add, quarter, Expr::uint(1)));
+            let from = b.k.let_("from", DType::U32, least.into());
+            let end = b.k.let_("end", DType::U32, high.into());
+            let keys = [1, 2, 3].map(|i| {
+                let offset = bin(BinaryOp::Mul, part.clone(), Expr::uint(i));
+                let at = bin(BinaryOp::Add, from.clone(), offset);
+                b.k.let_("at", DType::U32, at.min(end.clone()))
+            });
+            let names = ["mass1", "mass2", "mass3"];
+            let masses = r.reduce_all(b, names, Reduce::Sum, |b, x| {
+                let key = key(b, x.clone());
+                let weight = b.k.let_("weight", DType::F32, nucleus_weight(x, max));
+                keys.each_ref().map(|at| {
+                    cmp(CompareOp::Ge, key.clone(), at.clone()).select(weight.clone(), Expr::float(0.0))
+                })
+            })?;
+            // From the largest key on: the first that is not enough ends the range, the last that is begins it.
+            for (at, mass) in keys.into_iter().zip(masses).rev() {
+                let enough = cmp(CompareOp::Ge, mass.into(), wanted.clone());
+                let enough = b.k.let_("enough", DType::Bool, enough);
+                let below = bin(BinaryOp::Sub, at.clone(), Expr::uint(1));
+                b.k.assign(high, enough.clone().select(high.into(), below));
+                let larger = Expr::Var(least).max(at);
+                b.k.assign(least, enough.select(larger, least.into()));
+            }
+            Ok(())
+        })
+    })
+}
