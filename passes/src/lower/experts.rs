@@ -5,7 +5,8 @@
 //! pick are sorted by their matrix first, once for each index.
 
 use super::Stop;
-use super::emit::{Emitter, Made, coords, finish, parts};
+use super::emit::{Emitter, Made, coords, finish};
+use super::scatter::parts;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};

@@ -6,6 +6,7 @@
 //! turns the latter into scalar expressions; [`emit`] makes one work for each buffer that is computed.
 //! Level 0 makes every value a buffer. Tests: `passes/tests/lower.rs`.
 
+mod attend;
 mod attention;
 mod buffers;
 mod draw;
@@ -15,11 +16,13 @@ mod forms;
 mod index;
 mod inline;
 mod linear;
+mod logits;
 mod order;
 mod region;
 mod routing;
 mod row_region;
 mod rows;
+mod scatter;
 mod states;
 
 pub use attention::AttentionSite;

@@ -11,7 +11,7 @@ const SCRATCH_BYTES: usize = 64 << 20;
 
 /// Largest head whose parts fit the registers of a warp's tiles, and heads of a tile.
 const GROUP_HEAD: usize = 128;
-const GROUP_HEADS: usize = 8;
+pub(super) const GROUP_HEADS: usize = 8;
 
 /// f32 registers of a lane for the queries and sums of its heads: four heads where a lane has 8 elements of each.
 const HEAD_REGISTERS: usize = 64;

@@ -5,7 +5,7 @@
 //! an estimate (ptxas has the last word; a candidate that does not run is reported and passed over).
 
 use super::ahead::{AHEAD, RowOf, set_ahead};
-use super::attention::{group_heads, groups, most_splits, splits};
+use super::attention::{GROUP_HEADS, group_heads, groups, most_splits, splits};
 use super::{GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
@@ -262,7 +262,7 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
             legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)
         }
         (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {
-            legal_attention(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
+            legal_row(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
         }
         (Compute::Attention(a), Schedule::AttentionGroup { warps, heads, depth, splits: _ }) => {
             legal_group(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
@@ -316,28 +316,33 @@ fn legal_group(
     target: &Target,
 ) -> Result<(), String> {
     groups(work, a, target)?;
-    let fits_tile = (1..=8).contains(&heads) && a.group.is_multiple_of(heads);
-    need(fits_tile, || format!("{heads} heads of a group of {}", a.group))?;
-    need(depth >= 1, || "nothing in flight".into())?;
+    need(heads <= GROUP_HEADS, || format!("{heads} heads of a tile of {GROUP_HEADS}"))?;
     // Tiles of keys and values, queries, sums, scores, and addresses.
     let registers =
         depth * (a.head_dim + a.value_dim) / 4 + a.head_dim / 8 + a.value_dim / 4 + depth * 4 + 40;
-    fits(warps, registers, warps * heads * (a.value_dim + 2) * 4 + 64, target)
+    legal_decode(a, (warps, heads, depth), registers, target)
 }
 
-fn legal_attention(
+fn legal_row(
     work: &Work,
     a: &Attention,
     (warps, heads, depth): (usize, usize, usize),
     target: &Target,
 ) -> Result<(), String> {
-    need(heads >= 1 && a.group.is_multiple_of(heads), || format!("{heads} heads of a group of {}", a.group))?;
-    need(depth >= 1, || "nothing in flight".into())?;
-    let wish = (a.head_dim / 8).clamp(1, 32);
-    let even = |l: &usize| a.head_dim.is_multiple_of(*l) && a.value_dim.is_multiple_of(*l);
-    let lanes = [32, 16, 8, 4, 2, 1].into_iter().filter(even).find(|l| *l <= wish).unwrap_or(1);
-    let slices = a.head_dim / lanes + a.value_dim / lanes;
+    let slices = (a.head_dim + a.value_dim) / a.row_lanes();
     let size = work.reads[a.keys.index()].dtype.size();
     let registers = heads * (slices + 2) + (depth * slices * size).div_ceil(4) + depth + 40;
+    legal_decode(a, (warps, heads, depth), registers, target)
+}
+
+/// What decode attention needs however its keys are taken: whole parts of a group, and room for the warps' states.
+fn legal_decode(
+    a: &Attention,
+    (warps, heads, depth): (usize, usize, usize),
+    registers: usize,
+    target: &Target,
+) -> Result<(), String> {
+    need(heads >= 1 && a.group.is_multiple_of(heads), || format!("{heads} heads of a group of {}", a.group))?;
+    need(depth >= 1, || "nothing in flight".into())?;
     fits(warps, registers, warps * heads * (a.value_dim + 2) * 4 + 64, target)
 }

@@ -1,0 +1,121 @@
+//! The work of an attention's site.
+
+use super::attention::AttentionSite;
+use super::emit::{Emitter, Made, coords, finish};
+use super::{Stop, index};
+use weft_ir::graph::Input;
+use weft_ir::ids::OperandId;
+use weft_ir::plan::{Attention, BufferKind, Compute, Scalar, Store};
+use weft_ir::scalar::{Binary, Compare};
+use weft_ir::shape::{Dim, Shape, Sym};
+
+impl Emitter<'_> {
+    pub(super) fn attention(&mut self, site: &AttentionSite) -> Result<Made, Stop> {
+        let shape = self.graph.ty(site.out).shape.clone();
+        let known = |d: Dim| d.as_const().ok_or_else(|| Stop::Fault(format!("{}: symbolic head", site.out)));
+        // Heads are counted over both axes; the keys say how many of them share one.
+        let (heads, inner, value_dim) =
+            (known(shape[1])? * known(shape[2])?, known(shape[2])?, known(shape[3])?);
+        let keys = &self.graph.ty(site.keys).shape;
+        let (kv_heads, head_dim) = (known(keys[1])?, known(keys[2])?);
+        let group = heads / kv_heads.max(1);
+        let write = self.write(site.out)?;
+        let (context, decode) = (Dim::Sym(Sym::Context), self.forms.decode);
+        let mut inl = self.inliner(vec![shape[0], Dim::Const(heads), context]);
+        let queries = vec![shape[0], Dim::Const(heads), Dim::Const(head_dim)];
+        let q = inl.operand_as(site.q, queries)?;
+        let (keys, values) = (inl.operand(site.keys)?, inl.operand(site.values)?);
+        inl.ops.extend(site.covered.iter().copied());
+        inl.ops.push(site.out);
+        let head = |domain: &Shape| index::div_rem(&Scalar::Coord(1), inner as i64, domain);
+        let (outer, rest) = head(&inl.domain);
+        let at = vec![Scalar::Coord(0), outer, rest, Scalar::Coord(2)];
+        inl.known.insert(site.scores, (at.clone(), Scalar::Acc(0)));
+        let masked = inl.value(site.masked, &at)?;
+        let sink = site.sink.map(|s| {
+            let mut at = at.clone();
+            at[3] = Scalar::Int(0);
+            inl.value(s, &at)
+        });
+        let sink = sink.transpose()?;
+        let kinds: Vec<_> = inl.reads.iter().map(|b| inl.buffers.list[b.index()].kind.clone()).collect();
+        let (length, score) = causal(masked, &kinds);
+        // A decode step has one token a sequence.
+        let is_state = |o: OperandId| matches!(kinds.get(o.index()), Some(BufferKind::State(_)));
+        let grows = matches!(&length, Scalar::Binary(Binary::Add, ..));
+        let settled = decode && is_state(keys) && is_state(values) && grows;
+        inl.domain = vec![shape[0], context];
+        let slot = inside(inl.value(site.index, &coords(2))?, &length);
+        inl.ops.sort_unstable();
+        inl.ops.dedup();
+        // The epilogue's coordinates are (t, head, element).
+        let (outer, rest) = head(&vec![shape[0], Dim::Const(heads), Dim::Const(value_dim)]);
+        let out = vec![Scalar::Coord(0), outer, rest, Scalar::Coord(2)];
+        let stores = vec![Store { output: 0, index: out, value: Scalar::Acc(0), guard: None }];
+        let (mut reads, ops) = finish(inl);
+        for (operand, name) in [(q, "q"), (keys, "keys"), (values, "values")] {
+            if let Some((o, _)) = reads.get_mut(operand.index()).filter(|(o, _)| o.name == "x") {
+                o.name = name.into();
+            }
+        }
+        let compute = Compute::Attention(Attention {
+            settled,
+            tokens: shape[0],
+            kv_heads,
+            group,
+            head_dim,
+            value_dim,
+            q,
+            keys,
+            values,
+            slot,
+            length,
+            score,
+            sink,
+            stores,
+        });
+        let scope = self.graph.node(site.out).scope.clone();
+        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec!["attention"], scope })
+    }
+}
+
+/// Splits `select(j <= p, x, −∞)` for positions p, which are in the context, into the number of keys p + 1
+/// and the score x, and `select(j < n, x, −∞)` for lengths n of the tokens' sequences into n and x; other
+/// masks stay in the score and all keys of the context are visited.
+fn causal(masked: Scalar, reads: &[BufferKind]) -> (Scalar, Scalar) {
+    if let Scalar::Select(c, x, hidden) = &masked
+        && let Scalar::Compare(op, j, p) = c.as_ref()
+        && **j == Scalar::Coord(2)
+        && **hidden == Scalar::Float(f32::NEG_INFINITY)
+        && let Scalar::Load(o, at) = p.as_ref()
+    {
+        let is = |o: &OperandId, input| reads.get(o.index()) == Some(&BufferKind::Input(input));
+        let token = [Scalar::Coord(0)];
+        match (op, &at[..]) {
+            (Compare::Le, at) if is(o, Input::Positions) && *at == token => {
+                return (index::add((**p).clone(), Scalar::Int(1)), (**x).clone());
+            }
+            (Compare::Lt, [Scalar::Load(s, at)])
+                if is(o, Input::Lengths) && is(s, Input::Sequences) && at[..] == token =>
+            {
+                return ((**p).clone(), (**x).clone());
+            }
+            _ => {}
+        }
+    }
+    (Scalar::Dim(Sym::Context), masked)
+}
+
+/// A slot expression where key j (Coord 1) is below `length`: `min(j, length − 1)` is j.
+fn inside(slot: Scalar, length: &Scalar) -> Scalar {
+    let last = |e: &Scalar| match e {
+        Scalar::Binary(Binary::Sub, a, b) => a.as_ref() == length && **b == Scalar::Int(1),
+        _ => false,
+    };
+    if let Scalar::Binary(Binary::Min, a, b) = &slot
+        && ((**a == Scalar::Coord(1) && last(b)) || (**b == Scalar::Coord(1) && last(a)))
+    {
+        return Scalar::Coord(1);
+    }
+    slot.map_children(&mut |part| inside(part.clone(), length))
+}

@@ -1,0 +1,84 @@
+//! Legal schedules.
+
+use crate::{attention, linear, plan_with, product, target};
+use weft_ir::plan::Schedule;
+use weft_ir::shape::Bindings;
+use weft_ir::target::TARGETS;
+use weft_passes::schedule::candidates::{candidates, legal};
+use weft_passes::schedule::database::Database;
+
+#[test]
+fn candidates_are_legal_distinct_and_begin_with_the_estimate() {
+    for target in TARGETS {
+        for (n, k) in [(640, 576), (8192, 2048), (100, 33), (128_256, 2048), (4096, 14336)] {
+            let plan = plan_with(&linear(n, k), target, Database::default());
+            for tokens in [1, 8] {
+                let (work, bind) = product(&plan, tokens);
+                let all = candidates(work, &bind, target);
+                assert!(all.len() > 20, "{n}×{k}: {}", all.len());
+                assert_eq!(all[0], weft_passes::schedule::choose(work, &bind, target).0);
+                for (i, s) in all.iter().enumerate().skip(1) {
+                    legal(work, s, target).unwrap_or_else(|why| panic!("{n}×{k}: {s:?}: {why}"));
+                    assert!(!all[..i].contains(s));
+                }
+                for s in &all {
+                    let Schedule::Gemv { rows, blocks, .. } = s else { panic!("{s:?}") };
+                    // A block takes fewer rows where their registers would be too many.
+                    let rows_fit = (tokens.min(2)..=tokens).contains(&(*rows as usize));
+                    assert!(rows_fit && *blocks <= 4 * target.profile.sms, "{n}×{k}: {s:?}");
+                }
+            }
+        }
+        let work = attention(8, 4, 128);
+        let bind = Bindings { tokens: 2, seqs: 8, rows: 2, context: 512, slots: 4096 };
+        let all = candidates(&work, &bind, target);
+        assert!(all.len() > 10);
+        assert!(all.iter().any(|s| matches!(s, Schedule::AttentionRow { heads: 4, .. })));
+        assert!(candidates(&work, &Bindings { tokens: 64, ..bind }, target).is_empty());
+    }
+}
+
+#[test]
+fn what_is_not_legal_says_why() {
+    let plan = plan_with(&linear(640, 576), target(), Database::default());
+    let (work, _) = product(&plan, 1);
+    let says = |s: Schedule, what: &str| {
+        let why = legal(work, &s, target()).expect_err(what);
+        assert!(why.contains(what), "{why}");
+    };
+    let gemv = |warps, lanes, split, columns, depth| Schedule::Gemv {
+        rows: 1,
+        warps,
+        lanes,
+        split,
+        columns,
+        depth,
+        blocks: 1,
+        staged: true,
+        resident: 1,
+        ahead: 0,
+        late: false,
+    };
+    says(gemv(4, 16, 2, 1, 1), "teams of 16 lanes × 2");
+    says(gemv(4, 32, 3, 1, 1), "teams");
+    says(gemv(4, 32, 1, 8, 9), "registers");
+    says(gemv(40, 32, 1, 1, 1), "warps");
+    let five_of_16_warps = match gemv(16, 32, 1, 1, 1) {
+        Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged, .. } => Schedule::Gemv {
+            rows,
+            warps,
+            lanes,
+            split,
+            columns,
+            depth,
+            blocks,
+            staged,
+            resident: 5,
+            ahead: 0,
+            late: false,
+        },
+        other => other,
+    };
+    says(five_of_16_warps, "5 blocks of 16 warps on an SM");
+    says(Schedule::AttentionRow { warps: 4, heads: 1, depth: 1, splits: 1 }, "another family");
+}

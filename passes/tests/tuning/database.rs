@@ -1,0 +1,183 @@
+//! The database: its text, and what is taken from it for other shapes.
+
+use crate::{attention, database, gemv_key, linear, odd, plan_with, product, target};
+use weft_ir::dtype::DType;
+use weft_ir::plan::{Plan, Role, Schedule, ScheduleSource};
+use weft_ir::shape::Bindings;
+use weft_passes::schedule::database::{Database, Key, Shape};
+
+/// A schedule that the estimate never makes: a team of two warps.
+#[test]
+fn the_text_reads_back_and_does_not_depend_on_the_order() {
+    let attention = Shape::AttentionRow { kv_heads: 8, group: 4, head_dim: 128, value_dim: 128, keys: 1024 };
+    let attention = Key { shape: attention, ..gemv_key(1, 1) };
+    let row = Schedule::AttentionRow { warps: 8, heads: 2, depth: 2, splits: 1 };
+    let (a, b) = ((gemv_key(640, 576), odd()), (attention, row));
+    let one = database(&[a.clone(), b.clone()]);
+    let text = one.text().expect("text");
+    assert_eq!(text, database(&[b, a]).text().expect("text"));
+    assert_eq!(Database::parse(&text), Ok(one.clone()));
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("  (")).collect();
+    assert_eq!(lines.len(), one.len());
+    assert!(lines[0].contains("shape: Gemv(columns: 640, k: 576"), "{text}");
+    assert!(text.starts_with("// ") && !text.contains("Empty"), "{text}");
+}
+
+#[test]
+fn damaged_texts_say_where() {
+    let good = database(&[(gemv_key(640, 576), odd())]).text().expect("text");
+    let line = good.lines().find(|l| l.starts_with("  (")).expect("a line");
+    let twice = good.replace(line, &format!("{line}\n{line}"));
+    assert!(Database::parse(&twice).expect_err("twice").contains("two lines for H200"));
+    let wrong = good.replace("warps", "wraps");
+    let why = Database::parse(&wrong).expect_err("a field");
+    assert!(why.contains("warps") && why.starts_with(|c: char| c.is_ascii_digit()), "{why}");
+    assert!(Database::parse("[").is_err());
+}
+
+#[test]
+fn what_ships_reads_and_is_legal() {
+    let shipped = Database::shipped().expect("reads");
+    assert_eq!(Database::parse(&shipped.text().expect("text")), Ok(shipped));
+}
+
+#[test]
+fn merging_takes_the_newer() {
+    let newer = Schedule::Gemv {
+        rows: 1,
+        warps: 8,
+        lanes: 32,
+        split: 1,
+        columns: 1,
+        depth: 2,
+        blocks: 9,
+        staged: true,
+        resident: 1,
+        ahead: 0,
+        late: false,
+    };
+    let mut all = database(&[(gemv_key(640, 576), odd()), (gemv_key(1, 8), odd())]);
+    all.merge(database(&[(gemv_key(640, 576), newer.clone()), (gemv_key(2, 8), odd())]));
+    assert_eq!(all.len(), 3);
+    assert_eq!(all.get(&gemv_key(640, 576)).map(|m| m.schedule.clone()), Some(newer));
+}
+
+#[test]
+fn compiling_takes_what_was_measured_and_says_so() {
+    let plain = plan_with(&linear(640, 576), target(), Database::default());
+    assert!(plain.kernels.iter().all(|k| k.source == ScheduleSource::Estimated));
+    let plan = plan_with(&linear(640, 576), target(), database(&[(gemv_key(640, 576), odd())]));
+    let sources: Vec<ScheduleSource> = plan.kernels.iter().map(|k| k.source).collect();
+    assert!(sources.contains(&ScheduleSource::Measured) && sources.contains(&ScheduleSource::Estimated));
+    for entry in plan.entries.iter().filter(|e| e.role == Role::Decode) {
+        let kernel = entry.kernels.values().map(|k| &plan.kernels[k.index()]);
+        let kernel = kernel.into_iter().find(|k| k.source == ScheduleSource::Measured).expect("a kernel");
+        let Schedule::Gemv { rows, warps, lanes, split, columns, .. } = kernel.schedule else { panic!() };
+        assert_eq!((rows as usize, warps, lanes, split), (entry.bind.tokens, 4, 32, 2), "{}", entry.name);
+        assert_eq!(columns, 2);
+        if rows == 1 {
+            assert_eq!(kernel.schedule, odd());
+        }
+    }
+    // Other steps keep their families.
+    let prefill = plan.entries.iter().rfind(|e| e.role == Role::Prefill).expect("an entry");
+    let all = prefill.kernels.values().map(|k| &plan.kernels[k.index()].schedule);
+    assert!(all.into_iter().any(|s| matches!(s, Schedule::Gemm { .. })));
+    assert_eq!(Plan::from_ron(&plan.to_ron().expect("RON")).expect("a plan"), plan);
+}
+
+#[test]
+fn the_nearest_shape_of_the_same_kind_is_taken() {
+    let plan = plan_with(&linear(640, 576), target(), Database::default());
+    let (work, bind) = product(&plan, 1);
+    let split = |n| match odd() {
+        Schedule::Gemv {
+            rows, warps, lanes, columns, depth, blocks, staged, resident, ahead, late, ..
+        } => Schedule::Gemv {
+            rows,
+            warps,
+            lanes,
+            split: n,
+            columns,
+            depth,
+            blocks,
+            staged,
+            resident,
+            ahead,
+            late,
+        },
+        other => other,
+    };
+    let found = |entries: &[(Key, Schedule)]| database(entries).find(work, &bind, target());
+    let split_of = |entries: &[(Key, Schedule)]| match found(entries) {
+        Some((Schedule::Gemv { split, .. }, source)) => Some((split, source)),
+        _ => None,
+    };
+    let (near, far) = (gemv_key(700, 576), gemv_key(640, 1152));
+    use ScheduleSource::{Measured as M, Neighbour as N};
+    assert_eq!(split_of(&[(near.clone(), split(1)), (far.clone(), split(4))]), Some((1, N)));
+    assert_eq!(split_of(&[(far.clone(), split(4))]), Some((4, N)));
+    assert_eq!(split_of(&[(near.clone(), split(1)), (gemv_key(640, 576), split(2))]), Some((2, M)));
+    // Another type, group, prologue or target, or a shape out of reach, is no neighbour.
+    let others = [
+        Key { dtype: DType::F16, ..near.clone() },
+        Key { target: "sm_100".into(), ..near.clone() },
+        Key { shape: Shape::Gemv { columns: 700, k: 576, group: 2, computed: true }, ..near.clone() },
+        Key { shape: Shape::Gemv { columns: 700, k: 576, group: 1, computed: false }, ..near.clone() },
+        gemv_key(640 * 4, 576 * 4),
+    ];
+    for key in others {
+        assert_eq!(found(&[(key.clone(), odd())]), None, "{key:?}");
+    }
+    // Another GPU of the family only where there is nothing of its usual one.
+    let foreign = Key { device: "H100".into(), ..gemv_key(640, 576) };
+    assert_eq!(split_of(&[(foreign.clone(), split(4))]), Some((4, M)));
+    assert_eq!(split_of(&[(foreign, split(4)), (far, split(2))]), Some((2, N)));
+    // A neighbour that is not legal here is passed over for the next.
+    let broken = Schedule::Gemv {
+        rows: 1,
+        warps: 4,
+        lanes: 16,
+        split: 2,
+        columns: 1,
+        depth: 1,
+        blocks: 1,
+        staged: true,
+        resident: 1,
+        ahead: 0,
+        late: false,
+    };
+    assert_eq!(split_of(&[(near, broken), (gemv_key(900, 576), split(1))]), Some((1, N)));
+}
+
+#[test]
+fn attention_is_found_by_its_heads() {
+    let key = |keys| {
+        let shape = Shape::AttentionRow { kv_heads: 2, group: 6, head_dim: 64, value_dim: 64, keys };
+        Key { shape, ..gemv_key(1, 1) }
+    };
+    let entries = database(&[(key(512), Schedule::AttentionRow { warps: 8, heads: 6, depth: 2, splits: 1 })]);
+    let work = attention(2, 4, 64);
+    let bind = Bindings { tokens: 1, seqs: 8, rows: 1, context: 512, slots: 4096 };
+    // Six heads a block of six; of four, four. Splits are those that were measured, while there are keys for them.
+    let with = |splits| {
+        Some((Schedule::AttentionRow { warps: 8, heads: 4, depth: 2, splits }, ScheduleSource::Neighbour))
+    };
+    assert_eq!(entries.find(&work, &bind, target()), with(1));
+    // It was measured with 1024 keys: where there are many more, there are as many splits as fill the GPU.
+    assert_eq!(entries.find(&work, &Bindings { context: 2048, ..bind }, target()), with(1));
+    assert_eq!(entries.find(&work, &Bindings { context: 4096, ..bind }, target()), with(64));
+    let many = database(&[(key(1024), Schedule::AttentionRow { warps: 8, heads: 6, depth: 2, splits: 16 })]);
+    assert_eq!(many.find(&work, &Bindings { context: 1024, ..bind }, target()), with(16));
+    assert_eq!(many.find(&work, &bind, target()), with(8));
+    // Of entries that differ in the context alone, the nearest.
+    let mut both = many.clone();
+    both.merge(database(&[(key(8192), Schedule::AttentionRow { warps: 4, heads: 6, depth: 2, splits: 64 })]));
+    let warps = |context| match both.find(&work, &Bindings { context, ..bind }, target()) {
+        Some((Schedule::AttentionRow { warps, .. }, ScheduleSource::Neighbour)) => Some(warps),
+        _ => None,
+    };
+    assert_eq!((warps(2048), warps(4096)), (Some(8), Some(4)));
+    // Many tokens are another matter.
+    assert_eq!(entries.find(&work, &Bindings { tokens: 64, ..bind }, target()), None);
+}
