@@ -173,6 +173,7 @@ fn attention_over_the_cache() {
         length: op(Binary::Add, load_at(5, &[at(0)]), Scalar::Int(1)),
         score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
         sink: None,
+        window: None,
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
     });
     let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);
@@ -197,6 +198,16 @@ fn attention_over_the_cache() {
     let short = cost(&w, &Bindings { context: 2, ..BIND });
     assert_eq!(expected.read - short.read, 2 * (2 * 6 * 2 * 4 * 2));
     assert_eq!(short.products, 3 * 4 * 2 * 16);
+    let within = |keys: usize| {
+        let mut windowed = w.clone();
+        let Compute::Attention(a) = &mut windowed.compute else { panic!("an attention") };
+        a.window = Some(keys);
+        cost(&windowed, &BIND)
+    };
+    // Of a window of 3 keys, the two tokens of a sequence see 4 together.
+    assert_eq!(expected.read - within(3).read, 2 * (2 * 4 * 2 * 4 * 2));
+    assert_eq!((within(3).products, within(3).written), (3 * 4 * 3 * 16, expected.written));
+    assert_eq!(within(100), expected);
 }
 
 /// Two rows of 10 logits, six settings of a row, one token of a row.

@@ -211,6 +211,7 @@ fn cache_plan() -> Plan {
         length: op(Binary::Add, load_at(3, &[at(0)]), Scalar::Int(1)),
         score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
         sink: None,
+        window: None,
         stores: vec![store(
             0,
             &[at(0), op(Binary::Add, op(Binary::Mul, at(1), Scalar::Int(2)), at(2))],

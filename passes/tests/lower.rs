@@ -35,7 +35,10 @@ fn listing(plan: &Plan) -> String {
             Compute::Loop(l) if l.reduced.is_some() => format!("rows with {} stages", l.stages.len()),
             Compute::Loop(_) => "elements".into(),
             Compute::MatMul(m) => format!("matmul {}x{}", m.n, m.k),
-            Compute::Attention(_) => "attention".into(),
+            Compute::Attention(a) => match a.window {
+                Some(keys) => format!("attention of the last {keys} keys"),
+                None => "attention".into(),
+            },
             Compute::Steps(s) => format!("{} steps a row", s.steps.len()),
             Compute::Routed(r) => format!("{} of {} matrices {}x{}", r.weights.len(), r.experts, r.n, r.k),
             Compute::Grouping(g) => format!("pairs by {} matrices", g.experts),

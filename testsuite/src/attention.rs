@@ -30,7 +30,7 @@ pub struct Shape {
     pub value_dim: usize,
     /// Type of queries, keys, values and results.
     pub dtype: DType,
-    /// Only so many of the last keys count.
+    /// Only so many of the last keys count; the others have no slot, so that reading one is out of bounds.
     pub window: Option<i32>,
     /// Scores are bent into ± this.
     pub cap: Option<f32>,
@@ -135,7 +135,11 @@ pub fn plan(
         false => m.floats("values", s.dtype, &[slots, s.kv_heads, s.value_dim], &rows(2000, s.value_dim)),
     };
     let lengths = m.ints("lengths", tokens.iter().map(|t| t.1).collect());
-    let bases = m.ints("bases", tokens.iter().map(|t| t.0 as i32 * 16).collect());
+    let base = |t: &Token| match s.window {
+        Some(window) if t.1 > window => window - t.1,
+        _ => t.0 as i32 * 16,
+    };
+    let bases = m.ints("bases", tokens.iter().map(base).collect());
     let length = load_at(lengths, &[at(0)]);
     let scale = Scalar::Float(1.0 / (s.head_dim as f32).sqrt());
     let mut score = op(Binary::Mul, Scalar::Acc(0), scale);
@@ -169,6 +173,7 @@ pub fn plan(
         length,
         score,
         sink,
+        window: s.window.map(|w| w as usize),
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0), None)],
     };
     if s.settled {

@@ -225,6 +225,7 @@ pub fn decode_plan(
             length: op(Binary::Add, load(3, &[at(0)]), Scalar::Int(1)),
             score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float((s.head_dim as f32).powf(-0.5))),
             sink: None,
+            window: None,
             stores: vec![store(0, &[at(0), column], Scalar::Acc(0))],
         };
         let reads = [

@@ -1,5 +1,5 @@
 //! Attention whose keys several blocks share: on the emulator against the f64 reference, with blocks in both
-//! orders; the same bits whatever else is in the step; what the schedule chooses; NVRTC without spills.
+//! orders; keys outside a window are out of bounds; the same bits whatever else is in the step; what the schedule chooses; NVRTC without spills.
 
 use weft_codegen::emulator::Order;
 use weft_ir::dtype::DType;
@@ -85,6 +85,8 @@ shapes! {
     eight_heads_of_32_in_pairs: Shape::new(1, 8, 32, DType::BF16), rows(2, 4, 1);
     window_of_300: Shape { window: Some(300), ..Shape::new(1, 4, 96, DType::F16) }, rows(2, 8, 1);
     capped_heads_of_256: Shape { cap: Some(5.0), ..Shape::new(1, 2, 256, DType::BF16) }, rows(1, 8, 2);
+    window_of_one_key: Shape { window: Some(1), ..Shape::new(1, 2, 64, DType::BF16) }, rows(2, 4, 2);
+    window_of_33_in_f32: Shape { window: Some(33), ..Shape::new(2, 1, 64, DType::F32) }, rows(1, 4, 2);
     sinks: Shape { sink: true, ..Shape::new(2, 2, 64, DType::F16) }, rows(2, 8, 2);
     sinks_and_a_window: Shape { sink: true, window: Some(100), ..Shape::new(1, 3, 64, DType::BF16) }, rows(1, 2, 4);
     one_head_on_tensor_cores: Shape::new(2, 1, 64, DType::BF16), groups(1, 4, 2);
@@ -93,6 +95,10 @@ shapes! {
     sixteen_heads_in_two_blocks: Shape::new(1, 16, 64, DType::BF16), groups(8, 4, 2);
     seven_heads_with_sinks_and_a_window:
         Shape { sink: true, window: Some(100), cap: Some(5.0), ..Shape::new(1, 7, 64, DType::BF16) }, groups(7, 2, 4);
+    window_of_one_key_on_tensor_cores:
+        Shape { window: Some(1), ..Shape::new(1, 4, 64, DType::F16) }, groups(4, 4, 1);
+    window_of_300_on_tensor_cores:
+        Shape { window: Some(300), ..Shape::new(2, 2, 128, DType::BF16) }, groups(2, 2, 2);
     in_f32: Shape::new(1, 2, 64, DType::F32), rows(1, 4, 2);
 }
 
@@ -208,6 +214,21 @@ fn splits_fill_the_gpu_within_bounds() {
     }
 }
 
+/// A window is shared by as many blocks as a context of its length.
+#[test]
+fn splits_follow_the_window() {
+    for s in [Shape::new(8, 4, 128, DType::BF16), Shape::new(1, 8, 256, DType::BF16)] {
+        for window in [16, 512, 4096] {
+            let windowed = Shape { window: Some(window), ..s };
+            for tokens in [1, 8] {
+                let all = chosen(&s, tokens, window as usize);
+                assert_eq!(chosen(&windowed, tokens, 131_072), all, "{windowed:?}, {tokens}");
+                assert_eq!(chosen(&windowed, tokens, 8), chosen(&s, tokens, 8), "{windowed:?}, {tokens}");
+            }
+        }
+    }
+}
+
 #[test]
 fn kernels_compile_without_spills() {
     let Some(nvrtc) = load() else { return };
@@ -224,6 +245,8 @@ fn kernels_compile_without_spills() {
         Shape { settled: true, ..Shape::new(8, 4, 128, DType::BF16) },
         Shape { settled: true, ..Shape::new(3, 3, 64, DType::F16) },
         Shape { settled: true, sink: true, ..Shape::new(8, 8, 64, DType::BF16) },
+        Shape { settled: true, window: Some(1024), ..Shape::new(4, 2, 256, DType::BF16) },
+        Shape { settled: true, window: Some(128), sink: true, ..Shape::new(8, 8, 64, DType::BF16) },
     ];
     for (target, arch) in [("sm_80", "sm_80"), ("sm_90", "sm_90a")] {
         for s in &shapes {

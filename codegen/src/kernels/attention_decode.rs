@@ -28,6 +28,25 @@ pub(super) struct Block {
     pub splits: u32,
 }
 
+/// The keys that a token sees: `first .. end`.
+pub(super) struct Seen {
+    pub first: Expr,
+    pub end: Expr,
+    pub count: Expr,
+}
+
+impl Seen {
+    /// Those of a token's `length`: all, or the last of a window.
+    fn declare(b: &mut Body<'_>, a: &Attention, length: &Expr) -> Seen {
+        let Some(window) = a.window else {
+            return Seen { first: Expr::int(0), end: length.clone(), count: length.clone() };
+        };
+        let count = b.k.let_("visible", DType::I32, length.clone().min(Expr::int(window as i64)));
+        let first = b.k.let_("oldest", DType::I32, length.clone() - count.clone());
+        Seen { first, end: length.clone(), count }
+    }
+}
+
 /// Where the keys of a share of a token's keys are.
 pub(super) struct Cache<'e> {
     pub a: &'e Attention,
@@ -138,10 +157,11 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
     let length = b.lower(&a.length, &Point::at(vec![token]))?;
     let length = b.k.let_("length", DType::I32, length);
     let step = if tensor_cores { Tiles::step(&block) } else { Rows::step(a, &block) };
-    let split = (block.splits > 1).then(|| Split::new(b, block.splits, step, &length));
+    let seen = Seen::declare(b, a, &length);
+    let split = (block.splits > 1).then(|| Split::new(b, block.splits, step, &seen));
     let share = match &split {
         Some(split) => (split.first.clone(), split.end.clone()),
-        None => (Expr::int(0), length.clone()),
+        None => (seen.first, seen.end),
     };
     let cache = Cache::declare(b, a, &place, share)?;
     let reader: Box<dyn Reader + '_> = match tensor_cores {

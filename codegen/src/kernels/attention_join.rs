@@ -2,7 +2,7 @@
 //! blocks that share a token's keys through the kernel's scratch, by the block that arrives last. Both in a fixed
 //! order, so that the bits do not depend on timing (flash-decoding, Dao et al. 2023, with its second kernel inside).
 
-use super::attention_decode::Block;
+use super::attention_decode::{Block, Seen};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
@@ -42,8 +42,8 @@ impl Warps {
     }
 }
 
-/// The share of a token's keys that a block takes: one of `active` of equal length but for the last. It follows
-/// from the token's number of keys alone, so a result does not depend on what else is in the step.
+/// The share of the keys that a token sees, which a block takes: one of `active` of equal length but for the last. It
+/// follows from the token's number of keys alone, so a result does not depend on what else is in the step.
 pub(super) struct Split {
     /// Blocks that have keys.
     active: Expr,
@@ -55,13 +55,14 @@ pub(super) struct Split {
 impl Split {
     /// Shares of whole steps of the block's warps, at least [`SPLIT_KEYS`] keys each: blocks that find none left
     /// are done at once.
-    pub fn new(b: &mut Body<'_>, splits: u32, step: i64, length: &Expr) -> Split {
+    pub fn new(b: &mut Body<'_>, splits: u32, step: i64, keys: &Seen) -> Split {
         let splits = i64::from(splits);
-        let share = ((length.clone() + (splits - 1)) / splits).max(Expr::int(SPLIT_KEYS as i64));
+        let share = ((keys.count.clone() + (splits - 1)) / splits).max(Expr::int(SPLIT_KEYS as i64));
         let share = b.k.let_("share", DType::I32, (share + (step - 1)) / step * step);
-        let active = b.k.let_("active", DType::I32, (length.clone() + share.clone() - 1) / share.clone());
-        let first = b.k.let_("first", DType::I32, Expr::BlockIdx(Axis::Z) * share.clone());
-        let end = b.k.let_("end", DType::I32, (first.clone() + share).min(length.clone()));
+        let active = b.k.let_("active", DType::I32, (keys.count.clone() + share.clone() - 1) / share.clone());
+        let first = keys.first.clone() + Expr::BlockIdx(Axis::Z) * share.clone();
+        let first = b.k.let_("first", DType::I32, first);
+        let end = b.k.let_("end", DType::I32, (first.clone() + share).min(keys.end.clone()));
         Split { active, first, end, splits }
     }
 

@@ -228,10 +228,12 @@ impl Counter<'_> {
         let (head_dim, value_dim) = (a.head_dim as u64, a.value_dim as u64);
         let slots = self.work.reads.get(a.keys.index()).and_then(|o| o.shape.first());
         let slots = slots.map_or(u64::MAX, |d| self.extent(*d));
-        let keys = self.extent(Dim::Sym(crate::shape::Sym::Context)).min(slots);
-        // Tokens of one sequence share its keys.
+        let context = self.extent(Dim::Sym(crate::shape::Sym::Context)).min(slots);
+        let keys = a.visible(context as usize) as u64;
+        // Tokens of one sequence share its keys; a window moves on by a key from each to the next.
         let sequences = tokens.min(self.bind.seqs as u64);
-        let cached = keys.saturating_mul(sequences).min(slots).saturating_mul(a.kv_heads as u64);
+        let shared = context.min(keys + tokens.div_ceil(sequences.max(1)).saturating_sub(1));
+        let cached = shared.saturating_mul(sequences).min(slots).saturating_mul(a.kv_heads as u64);
         self.array(a.q, tokens * heads * head_dim);
         self.array(a.keys, cached.saturating_mul(head_dim));
         // Values may be the first elements of the keys' rows (latent attention).

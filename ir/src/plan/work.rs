@@ -217,6 +217,10 @@ pub struct Attention {
     /// the kernels before this one still run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub settled: bool,
+    /// Only the last so many keys of a token count, at least 1: those before `length − window` are not read, and
+    /// where the score is asked for them it is −∞.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
     /// Epilogue over Coord 0 = t, 1 = head, 2 = element, with Acc = attention output.
     pub stores: Vec<Store>,
 }
@@ -225,6 +229,11 @@ pub struct Attention {
 pub const SPLIT_KEYS: usize = 64;
 
 impl Attention {
+    /// Most keys that a token reads where its sequence has so many.
+    pub fn visible(&self, keys: usize) -> usize {
+        self.window.map_or(keys, |window| window.min(keys))
+    }
+
     /// Lanes of a warp that share a key where keys are taken one by one: 16 bytes of a 16-bit key for each lane
     /// where the sizes allow it.
     pub fn row_lanes(&self) -> usize {

@@ -6,7 +6,7 @@ use super::matmul::{Matrix, dot, product};
 use super::precision::Real;
 use super::reduce::{max, softmax_row, sum};
 use super::routed;
-use super::run::{fill_row, reduce};
+use super::run::{fill_part, fill_row, reduce};
 use super::scalar::Program;
 use super::tensor::Data;
 use super::vector::{Env, GROUP, Point, Scratch, View, int, pick};
@@ -132,23 +132,30 @@ pub(super) fn run_attention<R: Real>(
         return Err(OpError::Shape(format!("attention of {:?}, {:?}, {:?}", qv.shape, kv.shape, vv.shape)));
     }
     let (one_slot, one_length) = (result(slot)?, result(length)?);
-    let mut lists: Vec<Vec<usize>> = Vec::with_capacity(tokens);
+    // First key of each token, and the slots of it and those behind.
+    let mut lists: Vec<(usize, Vec<usize>)> = Vec::with_capacity(tokens);
     let (mut slots, mut lengths) = (Scratch::new(slot), Scratch::new(length));
     for t in 0..tokens {
         let none = Point { coords: &[t, 0], from: 0, n: 1, reduced: &[], acc: [&[]; GROUP] };
         lengths.run(length, env, &none)?;
-        let n = int(lengths.get(one_length))?.first().map_or(0, |&n| n.max(0) as usize);
+        let length = int(lengths.get(one_length))?.first().map_or(0, |&n| n.max(0) as usize);
+        let n = a.visible(length);
+        let from = length - n;
         let mut list = Vec::with_capacity(n);
         if n > 0 {
-            slots.run(slot, env, &Point { n, ..none })?;
+            slots.run(slot, env, &Point { from, n, ..none })?;
             let found = int(slots.get(one_slot))?;
             for j in 0..n {
                 let index = pick(found, j);
                 let inside = usize::try_from(index).ok().filter(|&s| s < slots_of);
-                list.push(inside.ok_or(OpError::Index { index: index.into(), at: j, extent: slots_of })?);
+                list.push(inside.ok_or(OpError::Index {
+                    index: index.into(),
+                    at: from + j,
+                    extent: slots_of,
+                })?);
             }
         }
-        lists.push(list);
+        lists.push((from, list));
     }
     let row = vv.shape.last().copied().unwrap_or(a.value_dim);
     let mut sinks = vec![R::ZERO; heads];
@@ -161,21 +168,23 @@ pub(super) fn run_attention<R: Real>(
         let g = h / a.group;
         let query = &q[i * a.head_dim..(i + 1) * a.head_dim];
         let key = |s: &usize| &keys[(s * a.kv_heads + g) * a.head_dim..][..a.head_dim];
-        let raw: Vec<R> = lists[t].iter().map(|s| dot(query, key(s))).collect();
+        let (from, list) = &lists[t];
+        let raw: Vec<R> = list.iter().map(|s| dot(query, key(s))).collect();
         let mut weights = vec![R::ZERO; raw.len()];
-        fill_row(score, &mut Scratch::new(score), env, &[t, h, 0], &[], [&raw, &[]], &mut weights)?;
+        fill_part(score, &mut Scratch::new(score), env, (&[t, h, 0], *from), [&raw, &[]], &mut weights)?;
         match sink {
             None => softmax_row(&mut weights),
             Some(_) => softmax_beside(&mut weights, sinks[h]),
         }
-        for (s, &w) in lists[t].iter().zip(&weights) {
+        for (s, &w) in list.iter().zip(&weights) {
             let value = &values[(s * a.kv_heads + g) * row..][..a.value_dim];
             o.iter_mut().zip(value).for_each(|(o, &v)| *o = *o + w * v);
         }
         Ok(())
     };
     if a.value_dim > 0 {
-        let work: usize = lists.iter().map(Vec::len).sum::<usize>() * heads * (a.head_dim + a.value_dim);
+        let work: usize =
+            lists.iter().map(|(_, list)| list.len()).sum::<usize>() * heads * (a.head_dim + a.value_dim);
         if work < 2 * GRAIN {
             out.chunks_mut(a.value_dim).enumerate().try_for_each(|(i, o)| each(i, o))?;
         } else {

@@ -190,13 +190,36 @@ pub(super) fn fill_row<R: Real>(
     acc: [&[R]; GROUP],
     out: &mut [R],
 ) -> Result<(), OpError> {
+    fill(program, scratch, env, (coords, 0), (reduced, acc), out)
+}
+
+/// The same along the part of a row from a coordinate on, without reductions; accumulators are those of the part.
+pub(super) fn fill_part<R: Real>(
+    program: &Program,
+    scratch: &mut Scratch<R>,
+    env: &Env<R>,
+    at: (&[usize], usize),
+    acc: [&[R]; GROUP],
+    out: &mut [R],
+) -> Result<(), OpError> {
+    fill(program, scratch, env, at, (&[], acc), out)
+}
+
+fn fill<R: Real>(
+    program: &Program,
+    scratch: &mut Scratch<R>,
+    env: &Env<R>,
+    (coords, from): (&[usize], usize),
+    (reduced, acc): (&[R], [&[R]; GROUP]),
+    out: &mut [R],
+) -> Result<(), OpError> {
     let &[result] = &program.results[..] else {
         return Err(OpError::Shape("expected one expression".into()));
     };
     for (i, part) in out.chunks_mut(CHUNK).enumerate() {
-        let (from, n) = (i * CHUNK, part.len());
-        let acc = acc.map(|a| if a.is_empty() { a } else { &a[from..from + n] });
-        scratch.run(program, env, &Point { coords, from, n, reduced, acc })?;
+        let (at, n) = (i * CHUNK, part.len());
+        let acc = acc.map(|a| if a.is_empty() { a } else { &a[at..at + n] });
+        scratch.run(program, env, &Point { coords, from: from + at, n, reduced, acc })?;
         spread(real(scratch.get(result))?, part, |x| x);
     }
     Ok(())

@@ -119,6 +119,7 @@ impl Verifier<'_> {
             Compute::Routed(r) => routed::products(r, work, &mut faults),
             Compute::Grouping(g) => routed::grouping(g, work, &mut faults),
             Compute::Advance(a) => generation::advance(a, work, self.plan.max_seq, &mut faults),
+            Compute::Attention(a) if a.window == Some(0) => faults.push("a window without keys".into()),
             Compute::Loop(_) | Compute::Attention(_) | Compute::Penalize(_) | Compute::Sample(_) => {}
         }
         for what in faults {

@@ -40,6 +40,7 @@ impl Emitter<'_> {
         let sink = sink.transpose()?;
         let kinds: Vec<_> = inl.reads.iter().map(|b| inl.buffers.list[b.index()].kind.clone()).collect();
         let (length, score) = causal(masked, &kinds);
+        let window = window(&score, &length);
         // A decode step has one token a sequence.
         let is_state = |o: OperandId| matches!(kinds.get(o.index()), Some(BufferKind::State(_)));
         let grows = matches!(&length, Scalar::Binary(Binary::Add, ..));
@@ -72,6 +73,7 @@ impl Emitter<'_> {
             length,
             score,
             sink,
+            window,
             stores,
         });
         let scope = self.graph.node(site.out).scope.clone();
@@ -104,6 +106,21 @@ fn causal(masked: Scalar, reads: &[BufferKind]) -> (Scalar, Scalar) {
         }
     }
     (Scalar::Dim(Sym::Context), masked)
+}
+
+/// The window of a score `select(p − j < w, x, −∞)` where a token has p + 1 keys: the last w are visible.
+fn window(score: &Scalar, length: &Scalar) -> Option<usize> {
+    if let Scalar::Select(c, _, hidden) = score
+        && **hidden == Scalar::Float(f32::NEG_INFINITY)
+        && let Scalar::Compare(Compare::Lt, behind, w) = c.as_ref()
+        && let Scalar::Binary(Binary::Sub, p, j) = behind.as_ref()
+        && **j == Scalar::Coord(2)
+        && *length == index::add((**p).clone(), Scalar::Int(1))
+        && let Scalar::Int(w) = **w
+    {
+        return i32::try_from(w).ok().and_then(|w| usize::try_from(w).ok()).filter(|w| *w > 0);
+    }
+    None
 }
 
 /// A slot expression where key j (Coord 1) is below `length`: `min(j, length − 1)` is j.

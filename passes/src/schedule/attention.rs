@@ -115,8 +115,8 @@ fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let splits = splits(a, alone, bind, target);
     // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
     let depth = if slice <= 16 { 4 } else { 2 };
-    // As many warps as have keys in the longest context.
-    let keys = (bind.context / splits.max(1) as usize).max(1);
+    // As many warps as have keys where a token sees the most.
+    let keys = (a.visible(bind.context) / splits.max(1) as usize).max(1);
     let step = 32 / a.row_lanes() * depth as usize;
     let warps = if keys > 4 * step { 8 } else { 4 };
     let heads = match a.tokens.eval(bind) {
@@ -136,10 +136,10 @@ fn blocks(a: &Attention, heads: usize, tokens: usize) -> usize {
     tokens.saturating_mul(a.kv_heads * (a.group / heads.max(1))).max(1)
 }
 
-/// Most splits that have enough keys of the longest context, and room for their results in any bucket.
+/// Most splits that have enough of the keys that a token sees of the longest context, and room for their results in any bucket.
 pub(super) fn most_splits(a: &Attention, bind: &Bindings) -> usize {
     let partial = GEMV_ROWS.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
-    (bind.context / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1)
+    (a.visible(bind.context) / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1)
 }
 
 /// Splits of the keys where a block takes so many heads: as many as bring the blocks of a step of one token nearest

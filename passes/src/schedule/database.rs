@@ -42,7 +42,7 @@ pub enum Shape {
         head_dim: usize,
         /// Elements of a value.
         value_dim: usize,
-        /// Keys of the longest context, up to a power of two.
+        /// Keys that a token sees of the longest context, up to a power of two.
         keys: usize,
     },
 }
@@ -108,7 +108,7 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
         }
         Compute::Attention(a) if few(a, bind) => {
             let (kv_heads, group, head_dim, value_dim) = (a.kv_heads, a.group, a.head_dim, a.value_dim);
-            let keys = bind.context.next_power_of_two();
+            let keys = a.visible(bind.context).next_power_of_two();
             (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys }, a.keys)
         }
         Compute::Loop(_)
@@ -298,7 +298,7 @@ fn adapted(
 /// Measured splits for another context: more where it is longer, fewer where it has no keys for so many.
 fn shares(a: &Attention, heads: usize, bind: &Bindings, (at, context): (u32, usize), target: &Target) -> u32 {
     let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
-    let longer = bind.context > 2 * context;
+    let longer = a.visible(bind.context) > 2 * a.visible(context);
     if longer { usual.max(at) } else { at }.clamp(1, most)
 }
 

@@ -112,6 +112,7 @@ fn attention(kv_heads: usize, group: usize, head_dim: usize) -> Work {
             length: Scalar::binary(Binary::Add, int(4), Scalar::Int(1)),
             score: Scalar::Acc(0),
             sink: None,
+            window: None,
             stores: vec![Store { output: 0, index: vec![at(0), at(1), at(2)], value, guard: None }],
         }),
         reads: vec![
