@@ -5,6 +5,7 @@
 //! Where an index is itself loaded (rows of a table, slots of a cache), as many distinct rows are assumed as
 //! it has points. Sequences are as long as the bindings' context; every token has a slot.
 
+mod ranges;
 mod routed;
 
 use super::{
@@ -13,9 +14,9 @@ use super::{
 };
 use crate::dtype::DType;
 use crate::ids::OperandId;
-use crate::scalar::{Binary, Compare};
 use crate::shape::{Bindings, Dim};
 use crate::target::DeviceProfile;
+use ranges::{Ranges, coordinates, distinct, narrow, points, spread};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
@@ -170,9 +171,6 @@ pub fn step_cost(plan: &Plan, entry: &Entry, bind: &Bindings, profile: &DevicePr
 fn size(dtype: DType) -> u64 {
     dtype.size() as u64
 }
-
-/// Values `from..to` of each coordinate.
-type Ranges = Vec<(u64, u64)>;
 
 struct Counter<'a> {
     work: &'a Work,
@@ -385,73 +383,5 @@ impl Counter<'_> {
             Scalar::Cast(d, _) => d.is_float(),
             Scalar::Unary(_, a) | Scalar::Binary(_, a, _) | Scalar::Select(_, a, _) => self.is_float(a),
         }
-    }
-}
-
-fn points(ranges: &Ranges) -> u64 {
-    ranges.iter().map(|(from, to)| to.saturating_sub(*from)).fold(1, u64::saturating_mul)
-}
-
-/// Coordinates that expressions depend on.
-fn coordinates<'e>(all: impl Iterator<Item = &'e Scalar>) -> BTreeSet<u8> {
-    let mut used = BTreeSet::new();
-    all.for_each(|e| {
-        e.visit(&mut |x| {
-            if let Scalar::Coord(i) = x {
-                used.insert(*i);
-            }
-        });
-    });
-    used
-}
-
-/// Points of the coordinates that expressions depend on.
-fn spread<'e>(all: impl Iterator<Item = &'e Scalar>, ranges: &Ranges) -> u64 {
-    let used = coordinates(all);
-    points(&used.iter().filter_map(|i| ranges.get(*i as usize).copied()).collect())
-}
-
-/// Most values that an index takes.
-fn distinct(e: &Scalar, ranges: &Ranges) -> u64 {
-    match e {
-        Scalar::Binary(Binary::Rem, a, n) => match **n {
-            Scalar::Int(n) => distinct(a, ranges).min(n.max(0) as u64),
-            _ => distinct(a, ranges),
-        },
-        Scalar::Binary(Binary::Div, a, n) => match **n {
-            Scalar::Int(n) if n > 0 => distinct(a, ranges).div_ceil(n as u64),
-            _ => distinct(a, ranges),
-        },
-        other => spread(std::iter::once(other), ranges),
-    }
-}
-
-/// Narrows ranges to where a guard can hold: conjunctions of comparisons of a coordinate with a number.
-fn narrow(guard: &Scalar, ranges: &mut Ranges) {
-    match guard {
-        Scalar::Binary(Binary::And, a, b) => {
-            narrow(a, ranges);
-            narrow(b, ranges);
-        }
-        Scalar::Compare(op, a, b) => match (op, a.as_ref(), b.as_ref()) {
-            (Compare::Le, Scalar::Int(n), Scalar::Coord(i)) => at_least(ranges, *i, *n),
-            (Compare::Lt, Scalar::Int(n), Scalar::Coord(i)) => at_least(ranges, *i, n + 1),
-            (Compare::Lt, Scalar::Coord(i), Scalar::Int(n)) => below(ranges, *i, *n),
-            (Compare::Le, Scalar::Coord(i), Scalar::Int(n)) => below(ranges, *i, n + 1),
-            _ => {}
-        },
-        _ => {}
-    }
-}
-
-fn at_least(ranges: &mut Ranges, coordinate: u8, n: i64) {
-    if let Some(r) = ranges.get_mut(coordinate as usize) {
-        r.0 = r.0.max(n.max(0) as u64);
-    }
-}
-
-fn below(ranges: &mut Ranges, coordinate: u8, n: i64) {
-    if let Some(r) = ranges.get_mut(coordinate as usize) {
-        r.1 = r.1.min(n.max(0) as u64);
     }
 }

@@ -1,6 +1,7 @@
 //! What works of mixtures of experts move and compute.
 
-use super::{Counter, Ranges, size};
+use super::ranges::Ranges;
+use super::{Counter, size};
 use crate::ids::OperandId;
 use crate::plan::{Compute, Grouping, Routed, StepKind, Steps};
 
