@@ -135,8 +135,10 @@ pub fn plan(
         false => m.floats("values", s.dtype, &[slots, s.kv_heads, s.value_dim], &rows(2000, s.value_dim)),
     };
     let lengths = m.ints("lengths", tokens.iter().map(|t| t.1).collect());
+    // Tiles of tokens begin at a tile of keys.
+    let begin = if tokens.len() > 8 { 64 } else { 1 };
     let base = |t: &Token| match s.window {
-        Some(window) if t.1 > window => window - t.1,
+        Some(window) if t.1 > window => (window - t.1) / begin * begin,
         _ => t.0 as i32 * 16,
     };
     let bases = m.ints("bases", tokens.iter().map(base).collect());

@@ -214,6 +214,26 @@ fn splits_fill_the_gpu_within_bounds() {
     }
 }
 
+/// Prefill skips tiles of keys that no token of a run sees; the rest of a tile is hidden by the score.
+#[test]
+fn windows_in_tiles_of_tokens() {
+    fn tile(_: Parts) -> Schedule {
+        Schedule::AttentionTile { tile_q: 64, tile_k: 64 }
+    }
+    let parts = (1, 4, 1, 1);
+    for window in [1, 40, 200] {
+        let s = Shape { window: Some(window), ..Shape::new(1, 2, 64, DType::BF16) };
+        // Tokens of sequences that begin, and that go on far from their beginning.
+        let step: Vec<Token> = (1..30).chain(190..230).chain(610..660).map(|n| (0, n)).collect();
+        let forward = run(&s, &step, tile, parts, Order::Forward);
+        assert_eq!(forward, run(&s, &step, tile, parts, Order::Backward), "{s:?}");
+        // A token's bits are its own, wherever the keys of its run begin.
+        let row = forward.len() / step.len();
+        let some = run(&s, &step[25..90], tile, parts, Order::Forward);
+        assert_eq!(forward[25 * row..90 * row], some, "{s:?}");
+    }
+}
+
 /// A window is shared by as many blocks as a context of its length.
 #[test]
 fn splits_follow_the_window() {

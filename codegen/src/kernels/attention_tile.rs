@@ -6,38 +6,38 @@
 //! same slot base, and each run visits its own keys; rows of other runs are masked.
 
 use super::attention_decode::NO_SCORE;
-use super::warp::{Threads, shuffle_reduce, threads};
+use super::attention_tile_step::{add_sink, step};
+use super::warp::{Threads, threads};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, SharedId, VarId};
-use weft_ir::kernel::{Axis, CompareOp, Expr, MathFn, MatrixCount, Mem, Stmt, Unroll};
+use weft_ir::kernel::{Axis, CompareOp, Expr, MatrixCount, Mem, Stmt, Unroll};
 use weft_ir::plan::Attention;
-use weft_ir::scalar::Reduce;
 
-const CHUNK: u32 = 8;
+pub(super) const CHUNK: u32 = 8;
 
 /// Sizes and shared arrays of the kernel.
-struct Tile {
-    q: u32,
-    k: u32,
-    head_dim: u32,
-    value_dim: u32,
-    dtype: DType,
-    q_shared: SharedId,
-    k_shared: SharedId,
-    v_shared: SharedId,
+pub(super) struct Tile {
+    pub q: u32,
+    pub k: u32,
+    pub head_dim: u32,
+    pub value_dim: u32,
+    pub dtype: DType,
+    pub q_shared: SharedId,
+    pub k_shared: SharedId,
+    pub v_shared: SharedId,
     /// Slot base and number of keys of each token of the tile.
-    base: SharedId,
-    length: SharedId,
+    pub base: SharedId,
+    pub length: SharedId,
 }
 
 /// Registers of a warp.
-struct Registers {
-    q: VarId,
-    out: VarId,
+pub(super) struct Registers {
+    pub q: VarId,
+    pub out: VarId,
     /// For the two rows of a lane: running maximum and sum.
-    max: VarId,
-    sum: VarId,
+    pub max: VarId,
+    pub sum: VarId,
 }
 
 pub(super) fn build(b: &mut Body<'_>, a: &Attention, tile_q: u32, tile_k: u32) -> Result<(), String> {
@@ -96,8 +96,8 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, tile_q: u32, tile_k: u32) -
         let differs = Expr::cmp(CompareOp::Ne, before, own.clone());
         let starts = Expr::Binary(weft_ir::kernel::BinaryOp::Or, Box::new(starts), Box::new(differs));
         b.if_then(starts, |b| {
-            let (end, longest) = run_extent(b, &tile, &run, &own)?;
-            let steps = (Expr::int(0), longest.clone(), Expr::int(i64::from(tile_k)));
+            let Run { end, oldest, longest } = Run::declare(b, a, &tile, &run, &own)?;
+            let steps = (oldest, longest.clone(), Expr::int(i64::from(tile_k)));
             b.for_loop("first_key", steps, Unroll::Never, |b, first_key| {
                 let keys = KeyTile { own: &own, first: &first_key, end: &longest, kv_head: &kv_head };
                 load_keys(b, &tile, a, &keys)?;
@@ -119,31 +119,60 @@ struct KeyTile<'a> {
 }
 
 /// Where a lane's elements are.
-struct Place<'a> {
-    t: &'a Threads,
-    row: &'a Expr,
-    first_token: &'a Expr,
-    head: &'a Expr,
+pub(super) struct Place<'a> {
+    pub t: &'a Threads,
+    pub row: &'a Expr,
+    pub first_token: &'a Expr,
+    pub head: &'a Expr,
     /// First and last + 1 row of the run.
-    rows: &'a (Expr, Expr),
+    pub rows: &'a (Expr, Expr),
 }
 
-/// End of the run that starts at `run`, and its longest context.
-fn run_extent(b: &mut Body<'_>, tile: &Tile, run: &Expr, own: &Expr) -> Result<(Expr, Expr), String> {
-    let end = b.k.let_mut("run_end", DType::I32, run.clone());
-    let longest = b.k.let_mut("longest", DType::I32, Expr::int(0));
-    let range = (run.clone(), Expr::int(i64::from(tile.q)), Expr::int(1));
-    b.for_loop("r", range, Unroll::Never, |b, r| {
-        let same = Expr::load(Mem::Shared(tile.base), r.clone()).eq_(own.clone());
-        let follows = Expr::Var(end).eq_(r.clone());
-        b.if_then(same.and(follows), |b| {
-            b.k.assign(end, r.clone() + 1);
-            let length = Expr::load(Mem::Shared(tile.length), r);
-            b.k.assign(longest, Expr::Var(longest).max(length));
-            Ok(())
-        })
-    })?;
-    Ok((end.into(), longest.into()))
+/// A run of tokens with the same slot base.
+struct Run {
+    /// Row behind its last.
+    end: Expr,
+    /// First key of the first tile that one of its tokens sees.
+    oldest: Expr,
+    /// Its longest context.
+    longest: Expr,
+}
+
+impl Run {
+    /// The run that starts at row `run`. Tiles of keys begin where they do without a window, so that a token's sums
+    /// have one order whatever else is in its run: tiles that it does not see change nothing.
+    fn declare(b: &mut Body<'_>, a: &Attention, tile: &Tile, run: &Expr, own: &Expr) -> Result<Run, String> {
+        let end = b.k.let_mut("run_end", DType::I32, run.clone());
+        let longest = b.k.let_mut("longest", DType::I32, Expr::int(0));
+        let none = Expr::int(i64::from(i32::MAX));
+        let shortest = a.window.map(|window| (window, b.k.let_mut("shortest", DType::I32, none)));
+        let range = (run.clone(), Expr::int(i64::from(tile.q)), Expr::int(1));
+        b.for_loop("r", range, Unroll::Never, |b, r| {
+            let same = Expr::load(Mem::Shared(tile.base), r.clone()).eq_(own.clone());
+            let follows = Expr::Var(end).eq_(r.clone());
+            b.if_then(same.and(follows), |b| {
+                b.k.assign(end, r.clone() + 1);
+                let length = Expr::load(Mem::Shared(tile.length), r);
+                b.k.assign(longest, Expr::Var(longest).max(length.clone()));
+                if let Some((_, shortest)) = shortest {
+                    // Rows past the last token have no keys.
+                    let shorter = Expr::Var(shortest).min(length.clone());
+                    let some = Expr::int(0).lt(length);
+                    b.k.assign(shortest, some.select(shorter, shortest.into()));
+                }
+                Ok(())
+            })
+        })?;
+        let oldest = match shortest {
+            Some((window, shortest)) => {
+                let oldest = (Expr::Var(shortest) - window as i64).max(Expr::int(0));
+                let tile = i64::from(tile.k);
+                b.k.let_("oldest", DType::I32, oldest / tile * tile)
+            }
+            None => Expr::int(0),
+        };
+        Ok(Run { end: end.into(), oldest, longest: longest.into() })
+    }
 }
 
 /// Starts copies of rows of an array [_, heads, dim] into a padded shared tile; `at` gives the row of the
@@ -212,157 +241,6 @@ fn load_q(b: &mut Body<'_>, tile: &Tile, t: &Threads) -> Result<VarId, String> {
         Ok(())
     })?;
     Ok(q)
-}
-
-/// One tile of keys: scores, online softmax, product with the values.
-fn step(
-    b: &mut Body<'_>,
-    a: &Attention,
-    tile: &Tile,
-    regs: &Registers,
-    p: &Place<'_>,
-    first_key: &Expr,
-) -> Result<(), String> {
-    let nt = tile.k / 8;
-    let s = b.k.array("s", DType::F32, nt * 4, Some(Expr::float(0.0)));
-    let pitch = i64::from(tile.head_dim + CHUNK);
-    let lane_row = p.t.lane.clone() / 16 * 8 + p.t.lane.clone() % 8;
-    let k_base = b.k.let_("k_base", DType::I32, lane_row * pitch + p.t.lane.clone() / 8 % 2 * 8);
-    b.unrolled("nj", nt / 2, |b, nj| {
-        b.unrolled("kk", tile.head_dim / 16, |b, kk| {
-            let frag = b.k.array("k_frag", DType::U32, 4, None);
-            let index = k_base + nj.clone() * (16 * pitch) + kk.clone() * 16;
-            load_four(b, frag, tile.k_shared, index, false);
-            b.unrolled("half", 2, |b, half| {
-                let acc_at = (nj * 2 + half.clone()) * 4;
-                b.k.push(Stmt::Mma {
-                    dtype: tile.dtype,
-                    acc: s,
-                    acc_at,
-                    a: regs.q,
-                    a_at: kk * 4,
-                    b: frag,
-                    b_at: half * 2,
-                });
-                Ok(())
-            })
-        })
-    })?;
-    b.k.comment("Row i/2 of a lane's two, key column i%2 of its pair.");
-    b.unrolled("n", nt, |b, n| {
-        b.unrolled("i", 4, |b, i| {
-            let r = b.k.let_("r", DType::I32, p.row.clone() + i.clone() / 2 * 8);
-            let column = n.clone() * 8 + p.t.lane.clone() % 4 * 2 + i.clone() % 2;
-            let j = b.k.let_("j", DType::I32, first_key.clone() + column);
-            let in_run = r.clone().ge(p.rows.0.clone()).and(r.clone().lt(p.rows.1.clone()));
-            let seen = in_run.and(j.clone().lt(Expr::load(Mem::Shared(tile.length), r.clone())));
-            let at = n * 4 + i;
-            let coords = vec![p.first_token.clone() + r, p.head.clone(), j];
-            let score = b.lower(&a.score, &Point::with_acc(coords, Expr::elem(s, at.clone())))?;
-            b.k.assign_elem(s, at, seen.select(score, Expr::float(f32::NEG_INFINITY)));
-            Ok(())
-        })
-    })?;
-    softmax(b, tile, regs, s)?;
-    add_values(b, tile, regs, p.t, s)
-}
-
-fn load_four(b: &mut Body<'_>, dst: VarId, shared: SharedId, index: Expr, transpose: bool) {
-    let count = MatrixCount::X4;
-    b.k.push(Stmt::LdMatrix { dst, dst_at: Expr::int(0), shared, index, count, transpose });
-}
-
-/// Online softmax of the lane's two rows; `s` becomes the weights.
-fn softmax(b: &mut Body<'_>, tile: &Tile, regs: &Registers, s: VarId) -> Result<(), String> {
-    let nt = tile.k / 8;
-    b.unrolled("half", 2, |b, half| {
-        let of = |n: Expr, i: Expr| n * 4 + half.clone() * 2 + i;
-        let best = b.k.let_mut("new_best", DType::F32, Expr::elem(regs.max, half.clone()));
-        b.unrolled("n", nt, |b, n| {
-            b.unrolled("i", 2, |b, i| {
-                b.k.assign(best, Expr::Var(best).max(Expr::elem(s, of(n, i))));
-                Ok(())
-            })
-        })?;
-        // The four lanes of a row.
-        shuffle_reduce(b, best, Reduce::Max, 1, 4);
-        let scale = Expr::math(MathFn::Exp, Expr::elem(regs.max, half.clone()) - Expr::Var(best));
-        let scale = b.k.let_("scale", DType::F32, scale);
-        let sum = b.k.let_mut("sum", DType::F32, Expr::float(0.0));
-        b.unrolled("n", nt, |b, n| {
-            b.unrolled("i", 2, |b, i| {
-                let at = of(n, i);
-                let w = Expr::math(MathFn::Exp, Expr::elem(s, at.clone()) - Expr::Var(best));
-                let w = b.k.let_("w", DType::F32, w);
-                b.k.assign(sum, Expr::Var(sum) + w.clone());
-                b.k.assign_elem(s, at, w);
-                Ok(())
-            })
-        })?;
-        shuffle_reduce(b, sum, Reduce::Sum, 1, 4);
-        b.k.assign_elem(regs.max, half.clone(), best.into());
-        let total = Expr::fma(Expr::elem(regs.sum, half.clone()), scale.clone(), sum.into());
-        b.k.assign_elem(regs.sum, half.clone(), total);
-        b.unrolled("d", tile.value_dim / 8, |b, d| {
-            b.unrolled("i", 2, |b, i| {
-                let at = d * 4 + half.clone() * 2 + i;
-                b.k.assign_elem(regs.out, at.clone(), Expr::elem(regs.out, at) * scale);
-                Ok(())
-            })
-        })
-    })
-}
-
-/// out += weights · values. The accumulator layout of two score fragments is the A layout of one.
-fn add_values(b: &mut Body<'_>, tile: &Tile, regs: &Registers, t: &Threads, s: VarId) -> Result<(), String> {
-    let pitch = i64::from(tile.value_dim + CHUNK);
-    let lane_row = t.lane.clone() % 16;
-    let v_base = b.k.let_("v_base", DType::I32, lane_row * pitch + t.lane.clone() / 16 * 8);
-    b.unrolled("kj", tile.k / 16, |b, kj| {
-        let frag = b.k.array("w_frag", DType::U32, 4, None);
-        b.unrolled("i", 4, |b, i| {
-            let at = kj.clone() * 8 + i.clone() * 2;
-            let (low, high) = (Expr::elem(s, at.clone()), Expr::elem(s, at + 1));
-            b.k.assign_elem(frag, i, Expr::Pack2(tile.dtype, Box::new(low), Box::new(high)));
-            Ok(())
-        })?;
-        b.unrolled("dj", tile.value_dim / 16, |b, dj| {
-            let v_frag = b.k.array("v_frag", DType::U32, 4, None);
-            let index = v_base + kj * (16 * pitch) + dj.clone() * 16;
-            load_four(b, v_frag, tile.v_shared, index, true);
-            b.unrolled("half", 2, |b, half| {
-                b.k.push(Stmt::Mma {
-                    dtype: tile.dtype,
-                    acc: regs.out,
-                    acc_at: (dj * 2 + half.clone()) * 4,
-                    a: frag,
-                    a_at: Expr::int(0),
-                    b: v_frag,
-                    b_at: half * 2,
-                });
-                Ok(())
-            })
-        })
-    })
-}
-
-/// One more score in the softmax of the lane's two rows, which adds to no value.
-fn add_sink(b: &mut Body<'_>, tile: &Tile, regs: &Registers, sink: Expr) -> Result<(), String> {
-    b.unrolled("half", 2, |b, half| {
-        let best = Expr::elem(regs.max, half.clone());
-        let top = b.k.let_("top", DType::F32, best.clone().max(sink.clone()));
-        let scale = b.k.let_("scale", DType::F32, Expr::math(MathFn::Exp, best - top.clone()));
-        let beside = Expr::math(MathFn::Exp, sink - top);
-        let total = Expr::fma(Expr::elem(regs.sum, half.clone()), scale.clone(), beside);
-        b.k.assign_elem(regs.sum, half.clone(), total);
-        b.unrolled("d", tile.value_dim / 8, |b, d| {
-            b.unrolled("i", 2, |b, i| {
-                let at = d * 4 + half.clone() * 2 + i;
-                b.k.assign_elem(regs.out, at.clone(), Expr::elem(regs.out, at) * scale);
-                Ok(())
-            })
-        })
-    })
 }
 
 #[allow(clippy::too_many_arguments)]

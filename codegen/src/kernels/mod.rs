@@ -10,6 +10,7 @@ mod attention_group;
 mod attention_join;
 mod attention_row;
 mod attention_tile;
+mod attention_tile_step;
 mod body;
 mod elementwise;
 mod few;
