@@ -71,6 +71,12 @@ fn files_that_are_no_database_are_named() {
     let llama = llama();
     let run = weft(dir.path(), ["tune", &llama, "--schedules", "s.ron"]);
     run.fails(2, &["s.ron", "warps"]);
+    for (figure, says) in [("lanes: 0", "lanes: 0"), ("lanes: 4294967295", "from 1 to 32")] {
+        let text = FILE.replacen("lanes: 32", figure, 1);
+        assert_ne!(text, FILE);
+        fs::write(dir.path().join("s.ron"), text).expect("writes");
+        compile(dir.path(), &["--schedules", "s.ron"]).fails(2, &["s.ron", says, "weft tune"]);
+    }
     fs::write(dir.path().join("s.ron"), "[".repeat(1 << 20)).expect("writes");
     compile(dir.path(), &["--schedules", "s.ron"]).fails(2, &["s.ron", "weft tune"]);
     fs::File::create(dir.path().join("s.ron")).and_then(|f| f.set_len(1 << 40)).expect("a long file");

@@ -123,7 +123,7 @@ def ggufs(out):
 
 
 def beside(out):
-    """The files beside a checkpoint and in a bundle"""
+    """The files beside a checkpoint and in a bundle; schedules are written by `tests/fuzz.rs`."""
 
     def module(i, kind, path):
         return {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}

@@ -1,7 +1,11 @@
 //! Some of the fuzzing each time: every input that once failed, every seed, and some thousands of changed ones of each
 //! target. `cargo run --release -p weft-testsuite --example fuzz` runs more, within bounds of memory and time.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use weft_ir::plan::ScheduleSource;
+use weft_passes::schedule::candidates::candidates;
+use weft_passes::schedule::database::{Database, Measured, Shape, key};
 use weft_testsuite::fixture::{compile, root};
 use weft_testsuite::fuzz::{self, TARGETS, Target};
 
@@ -93,6 +97,11 @@ fn pooling() {
 }
 
 #[test]
+fn schedules() {
+    some("schedules");
+}
+
+#[test]
 fn manifest() {
     some("manifest");
 }
@@ -100,6 +109,49 @@ fn manifest() {
 #[test]
 fn explain() {
     some("explain");
+}
+
+/// The seeds of schedules are for works of the plan that they are looked up for, as measured and as neighbours.
+#[test]
+fn seeds_of_schedules_are_found() {
+    let (plan, target) = (fuzz::files::small_plan(), fuzz::files::target());
+    let seeds = fuzz::seeds(fuzz::find("schedules").expect("a target"));
+    let mut sources = BTreeSet::new();
+    for seed in seeds {
+        let database = Database::parse(std::str::from_utf8(&seed).expect("text")).expect("a database");
+        let works = plan.entries.iter().flat_map(|e| plan.works.iter().map(move |w| (w, &e.bind)));
+        sources.extend(works.filter_map(|(w, bind)| Some(database.find(w, bind, target)?.1)));
+    }
+    assert!(sources.contains(&ScheduleSource::Measured) && sources.contains(&ScheduleSource::Neighbour));
+}
+
+/// Writes the seeds of schedules: `cargo test -p weft-testsuite --test fuzz -- --ignored write_schedule_seeds`.
+#[test]
+#[ignore = "writes files"]
+fn write_schedule_seeds() {
+    let folder = root().join("fuzz/corpus/schedules");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (plan, target) = (fuzz::files::small_plan(), fuzz::files::target());
+    // Of the works themselves, and of shapes of twice the length.
+    for (name, larger) in [("measured", false), ("neighbours", true)] {
+        let mut database = Database::default();
+        for work in &plan.works {
+            let bind = &plan.entries[0].bind;
+            let Some(mut key) = key(work, bind, target, target.profile.name) else { continue };
+            match &mut key.shape {
+                Shape::Gemv { k, .. } if larger => *k *= 2,
+                Shape::AttentionRow { keys, .. } if larger => *keys *= 2,
+                Shape::Gemv { .. } | Shape::AttentionRow { .. } => {}
+            }
+            let all = candidates(work, bind, target);
+            let Some(schedule) = all.last().cloned() else { continue };
+            let (tried, of) = (all.len(), all.len());
+            let measured = Measured { schedule, ns: 900, estimated_ns: 1000, tried, of, context: 1024 };
+            database.insert(key, measured);
+        }
+        assert!(database.len() > 2, "{} entries", database.len());
+        std::fs::write(folder.join(format!("{name}.ron")), database.text().expect("RON")).expect("writes");
+    }
 }
 
 /// Inputs are functions of their number, so a failure can be made again.

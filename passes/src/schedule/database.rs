@@ -17,6 +17,10 @@ use weft_ir::target::Target;
 const SHIPPED: &str = include_str!("../../schedules/h200.ron");
 /// How much larger or smaller a shape may be for its neighbour's schedule to be taken: the product over its extents.
 const REACH: f64 = 8.0;
+/// Most bytes of a row that are brought to L2 ahead.
+const MOST_AHEAD: u32 = 1 << 20;
+/// Longest context that anything is measured with.
+const MOST_CONTEXT: usize = 1 << 40;
 
 /// Shape of a work, by family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -125,6 +129,63 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
     Some(Key { target: target.name.into(), device: device.into(), dtype, shape })
 }
 
+/// Whether a schedule's figures are such as a kernel may have; what is legal for a work, [`legal`] says.
+///
+/// # Errors
+/// The first that is not.
+fn possible(schedule: &Schedule) -> Result<(), String> {
+    let within = |name: &str, n: u32, most: u32| match (1..=most).contains(&n) {
+        true => Ok(()),
+        false => Err(format!("{name}: {n}, from 1 to {most} is possible")),
+    };
+    match schedule {
+        Schedule::Gemv {
+            rows,
+            warps,
+            lanes,
+            split,
+            columns,
+            depth,
+            blocks,
+            staged: _,
+            resident,
+            ahead,
+            late: _,
+        } => {
+            within("rows", *rows, GEMV_ROWS as u32)?;
+            within("warps", *warps, 32)?;
+            within("lanes", *lanes, 32)?;
+            within("split", *split, 32)?;
+            within("columns", *columns, 1024)?;
+            within("depth", *depth, 64)?;
+            within("blocks", *blocks, 1 << 20)?;
+            within("resident", *resident, 64)?;
+            match *ahead {
+                0..=MOST_AHEAD => Ok(()),
+                n => Err(format!("ahead: {n}, at most {MOST_AHEAD} bytes are possible")),
+            }
+        }
+        Schedule::AttentionRow { warps, heads, depth, splits }
+        | Schedule::AttentionGroup { warps, heads, depth, splits } => {
+            within("warps", *warps, 32)?;
+            within("heads", *heads, 1024)?;
+            within("depth", *depth, 64)?;
+            within("splits", *splits, 1 << 16)
+        }
+        Schedule::Elementwise { .. }
+        | Schedule::WarpRow { .. }
+        | Schedule::BlockRow { .. }
+        | Schedule::Gemm { .. }
+        | Schedule::AttentionTile { .. }
+        | Schedule::RowSteps { .. }
+        | Schedule::RoutedGemv { .. }
+        | Schedule::RoutedGemm { .. }
+        | Schedule::GroupPairs { .. }
+        | Schedule::AdvanceRows { .. }
+        | Schedule::SampleRow { .. } => Err("schedules of this family are not measured".into()),
+    }
+}
+
 impl Shape {
     /// How far another shape is, as the logarithm of the ratio of extents; `None` when nothing can be taken over.
     fn distance(&self, other: &Shape) -> Option<f64> {
@@ -156,7 +217,7 @@ impl Database {
     /// Reads the text.
     ///
     /// # Errors
-    /// Line, column and what is wrong there; two lines for one key.
+    /// Line, column and what is wrong there; a figure that no kernel has; two lines for one key.
     pub fn parse(text: &str) -> Result<Database, String> {
         let lines: Vec<Line> = ron::from_str(text).map_err(|e| e.to_string())?;
         let mut database = Database::default();
@@ -165,6 +226,10 @@ impl Database {
             let (ns, estimated_ns, tried) = (l.ns, l.estimated_ns, l.tried);
             let (schedule, of, context) = (l.schedule, l.of, l.context);
             let text = format!("{} {} {:?}", key.device, key.dtype, key.shape);
+            possible(&schedule).map_err(|why| format!("{text}: {why}"))?;
+            if context > MOST_CONTEXT {
+                return Err(format!("{text}: context: {context}, at most {MOST_CONTEXT}"));
+            }
             let measured = Measured { schedule, ns, estimated_ns, tried, of, context };
             if database.entries.insert(key, measured).is_some() {
                 return Err(format!("two lines for {text}: leave one"));

@@ -150,6 +150,23 @@ fn the_nearest_shape_of_the_same_kind_is_taken() {
     assert_eq!(split_of(&[(near, broken), (gemv_key(900, 576), split(1))]), Some((1, N)));
 }
 
+/// What no kernel has is refused when it is read, before anything is divided by it.
+#[test]
+fn figures_that_no_kernel_has_are_named() {
+    let text = database(&[(gemv_key(640, 576), odd())]).text().expect("text");
+    for (name, wrong) in
+        [("lanes", "0"), ("columns", "0"), ("depth", "4294967295"), ("blocks", "0"), ("split", "33")]
+    {
+        let at = text.rfind(&format!("{name}:")).expect(name) + name.len() + 1;
+        let rest = text[at..].trim_start();
+        let figure = rest.split([',', ')']).next().expect("a figure");
+        let at = text.len() - rest.len();
+        let changed = format!("{}{wrong}{}", &text[..at], &text[at + figure.len()..]);
+        let error = Database::parse(&changed).expect_err(name);
+        assert!(error.contains(&format!("{name}: {wrong}, from 1 to")), "{error}");
+    }
+}
+
 #[test]
 fn attention_is_found_by_its_heads() {
     let key = |keys| {

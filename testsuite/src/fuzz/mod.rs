@@ -38,6 +38,7 @@ pub fn seeds(target: &Target) -> Vec<Vec<u8>> {
     match target.name {
         "config" => files.extend(below(&folder().join("tiny"), "config.json")),
         "graph" => files.extend(self::files(&root().join("regressions"))),
+        "schedules" => files.push(root().join("../passes/schedules/h200.ron")),
         _ => {}
     }
     let mut out: Vec<Vec<u8>> = files.iter().map(|f| std::fs::read(f).expect("a seed")).collect();

@@ -58,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "plan", form: Form::Text, run: plan, ..USUAL },
     Target { name: "encodings", form: Form::Binary, run: encodings, ..USUAL },
     Target { name: "pooling", run: files::pooling, ..USUAL },
+    Target { name: "schedules", form: Form::Text, run: files::schedules, ..USUAL },
     Target { name: "manifest", run: files::manifest, ..USUAL },
     Target { name: "explain", run: files::explain, ..USUAL },
 ];
