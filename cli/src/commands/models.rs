@@ -2,6 +2,7 @@
 
 use crate::errors::Result;
 use std::io::Write;
+use weft_frontend::config::ROPE_TYPES;
 use weft_frontend::models::{ENCODERS, FAMILIES, note};
 use weft_frontend::tensor::SUPPORTED_TYPES;
 
@@ -17,6 +18,7 @@ pub fn run() -> Result<()> {
             }
         }
     }
+    writeln!(out, "rope types, where positions are rotary: {ROPE_TYPES}")?;
     writeln!(out, "checkpoints: Hugging Face folders (single or sharded safetensors), GGUF 2 and 3")?;
     writeln!(out, "tensor types: {SUPPORTED_TYPES}")?;
     Ok(())

@@ -21,6 +21,7 @@ mod spec;
 pub use activation::Activation;
 pub use experts::{Clamped, Experts, Groups, Latent, Scoring, Shared};
 pub use quantization::Quantization;
+pub use rope::KINDS as ROPE_TYPES;
 pub use rope::{Rope, RopeScaling};
 
 use crate::error::{Error, Result};

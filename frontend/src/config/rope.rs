@@ -198,8 +198,8 @@ fn one(r: &mut Fields, spec: &Spec, outer: &Outer, default_theta: f64, around: A
     }
 }
 
-/// The kinds of scaling, as errors list them.
-pub(super) const KINDS: &str = "default, linear, dynamic, llama3, yarn, longrope";
+/// The values of `rope_type` that are supported, as errors list them.
+pub const KINDS: &str = "default, linear, dynamic, llama3, yarn, longrope";
 
 fn scaling(
     r: &mut Fields,

@@ -15,6 +15,7 @@ mod gpt_oss;
 mod llama;
 mod mixtral;
 mod modernbert;
+mod notes;
 mod olmo2;
 mod phi;
 mod phi3;
@@ -24,6 +25,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 pub use blocks::Asked;
 use blocks::ModelBuilder;
+pub use notes::note;
 use weft_ir::dtype::DType;
 use weft_ir::graph::Graph;
 
@@ -81,23 +83,6 @@ pub const FAMILIES: &[Family] = &[
     Family { model_type: "gpt_oss", build: gpt_oss::build },
     Family { model_type: "deepseek_v3", build: deepseek::build },
 ];
-
-/// What of a family's variations is supported, where that needs saying.
-pub fn note(model_type: &str) -> Option<&'static str> {
-    Some(match model_type {
-        "mixtral" => "softmax router, weights normalised over the chosen experts",
-        "qwen2_moe" | "qwen3_moe" => {
-            "softmax router, weights normalised or not; dense layers by decoder_sparse_step and mlp_only_layers; \
-             shared expert with gate (qwen2_moe); no sliding window"
-        }
-        "gpt_oss" => "attention sinks, YaRN, alternating windows, expert biases, limited SwiGLU",
-        "deepseek_v3" => {
-            "latent attention, absorbed, with latent cache; sigmoid router with correction bias and groups, shared experts, \
-             dense first layers; no multi-token prediction"
-        }
-        _ => return None,
-    })
-}
 
 /// The family of a checkpoint, and what its models do.
 ///

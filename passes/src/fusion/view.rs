@@ -103,6 +103,25 @@ impl<'a> View<'a> {
         id
     }
 
+    /// Whether a choice of the largest is made from a value, by a few elementwise ops and movement.
+    pub fn chooses(&self, id: NodeId) -> bool {
+        let (mut seen, mut todo) = (HashSet::new(), vec![id]);
+        while let Some(id) = todo.pop() {
+            // A router is small; the residual stream goes on to the end.
+            if !seen.insert(id) || seen.len() > 64 {
+                continue;
+            }
+            for &u in &self.users[id.index()] {
+                match self.op(u) {
+                    Op::TopK { .. } => return true,
+                    Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast(_) | Op::Reshape(_) => todo.push(u),
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+
     /// The linear layer that elementwise ops and movement make a value of, and the ops between that compute,
     /// the layer first. Of two operands the one that is nearer to its layer is followed; residuals of earlier
     /// layers are farther.

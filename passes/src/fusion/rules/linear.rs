@@ -23,7 +23,10 @@ pub const BIAS: Fusion = Fusion {
     patterns: &["(add ?y (broadcast ?b))", "(add (broadcast ?b) ?y)"],
     find: |v, at, vars| {
         let (y, b) = (vars.get("?y")?, vars.get("?b")?);
-        (v.is_constant(b) && v.load[v.below(b).index()]).then(|| epilogue(v, at, y))?
+        let site = (v.is_constant(b) && v.load[v.below(b).index()]).then(|| epilogue(v, at, y))??;
+        let router =
+            "with many tokens a router's logits are a product by themselves, and its kernel adds to them";
+        Some(Site { hint: v.chooses(at).then_some(router), ..site })
     },
 };
 
