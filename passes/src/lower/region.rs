@@ -298,6 +298,12 @@ fn range(e: &Scalar, from: i64, to: i64) -> Option<(i64, i64)> {
 
 /// Makes values with users elsewhere borders, and drops what would follow them.
 fn prune(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
+    // What sums squares makes them itself, of the value that is stored.
+    let squares: Vec<NodeId> =
+        region.known.keys().copied().filter(|id| is_square(graph, limits, *id)).collect();
+    for id in squares {
+        remove(region, limits.users, id);
+    }
     loop {
         let mut border = None;
         let mut outputs = Vec::new();
@@ -331,6 +337,14 @@ fn prune(graph: &Graph, region: &mut Region, limits: &Limits<'_>) {
             remove(region, limits.users, u);
         }
     }
+}
+
+/// Whether a value is the square of another, and only reductions, which no region takes, use it.
+fn is_square(graph: &Graph, limits: &Limits<'_>, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let reduced = |u: &NodeId| matches!(graph.node(*u).op, Op::Reduce(_));
+    let squared = matches!(node.op, Op::Binary(Binary::Mul)) && node.inputs[0] == node.inputs[1];
+    squared && !limits.kept.contains(&id) && limits.users[id.index()].iter().all(reduced)
 }
 
 fn remove(region: &mut Region, users: &[Vec<NodeId>], id: NodeId) {
