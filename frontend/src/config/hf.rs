@@ -44,7 +44,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 /// Parses the text of a `config.json`; `path` is for errors.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`read()`].
 pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
     let mut f = Fields::parse(path, text)?;
     let known = || MODEL_TYPES.join(", ");
