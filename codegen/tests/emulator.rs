@@ -263,6 +263,23 @@ fn out_of_bounds_is_caught_in_every_memory() {
 }
 
 #[test]
+fn prefetches_stay_in_their_array_and_start_at_16_bytes() {
+    let of = |index: i64, elements: u32| {
+        small(32, move |b, x, out| {
+            let at = Expr::ThreadIdx / 32 + index;
+            b.push(Stmt::PrefetchL2 { mem: x, index: at, elements });
+            b.store(out, Expr::ThreadIdx, Expr::float(0.0));
+        })
+    };
+    assert!(run_small(&of(4, 28), 1).is_ok());
+    let beyond = FaultKind::OutOfBounds { array: "x".into(), index: 32, len: 32 };
+    assert_eq!(fault_of(&of(8, 28)).kind, beyond);
+    let before = FaultKind::OutOfBounds { array: "x".into(), index: -4, len: 32 };
+    assert_eq!(fault_of(&of(-4, 8)).kind, before);
+    assert_eq!(fault_of(&of(2, 8)).kind, FaultKind::Misaligned { array: "x".into(), index: 2, bytes: 16 });
+}
+
+#[test]
 fn uninitialised_reads_are_caught() {
     let shared = small(32, |b, _, out| {
         let s = Mem::Shared(b.shared("s", DType::F32, 32));

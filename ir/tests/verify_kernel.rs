@@ -154,6 +154,25 @@ fn warp_uniform_branches_may_hold_collectives() {
 }
 
 #[test]
+fn prefetches_are_of_whole_pieces_of_constants_before_the_wait() {
+    let ahead = |mem, elements| Stmt::PrefetchL2 { mem, index: zero(), elements };
+    let found = facts(|b, m| {
+        b.push(ahead(m.weights, 64));
+        b.push(Stmt::GridDependencyWait);
+    });
+    assert!(found.bulk && found.pdl);
+    // bf16: 8 elements are 16 bytes.
+    assert_eq!(faults(|b, m| b.push(ahead(m.weights, 7))), [FaultKind::VectorWidth(14)]);
+    assert_eq!(faults(|b, m| b.push(ahead(m.weights, 0))), [FaultKind::VectorWidth(0)]);
+    assert_eq!(faults(|b, m| b.push(ahead(m.tile, 4))), [FaultKind::VectorWidth(16)]);
+    let early = faults(|b, m| {
+        b.push(ahead(m.x, 4));
+        b.push(Stmt::GridDependencyWait);
+    });
+    assert_eq!(early, [FaultKind::BeforeDependencyWait("x".into())]);
+}
+
+#[test]
 fn dependency_wait_comes_first_and_always() {
     let early = faults(|b, m| {
         b.let_("w", DType::BF16, Expr::load(m.weights, zero()));

@@ -306,6 +306,7 @@ pub fn intrinsics() -> Kernel {
         let index = tid.clone() * i64::from(lanes);
         b.push(Stmt::StoreVec { mem: words, index, src: w, src_at: zero(), lanes });
     }
+    b.push(Stmt::PrefetchL2 { mem: weights, index: zero(), elements: 64 });
     b.push(Stmt::GridDependencyLaunch);
     b.comment("Nothing but weights may be read before this.");
     b.push(Stmt::GridDependencyWait);

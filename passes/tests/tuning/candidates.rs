@@ -38,6 +38,27 @@ fn candidates_are_legal_distinct_and_begin_with_the_estimate() {
     }
 }
 
+/// What follows the first loads comes to L2, where the target has bulk prefetches and rows are whole pieces of 16 bytes;
+/// never more than the row, nor much more than an SM is to ask for.
+#[test]
+fn prefetches_follow_target_and_row() {
+    for target in TARGETS {
+        for (n, k, some) in [(8192, 8192, true), (4096, 2048, true), (8192, 33, false)] {
+            let plan = plan_with(&linear(n, k), target, Database::default());
+            let (work, bind) = product(&plan, 1);
+            let mut found = false;
+            for s in candidates(work, &bind, target) {
+                let Schedule::Gemv { lanes, split, depth, ahead, .. } = s else { panic!("{s:?}") };
+                let first = 16 * lanes * split * depth;
+                assert!(ahead == 0 || first + ahead <= 2 * k as u32, "{n}×{k}: {s:?}");
+                assert!(ahead <= 64 * 1024, "{s:?}");
+                found |= ahead > 0;
+            }
+            assert_eq!(found, some && target.features.tma, "{}: {n}×{k}", target.name);
+        }
+    }
+}
+
 #[test]
 fn what_is_not_legal_says_why() {
     let plan = plan_with(&linear(640, 576), target(), Database::default());
@@ -81,4 +102,36 @@ fn what_is_not_legal_says_why() {
     };
     says(five_of_16_warps, "5 blocks of 16 warps on an SM");
     says(Schedule::AttentionRow { warps: 4, heads: 1, depth: 1, splits: 1 }, "another family");
+    // A target without bulk prefetches, and rows that are not whole pieces.
+    let ahead = |s: Schedule| match s {
+        Schedule::Gemv {
+            rows, warps, lanes, split, columns, depth, blocks, staged, resident, late, ..
+        } => {
+            let ahead = 128;
+            Schedule::Gemv {
+                rows,
+                warps,
+                lanes,
+                split,
+                columns,
+                depth,
+                blocks,
+                staged,
+                resident,
+                ahead,
+                late,
+            }
+        }
+        other => other,
+    };
+    let old = &TARGETS[0];
+    assert!(!old.features.tma);
+    let plain = gemv(4, 32, 1, 1, 1);
+    assert_eq!((legal(work, &plain, old), legal(work, &ahead(plain.clone()), target())), (Ok(()), Ok(())));
+    let why = legal(work, &ahead(plain.clone()), old).expect_err("a prefetch");
+    assert!(why.contains("cannot be prefetched"), "{why}");
+    let odd = plan_with(&linear(640, 33), target(), Database::default());
+    let (odd, _) = product(&odd, 1);
+    let why = legal(odd, &ahead(plain), target()).expect_err("a prefetch");
+    assert!(why.contains("cannot be prefetched"), "{why}");
 }
