@@ -84,54 +84,25 @@ fn what_is_not_legal_says_why() {
     says(gemv(4, 32, 3, 1, 1), "teams");
     says(gemv(4, 32, 1, 8, 9), "registers");
     says(gemv(40, 32, 1, 1, 1), "warps");
-    let five_of_16_warps = match gemv(16, 32, 1, 1, 1) {
-        Schedule::Gemv { rows, warps, lanes, split, columns, depth, blocks, staged, .. } => Schedule::Gemv {
-            rows,
-            warps,
-            lanes,
-            split,
-            columns,
-            depth,
-            blocks,
-            staged,
-            resident: 5,
-            ahead: 0,
-            late: false,
-        },
-        other => other,
-    };
+    let mut five_of_16_warps = gemv(16, 32, 1, 1, 1);
+    if let Schedule::Gemv { resident, .. } = &mut five_of_16_warps {
+        *resident = 5;
+    }
     says(five_of_16_warps, "5 blocks of 16 warps on an SM");
     says(Schedule::AttentionRow { warps: 4, heads: 1, depth: 1, splits: 1 }, "another family");
     // A target without bulk prefetches, and rows that are not whole pieces.
-    let ahead = |s: Schedule| match s {
-        Schedule::Gemv {
-            rows, warps, lanes, split, columns, depth, blocks, staged, resident, late, ..
-        } => {
-            let ahead = 128;
-            Schedule::Gemv {
-                rows,
-                warps,
-                lanes,
-                split,
-                columns,
-                depth,
-                blocks,
-                staged,
-                resident,
-                ahead,
-                late,
-            }
-        }
-        other => other,
-    };
     let old = &TARGETS[0];
     assert!(!old.features.tma);
     let plain = gemv(4, 32, 1, 1, 1);
-    assert_eq!((legal(work, &plain, old), legal(work, &ahead(plain.clone()), target())), (Ok(()), Ok(())));
-    let why = legal(work, &ahead(plain.clone()), old).expect_err("a prefetch");
+    let mut prefetching = plain.clone();
+    if let Schedule::Gemv { ahead, .. } = &mut prefetching {
+        *ahead = 128;
+    }
+    assert_eq!((legal(work, &plain, old), legal(work, &prefetching, target())), (Ok(()), Ok(())));
+    let why = legal(work, &prefetching, old).expect_err("a prefetch");
     assert!(why.contains("cannot be prefetched"), "{why}");
     let odd = plan_with(&linear(640, 33), target(), Database::default());
     let (odd, _) = product(&odd, 1);
-    let why = legal(odd, &ahead(plain), target()).expect_err("a prefetch");
+    let why = legal(odd, &prefetching, target()).expect_err("a prefetch");
     assert!(why.contains("cannot be prefetched"), "{why}");
 }
