@@ -44,3 +44,4 @@ typed_id!(/** An operand of a dispatch: a position in its list of reads. */ Oper
 typed_id!(/** A variable (register or register array) of a kernel. */ VarId, "v");
 typed_id!(/** A parameter of a kernel. */ ParamId, "p");
 typed_id!(/** A shared-memory array of a kernel. */ SharedId, "s");
+typed_id!(/** A signal of a kernel. */ SignalId, "signal");

@@ -1,7 +1,7 @@
 //! The kernel verifier: every kind of fault, and patterns that must pass.
 
 use weft_ir::dtype::DType;
-use weft_ir::ids::VarId;
+use weft_ir::ids::{SignalId, VarId};
 use weft_ir::kernel::build::KernelBuilder;
 use weft_ir::kernel::*;
 use weft_ir::verify::kernel::{Facts, FaultKind, expr_type, verify};
@@ -309,4 +309,65 @@ fn host_memory_and_conditions() {
         b.push(load_vec(array, from, 4, CacheHint::Default));
     });
     assert!(vectors.contains("host memory is accessed as vectors"), "{vectors}");
+}
+
+/// A kernel of clusters, from its statements on a signal and a shared array.
+fn clustered(cluster: Option<u32>, fill: impl FnOnce(&mut KernelBuilder, SignalId)) -> String {
+    let mut b = KernelBuilder::new("k", 32);
+    if let Some(blocks) = cluster {
+        b.cluster(blocks);
+    }
+    let signal = b.signal("arrived");
+    fill(&mut b, signal);
+    let faults = verify(&b.finish()).err().unwrap_or_default();
+    faults.into_iter().map(|f| f.to_string()).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn signals_are_made_then_used_then_awaited() {
+    let expect = |signal| Stmt::ExpectBytes { signal, bytes: Expr::int(4) };
+    let send = |b: &mut KernelBuilder, signal| {
+        let to = b.shared("got", DType::F32, 32);
+        let src = b.array("value", DType::F32, 1, Some(Expr::float(1.0)));
+        let (src_at, rank) = (zero(), zero());
+        b.push(Stmt::Send { to, index: tid(), src, src_at, lanes: 1, rank, signal });
+    };
+    let fine = clustered(Some(2), |b, signal| {
+        b.push(expect(signal));
+        b.push(Stmt::ClusterBarrier);
+        send(b, signal);
+        b.push(Stmt::AwaitBytes { signal });
+    });
+    assert_eq!(fine, "");
+    let early = clustered(Some(2), |b, signal| {
+        b.push(expect(signal));
+        send(b, signal);
+        b.push(Stmt::ClusterBarrier);
+        b.push(Stmt::AwaitBytes { signal });
+    });
+    assert!(early.contains("`arrived` is sent to before a cluster barrier"), "{early}");
+    let never = clustered(Some(2), |b, signal| {
+        b.push(expect(signal));
+        b.push(Stmt::ClusterBarrier);
+        send(b, signal);
+    });
+    assert!(never.contains("`arrived` is never awaited"), "{never}");
+    let unmade = clustered(Some(2), |b, signal| b.push(Stmt::AwaitBytes { signal }));
+    assert!(unmade.contains("`arrived` is awaited without"), "{unmade}");
+    let branch = clustered(Some(2), |b, signal| {
+        b.push(expect(signal));
+        b.if_then(Expr::BlockIdx(Axis::Z).lt(Expr::int(1)), |b| b.push(Stmt::ClusterBarrier));
+        b.push(Stmt::AwaitBytes { signal });
+    });
+    assert!(branch.contains("cluster barrier inside a branch or loop"), "{branch}");
+    let many = clustered(Some(16), |_, _| ());
+    assert!(many.contains("clusters of 16 blocks, must be 1 to 8"), "{many}");
+    let none = clustered(None, |b, _| b.push(Stmt::ClusterBarrier));
+    assert!(none.contains("signals in a kernel whose blocks form no clusters"), "{none}");
+    let lanes = clustered(Some(2), |b, signal| {
+        b.push(Stmt::ExpectBytes { signal, bytes: tid() });
+        b.push(Stmt::ClusterBarrier);
+        b.push(Stmt::AwaitBytes { signal });
+    });
+    assert!(lanes.contains("bytes of a signal differs between the threads"), "{lanes}");
 }

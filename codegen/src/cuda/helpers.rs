@@ -1,5 +1,6 @@
 //! Device helpers, emitted on demand: storage types, conversions and one function an intrinsic.
 
+use super::cluster::{await_bytes, cluster_address, cluster_barrier, expect_bytes, send};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MatrixCount;
 
@@ -39,11 +40,18 @@ pub(super) enum Helper {
     GridDependencyLaunch,
     LastBlock,
     SetCondition,
+    ClusterBarrier,
+    ExpectBytes,
+    ClusterAddress,
+    Send4,
+    Send8,
+    Send16,
+    AwaitBytes,
 }
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 33] = [
+    pub(super) const ALL: [Helper; 40] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -77,6 +85,13 @@ impl Helper {
         Helper::GridDependencyLaunch,
         Helper::LastBlock,
         Helper::SetCondition,
+        Helper::ClusterBarrier,
+        Helper::ExpectBytes,
+        Helper::ClusterAddress,
+        Helper::Send4,
+        Helper::Send8,
+        Helper::Send16,
+        Helper::AwaitBytes,
     ];
 
     /// The storage type of a 16-bit float, if it is one.
@@ -116,7 +131,13 @@ impl Helper {
             | Helper::CopyAsync16
             | Helper::CopyAsyncOrZero4
             | Helper::CopyAsyncOrZero8
-            | Helper::CopyAsyncOrZero16 => &[Helper::SharedAddress],
+            | Helper::CopyAsyncOrZero16
+            | Helper::ExpectBytes
+            | Helper::ClusterAddress
+            | Helper::AwaitBytes => &[Helper::SharedAddress],
+            Helper::Send4 | Helper::Send8 | Helper::Send16 => {
+                &[Helper::SharedAddress, Helper::ClusterAddress]
+            }
             Helper::Bf16
             | Helper::F16
             | Helper::PackBf16
@@ -133,7 +154,8 @@ impl Helper {
             | Helper::GridDependencyWait
             | Helper::GridDependencyLaunch
             | Helper::LastBlock
-            | Helper::SetCondition => &[],
+            | Helper::SetCondition
+            | Helper::ClusterBarrier => &[],
         }
     }
 
@@ -173,6 +195,13 @@ impl Helper {
             Helper::GridDependencyLaunch => "grid_dependency_launch",
             Helper::LastBlock => "last_block",
             Helper::SetCondition => "cudaGraphSetConditional",
+            Helper::ClusterBarrier => "cluster_barrier",
+            Helper::ExpectBytes => "expect_bytes",
+            Helper::ClusterAddress => "cluster_address",
+            Helper::Send4 => "send_4",
+            Helper::Send8 => "send_8",
+            Helper::Send16 => "send_16",
+            Helper::AwaitBytes => "await_bytes",
         }
     }
 
@@ -243,11 +272,18 @@ impl Helper {
             Helper::SetCondition => {
                 format!("extern \"C\" __device__ void {name}(unsigned long long condition, unsigned value);")
             }
+            Helper::ClusterBarrier => cluster_barrier(name),
+            Helper::ExpectBytes => expect_bytes(name),
+            Helper::ClusterAddress => cluster_address(name),
+            Helper::Send4 => send(name, WORD),
+            Helper::Send8 => send(name, TWO_WORDS),
+            Helper::Send16 => send(name, FOUR_WORDS),
+            Helper::AwaitBytes => await_bytes(name),
         }
     }
 }
 
-fn function(result: &str, name: &str, params: &str, body: &[&str]) -> String {
+pub(super) fn function(result: &str, name: &str, params: &str, body: &[&str]) -> String {
     let body: String = body.iter().map(|line| format!("    {line}\n")).collect();
     format!("__device__ __forceinline__ {result} {name}({params}) {{\n{body}}}")
 }
@@ -286,7 +322,7 @@ fn pack(name: &str, to: &str) -> String {
 }
 
 /// A vector type, its suffix in PTX, and its fields.
-type Words = (&'static str, &'static str, &'static [&'static str]);
+pub(super) type Words = (&'static str, &'static str, &'static [&'static str]);
 
 const WORD: Words = ("unsigned", "u32", &["value"]);
 const TWO_WORDS: Words = ("uint2", "v2.u32", &["value.x", "value.y"]);

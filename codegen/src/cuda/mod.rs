@@ -1,5 +1,6 @@
 //! Kernel IR to CUDA C. The writer prints and decides nothing: same kernel in, same bytes out.
 
+mod cluster;
 mod expr;
 mod helpers;
 mod namer;

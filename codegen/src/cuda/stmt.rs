@@ -168,6 +168,32 @@ impl Writer<'_> {
                 self.line(&format!("const {} {name} = {helper}({counter}, {expected});", type_name(dtype)));
                 Ok(())
             }
+            Stmt::ClusterBarrier => self.intrinsic(Helper::ClusterBarrier, &[]),
+            Stmt::ExpectBytes { signal, bytes } => {
+                let args = [self.signal_address(*signal)?, self.expr(bytes)?];
+                self.intrinsic(Helper::ExpectBytes, &args)
+            }
+            Stmt::Send { to, index, src, src_at, lanes, rank, signal } => {
+                let (vector, _) = self.vector(Mem::Shared(*to), *lanes)?;
+                let helper = match lanes {
+                    1 => Helper::Send4,
+                    2 => Helper::Send8,
+                    _ => Helper::Send16,
+                };
+                let array = self.var_name(*src)?;
+                let from = self.address(&array, src_at)?;
+                let args = [
+                    self.mem_address(Mem::Shared(*to), index)?,
+                    format!("*reinterpret_cast<const {vector}*>({from})"),
+                    self.expr(rank)?,
+                    self.signal_address(*signal)?,
+                ];
+                self.intrinsic(helper, &args)
+            }
+            Stmt::AwaitBytes { signal } => {
+                let args = [self.signal_address(*signal)?];
+                self.intrinsic(Helper::AwaitBytes, &args)
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use super::helpers::Helper;
 use super::namer::{Namer, identifier};
 use std::collections::BTreeSet;
 use weft_ir::dtype::DType;
-use weft_ir::ids::{ParamId, VarId};
+use weft_ir::ids::{ParamId, SignalId, VarId};
 use weft_ir::kernel::{Access, Kernel, Mem, ParamKind, Stmt};
 use weft_ir::verify::kernel::TypeError;
 
@@ -84,6 +84,7 @@ pub(super) struct Writer<'k> {
     namer: Namer,
     params: Vec<String>,
     shared: Vec<String>,
+    signals: Vec<String>,
     vars: Vec<Option<String>>,
     vectors: BTreeSet<VarId>,
     depth: usize,
@@ -96,9 +97,13 @@ impl<'k> Writer<'k> {
         let mut namer = Namer::new(taken);
         let params = kernel.params.iter().map(|p| namer.name(&p.name)).collect();
         let shared = kernel.shared.iter().map(|s| namer.name(&s.name)).collect();
+        let signals = kernel.signals.iter().map(|s| namer.name(s)).collect();
         let mut vectors = BTreeSet::new();
         kernel.visit(&mut |s| {
-            if let Stmt::LoadVec { dst: array, .. } | Stmt::StoreVec { src: array, .. } = s {
+            if let Stmt::LoadVec { dst: array, .. }
+            | Stmt::StoreVec { src: array, .. }
+            | Stmt::Send { src: array, .. } = s
+            {
                 vectors.insert(*array);
             }
         });
@@ -108,6 +113,7 @@ impl<'k> Writer<'k> {
             namer,
             params,
             shared,
+            signals,
             vars: vec![None; kernel.vars.len()],
             vectors,
             depth: 0,
@@ -123,8 +129,9 @@ impl<'k> Writer<'k> {
             true => String::new(),
             false => format!("\n    {}", params.join(",\n    ")),
         };
+        let cluster = k.cluster.map_or(String::new(), |n| format!("__cluster_dims__(1, 1, {n}) "));
         self.line(&format!(
-            "extern \"C\" __global__ void __launch_bounds__({bounds}) {}({params}) {{",
+            "extern \"C\" __global__ void {cluster}__launch_bounds__({bounds}) {}({params}) {{",
             k.name
         ));
         self.enter();
@@ -181,7 +188,10 @@ impl<'k> Writer<'k> {
             };
             self.line(&line);
         }
-        if !kernel.shared.is_empty() {
+        for name in self.signals.clone() {
+            self.line(&format!("__shared__ unsigned long long {name};"));
+        }
+        if !kernel.shared.is_empty() || !kernel.signals.is_empty() {
             self.blank();
         }
     }
@@ -230,6 +240,11 @@ impl<'k> Writer<'k> {
                 self.shared.get(s.index()).cloned().ok_or_else(|| WriteError::Unknown(s.to_string()))
             }
         }
+    }
+
+    pub(super) fn signal_address(&self, s: SignalId) -> Result<String, WriteError> {
+        let name = self.signals.get(s.index()).ok_or_else(|| WriteError::Unknown(s.to_string()))?;
+        Ok(format!("&{name}"))
     }
 
     /// Whether a register array is accessed as vectors and so must be aligned.

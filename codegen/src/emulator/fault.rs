@@ -168,6 +168,32 @@ pub enum FaultKind {
         /// Element.
         index: i64,
     },
+    /// Data sent to a block of the cluster that is not there.
+    #[error("block {rank} of a cluster of {blocks} is sent to")]
+    NoSuchBlock {
+        /// Number in the cluster.
+        rank: i64,
+        /// Blocks of the cluster.
+        blocks: u32,
+    },
+    /// A signal that gets more or fewer bytes than it waits for: the block goes on too early, or never.
+    #[error("signal `{signal}` expects {expected} bytes, and {sent} are sent")]
+    SignalBytes {
+        /// Name of the signal.
+        signal: String,
+        /// Bytes that it expects.
+        expected: i64,
+        /// Bytes that the blocks of the cluster have sent.
+        sent: i64,
+    },
+    /// Data that arrives in an element which its block has used, or which other data has arrived in.
+    #[error("element {index} of `{array}` is used before what is sent to it has arrived")]
+    UsedBeforeArrival {
+        /// Name of the array.
+        array: String,
+        /// Element.
+        index: i64,
+    },
     /// Non-constant global memory touched before the grid dependency wait.
     #[error("`{0}` is accessed before the grid dependency wait")]
     BeforeDependencyWait(String),

@@ -1,6 +1,7 @@
 //! State of a running launch, and the checks of every memory access.
 
 use super::arrivals::Arrivals;
+use super::cluster::Post;
 use super::fault::{Fault, FaultKind, Place, Raised, Rival, Step, raise};
 use super::memory::Buffer;
 use super::program::{Node, Program};
@@ -69,6 +70,8 @@ pub(super) struct Machine<'k> {
     has_wait: bool,
     pub(super) copies: Vec<Copies>,
     pub(super) clock: Clock,
+    /// What the blocks of the running cluster sent each other.
+    pub(super) post: Post,
     /// Counters of blocks that this launch has used, by region and byte offset.
     pub(super) arrivals: BTreeMap<(usize, usize), Arrivals>,
     pub(super) statement: usize,
@@ -142,6 +145,7 @@ impl<'k> Machine<'k> {
             has_wait: program.has_wait,
             copies: vec![Copies::default(); threads],
             clock: Clock::new(threads, program.has_fence),
+            post: Post::default(),
             arrivals: BTreeMap::new(),
             statement: 0,
             stats: Stats::default(),
@@ -156,32 +160,26 @@ impl<'k> Machine<'k> {
     }
 
     pub(super) fn run(&mut self, program: &Program, order: Order) -> Result<(), Fault> {
-        let all: Vec<u32> = (0..self.threads as u32).collect();
         let [width, height, depth] = self.grid.map(u64::from);
-        let blocks = width * height * depth;
-        for turn in 0..blocks {
+        let cluster = u64::from(self.kernel.cluster.unwrap_or(1));
+        let clusters = width * height * (depth / cluster);
+        for turn in 0..clusters {
             let at = match order {
                 Order::Forward => turn,
-                Order::Backward => blocks - 1 - turn,
+                Order::Backward => clusters - 1 - turn,
             };
-            let block = [at % width, at / width % height, at / width / height].map(|i| i as u32);
-            self.start_block(block, at as u32);
-            self.exec(&program.body, &all).map_err(|raised| self.located(raised))?;
+            let (x, y, z) = (at % width, at / width % height, at / width / height * cluster);
+            let mut ranks: Vec<u64> = (0..cluster).collect();
+            if order == Order::Backward {
+                ranks.reverse();
+            }
+            let blocks = ranks.into_iter().map(|rank| {
+                let number = x + width * (y + height * (z + rank));
+                ([x, y, z + rank].map(|i| i as u32), number as u32)
+            });
+            self.run_cluster(program, blocks.collect()).map_err(|raised| self.located(raised))?;
         }
         self.all_arrived().map_err(|raised| self.located(raised))
-    }
-
-    fn start_block(&mut self, block: [u32; 3], number: u32) {
-        self.block = block;
-        self.clock.start_block(number);
-        self.waited.fill(false);
-        self.copies.fill(Copies::default());
-        for array in self.arrays.iter().flatten().filter(|a| !a.global) {
-            self.regions[array.region].initialised.fill(false);
-            if let Some(shadow) = &mut self.shadows[array.region] {
-                shadow.clear();
-            }
-        }
     }
 
     fn located(&self, raised: Raised) -> Fault {

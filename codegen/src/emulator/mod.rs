@@ -7,6 +7,7 @@
 //! `WarpBarrier` or a `Barrier`.
 
 mod arrivals;
+mod cluster;
 mod copies;
 mod expr;
 mod fault;
@@ -141,6 +142,10 @@ pub fn run_in_order(
 fn check_args(kernel: &Kernel, launch: &Launch, memory: &Memory) -> Result<(), String> {
     if kernel.params.len() != launch.args.len() {
         return Err(format!("{} arguments for {} parameters", launch.args.len(), kernel.params.len()));
+    }
+    let cluster = kernel.cluster.unwrap_or(1).max(1);
+    if !launch.grid[2].is_multiple_of(cluster) {
+        return Err(format!("{} blocks along z in clusters of {cluster}", launch.grid[2]));
     }
     let (mut constant, mut written) = (Vec::new(), Vec::new());
     for (param, arg) in kernel.params.iter().zip(&launch.args) {

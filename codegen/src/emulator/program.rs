@@ -76,6 +76,10 @@ pub(super) enum Op {
     Fence,
     LastBlock { counter: usize, index: Node, expected: Node, last: usize },
     SetCondition { mem: usize, value: Node },
+    ClusterBarrier,
+    ExpectBytes { signal: usize, bytes: Node },
+    Send { to: usize, index: Node, from: Registers, lanes: u32, rank: Node, signal: usize },
+    AwaitBytes { signal: usize },
 }
 
 /// A kernel ready to run.
@@ -236,6 +240,19 @@ impl Compiler<'_> {
             Stmt::SetCondition { condition, value } => {
                 Op::SetCondition { mem: condition.index(), value: self.node(value)? }
             }
+            Stmt::ClusterBarrier => Op::ClusterBarrier,
+            Stmt::ExpectBytes { signal, bytes } => {
+                Op::ExpectBytes { signal: signal.index(), bytes: self.node(bytes)? }
+            }
+            Stmt::Send { to, index, src, src_at, lanes, rank, signal } => Op::Send {
+                to: self.mem(Mem::Shared(*to)),
+                index: self.node(index)?,
+                from: self.registers(src, src_at)?,
+                lanes: *lanes,
+                rank: self.node(rank)?,
+                signal: signal.index(),
+            },
+            Stmt::AwaitBytes { signal } => Op::AwaitBytes { signal: signal.index() },
         };
         Ok(Line { number, op })
     }

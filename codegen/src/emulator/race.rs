@@ -76,6 +76,14 @@ struct Release {
 #[derive(Clone, Debug)]
 pub(super) struct Clock {
     pub(super) now: u64,
+    own: Own,
+    releases: HashMap<(usize, usize), Vec<Release>>,
+    tracks_fences: bool,
+}
+
+/// What is known of one block: blocks of a cluster take turns.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
     block: u32,
     barrier: u64,
     warps: Vec<u64>,
@@ -83,59 +91,56 @@ pub(super) struct Clock {
     fences: Vec<(u64, u64)>,
     /// All threads fenced before a barrier: accesses up to here are published.
     published: u64,
-    releases: HashMap<(usize, usize), Vec<Release>>,
     pending: Vec<Vec<Release>>,
     acquired: Vec<Vec<Release>>,
     acquired_by_block: Vec<Release>,
-    tracks_fences: bool,
 }
 
-impl Clock {
-    pub(super) fn new(threads: usize, tracks_fences: bool) -> Self {
-        Clock {
-            now: 1,
-            block: 0,
+impl Own {
+    /// A block that has done nothing yet.
+    pub(super) fn new(block: u32, threads: usize) -> Own {
+        Own {
+            block,
             barrier: 0,
             warps: vec![0; threads.div_ceil(32)],
             fences: vec![(0, 0); threads],
             published: 0,
-            releases: HashMap::new(),
             pending: vec![Vec::new(); threads],
             acquired: vec![Vec::new(); threads],
             acquired_by_block: Vec::new(),
-            tracks_fences,
         }
     }
+}
 
-    pub(super) fn start_block(&mut self, block: u32) {
-        self.block = block;
-        self.barrier = 0;
-        self.published = 0;
-        self.warps.fill(0);
-        self.fences.fill((0, 0));
-        self.pending.iter_mut().chain(&mut self.acquired).for_each(Vec::clear);
-        self.acquired_by_block.clear();
+impl Clock {
+    pub(super) fn new(threads: usize, tracks_fences: bool) -> Self {
+        Clock { now: 1, own: Own::new(0, threads), releases: HashMap::new(), tracks_fences }
+    }
+
+    /// Another block runs from here on; gives what is known of the one that ran.
+    pub(super) fn run_block(&mut self, own: Own) -> Own {
+        std::mem::replace(&mut self.own, own)
     }
 
     pub(super) fn block_barrier(&mut self) {
-        self.barrier = self.now;
+        self.own.barrier = self.now;
         if self.tracks_fences {
-            self.published = self.fences.iter().map(|f| f.0).min().unwrap_or(0);
-            for a in &mut self.acquired {
-                self.acquired_by_block.append(a);
+            self.own.published = self.own.fences.iter().map(|f| f.0).min().unwrap_or(0);
+            for a in &mut self.own.acquired {
+                self.own.acquired_by_block.append(a);
             }
         }
     }
 
     pub(super) fn warp_barrier(&mut self, warp: usize) {
-        if let Some(w) = self.warps.get_mut(warp) {
+        if let Some(w) = self.own.warps.get_mut(warp) {
             *w = self.now;
         }
     }
 
     pub(super) fn fence(&mut self, thread: usize) {
-        self.fences[thread] = (self.now, self.barrier);
-        let (pending, acquired) = (&mut self.pending[thread], &mut self.acquired[thread]);
+        self.own.fences[thread] = (self.now, self.own.barrier);
+        let (pending, acquired) = (&mut self.own.pending[thread], &mut self.own.acquired[thread]);
         acquired.append(pending);
     }
 
@@ -144,16 +149,16 @@ impl Clock {
         if !self.tracks_fences {
             return;
         }
-        let (own_time, barrier) = self.fences[thread];
+        let (own_time, barrier) = self.own.fences[thread];
         let release = Release {
-            block: self.block,
+            block: self.own.block,
             thread: thread as u16,
             own_time,
-            block_time: barrier.max(self.published),
+            block_time: barrier.max(self.own.published),
             atomic_time: self.now,
         };
         let releases = self.releases.entry((array, element)).or_default();
-        self.pending[thread].extend(releases.iter().filter(|r| r.block != release.block));
+        self.own.pending[thread].extend(releases.iter().filter(|r| r.block != release.block));
         let same = |r: &&mut Release| r.block == release.block && r.thread == release.thread;
         match releases.iter_mut().rev().find(same) {
             Some(earlier) => *earlier = release,
@@ -168,13 +173,13 @@ impl Clock {
             r.block == record.block
                 && (record.time < r.block_time || (single && r.thread == record.thread && record.time <= own))
         };
-        let own = self.acquired.get(usize::from(thread)).map_or(&[][..], Vec::as_slice);
-        self.acquired_by_block.iter().chain(own).any(covers)
+        let own = self.own.acquired.get(usize::from(thread)).map_or(&[][..], Vec::as_slice);
+        self.own.acquired_by_block.iter().chain(own).any(covers)
     }
 
     fn acquired_any(&self, thread: u16) -> bool {
-        !self.acquired_by_block.is_empty()
-            || self.acquired.get(usize::from(thread)).is_some_and(|a| !a.is_empty())
+        !self.own.acquired_by_block.is_empty()
+            || self.own.acquired.get(usize::from(thread)).is_some_and(|a| !a.is_empty())
     }
 
     /// Whether all accesses of a record happen before one of `thread` now.
@@ -182,15 +187,15 @@ impl Clock {
         if r.time == 0 {
             return true;
         }
-        if r.block != self.block {
+        if r.block != self.own.block {
             return match r.span {
                 Span::Thread | Span::Warp | Span::Block => self.has_acquired(r, thread),
                 Span::Grid => r.atomic && self.has_acquired(r, thread),
             };
         }
-        let by_block = r.time < self.barrier;
+        let by_block = r.time < self.own.barrier;
         let same_warp = r.thread / 32 == thread / 32;
-        let by_warp = same_warp && r.time < self.warps[usize::from(thread / 32)];
+        let by_warp = same_warp && r.time < self.own.warps[usize::from(thread / 32)];
         let same_thread = r.thread == thread && mode != Mode::WarpRead;
         match r.span {
             Span::Thread => same_thread || by_block || by_warp,
@@ -206,24 +211,20 @@ impl Clock {
         let own = if mode == Mode::WarpRead { Span::Warp } else { Span::Thread };
         let span = if self.ordered(r, thread, mode) {
             own
-        } else if r.block != self.block {
+        } else if r.block != self.own.block {
             Span::Grid
         } else if r.thread / 32 != thread / 32 {
             r.span.max(Span::Block)
         } else {
             r.span.max(Span::Warp)
         };
-        *r = Record { time: self.now, block: self.block, thread, span, atomic: mode == Mode::Atomic };
+        *r = Record { time: self.now, block: self.own.block, thread, span, atomic: mode == Mode::Atomic };
     }
 }
 
 impl Shadow {
     pub(super) fn new(elements: usize) -> Self {
         Shadow { cells: vec![EMPTY; elements] }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.cells.fill(EMPTY);
     }
 
     /// Records an access to an element, or says what it conflicts with.
@@ -255,8 +256,13 @@ impl Shadow {
                     clock.merge(&mut cell.write, thread, mode);
                 } else {
                     let atomic = mode == Mode::Atomic;
-                    cell.write =
-                        Record { time: clock.now, block: clock.block, thread, span: Span::Thread, atomic };
+                    cell.write = Record {
+                        time: clock.now,
+                        block: clock.own.block,
+                        thread,
+                        span: Span::Thread,
+                        atomic,
+                    };
                 }
                 cell.read = NONE;
             }
@@ -271,11 +277,16 @@ impl Shadow {
         }
     }
 
+    /// Whether the block has not used an element: data that another one sends may arrive there.
+    pub(super) fn is_unused(&self, element: usize) -> bool {
+        self.cells.get(element).is_none_or(|c| c.write.time == 0 && c.read.time == 0 && !c.in_flight)
+    }
+
     /// Records that the copy to an element has landed, as a write of its thread.
     pub(super) fn land(&mut self, clock: &Clock, element: usize, thread: u16) {
         if let Some(cell) = self.cells.get_mut(element) {
             let write =
-                Record { time: clock.now, block: clock.block, thread, span: Span::Thread, atomic: false };
+                Record { time: clock.now, block: clock.own.block, thread, span: Span::Thread, atomic: false };
             *cell = Cell { write, read: NONE, in_flight: false };
         }
     }

@@ -107,6 +107,14 @@ impl Machine<'_> {
             Op::LastBlock { counter, index, expected, last } => {
                 self.last_block(*counter, index, expected, *last, active)
             }
+            // What these do at the top of the body is done between the parts of a kernel (`cluster.rs`).
+            Op::ClusterBarrier | Op::AwaitBytes { signal: _ } => {
+                raise(0, FaultKind::Invalid("a cluster's barrier or wait in a branch or loop".into()))
+            }
+            Op::ExpectBytes { signal, bytes } => self.expect_bytes(*signal, bytes, active),
+            Op::Send { to, index, from, lanes, rank, signal } => {
+                self.send((*to, index), (from, *lanes as usize), (rank, *signal), active)
+            }
             Op::SetCondition { mem, value } => {
                 let new = self.eval(value, active)?;
                 for &t in active {

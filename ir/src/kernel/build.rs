@@ -175,9 +175,11 @@ impl KernelBuilder {
             doc: Vec::new(),
             params: Vec::new(),
             shared: Vec::new(),
+            signals: Vec::new(),
             vars: Vec::new(),
             threads,
             min_blocks: None,
+            cluster: None,
             body: Vec::new(),
         };
         KernelBuilder { kernel, blocks: vec![Vec::new()] }
@@ -210,6 +212,12 @@ impl KernelBuilder {
     pub fn shared(&mut self, name: &str, dtype: DType, len: u32) -> SharedId {
         self.kernel.shared.push(SharedArray { name: name.into(), dtype, len });
         SharedId::new(self.kernel.shared.len() - 1)
+    }
+
+    /// Declares a signal of the block.
+    pub fn signal(&mut self, name: &str) -> SignalId {
+        self.kernel.signals.push(name.into());
+        SignalId::new(self.kernel.signals.len() - 1)
     }
 
     fn new_var(&mut self, name: &str, dtype: DType, len: Option<u32>) -> VarId {
@@ -343,6 +351,11 @@ impl KernelBuilder {
     /// Sets the wished number of blocks an SM.
     pub fn min_blocks(&mut self, blocks: u32) {
         self.kernel.min_blocks = Some(blocks);
+    }
+
+    /// Joins so many blocks along z to clusters.
+    pub fn cluster(&mut self, blocks: u32) {
+        self.kernel.cluster = Some(blocks);
     }
 
     /// The finished kernel.

@@ -18,7 +18,7 @@ pub use expr::{Axis, BinaryOp, CompareOp, Const, Expr, MathFn, ShuffleMode, Unar
 pub use stmt::{CacheHint, MatrixCount, Stmt, Unroll};
 
 use crate::dtype::DType;
-use crate::ids::{ParamId, SharedId, VarId};
+use crate::ids::{ParamId, SharedId, SignalId, VarId};
 use serde::{Deserialize, Serialize};
 
 /// One kernel: what becomes one `extern "C" __global__` function.
@@ -32,15 +32,23 @@ pub struct Kernel {
     pub params: Vec<Param>,
     /// Shared-memory arrays; [`Kernel::shared_layout`] gives their byte offsets.
     pub shared: Vec<SharedArray>,
+    /// Names of the block's signals ([`Stmt::ExpectBytes`]), eight bytes of shared memory each.
+    pub signals: Vec<String>,
     /// Register variables and arrays.
     pub vars: Vec<Var>,
     /// Threads of a block; a multiple of 32, at most 1024.
     pub threads: u32,
     /// Blocks that should fit on one SM (second argument of `__launch_bounds__`).
     pub min_blocks: Option<u32>,
+    /// Blocks of a cluster, if there are clusters: neighbours along z, which run at the same time and send each other
+    /// data ([`Stmt::Send`]). Divides the grid's z; at most [`MAX_CLUSTER`].
+    pub cluster: Option<u32>,
     /// Statements.
     pub body: Vec<Stmt>,
 }
+
+/// Most blocks of a cluster that every GPU with clusters can run (CUDA C++ Programming Guide, "Thread Block Clusters").
+pub const MAX_CLUSTER: u32 = 8;
 
 /// Bytes of shared memory that a kernel may declare statically; beyond, the launch sets the size.
 pub const STATIC_SHARED_LIMIT: u32 = 48 * 1024;
@@ -124,7 +132,7 @@ pub enum Mem {
 }
 
 impl Kernel {
-    /// Byte offset of every shared array, then the total (each rounded up to 16 bytes).
+    /// Byte offset of every shared array, then the total (each rounded up to 16 bytes). Signals lie elsewhere.
     pub fn shared_layout(&self) -> (Vec<u32>, u32) {
         let mut at = 0u32;
         let offsets = self
@@ -178,6 +186,11 @@ impl Kernel {
     /// The variable of an id.
     pub fn var(&self, v: VarId) -> Option<&Var> {
         self.vars.get(v.index())
+    }
+
+    /// Name of a signal.
+    pub fn signal(&self, s: SignalId) -> Option<&str> {
+        self.signals.get(s.index()).map(String::as_str)
     }
 
     /// The shared array of an id.

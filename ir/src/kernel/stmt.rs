@@ -2,7 +2,7 @@
 
 use super::{Expr, Mem};
 use crate::dtype::DType;
-use crate::ids::{ParamId, SharedId, VarId};
+use crate::ids::{ParamId, SharedId, SignalId, VarId};
 use serde::{Deserialize, Serialize};
 
 /// What a loop asks of the compiler.
@@ -258,6 +258,43 @@ pub enum Stmt {
         /// Bool variable declared by this statement.
         last: VarId,
     },
+    /// `barrier.cluster`: all threads of all blocks of the cluster arrive, and wait for each other. At the top of the
+    /// kernel's body.
+    ClusterBarrier,
+    /// Makes one of the block's signals (an `mbarrier`): it is complete once so many bytes were sent to it. The first
+    /// thread does it, and a [`Stmt::ClusterBarrier`] follows before any block sends. Every thread of the block
+    /// reaches it, once in a launch.
+    ExpectBytes {
+        /// The signal.
+        signal: SignalId,
+        /// Bytes, i32; 0 where nothing will be sent. The same for all threads of the block.
+        bytes: Expr,
+    },
+    /// `st.async.shared::cluster` (4, 8 or 16 bytes): stores consecutive elements of a register array into the shared
+    /// memory of a block of the cluster, and counts their bytes at that block's signal. A block does not end before all
+    /// that is sent to it has arrived ([`Stmt::AwaitBytes`]).
+    Send {
+        /// Array, of the receiving block.
+        to: SharedId,
+        /// First element; a multiple of `lanes`.
+        index: Expr,
+        /// Register array of the same type, of 32 bits.
+        src: VarId,
+        /// First element of the register array.
+        src_at: Expr,
+        /// Elements.
+        lanes: u32,
+        /// Number of the receiving block in the cluster: its `blockIdx.z` modulo the cluster's size.
+        rank: Expr,
+        /// The receiving block's signal.
+        signal: SignalId,
+    },
+    /// Waits until the signal is complete (`mbarrier.try_wait`): the thread sees all that was sent. At the top of the
+    /// kernel's body, behind a [`Stmt::ClusterBarrier`].
+    AwaitBytes {
+        /// The signal.
+        signal: SignalId,
+    },
     /// `cudaGraphSetConditional(condition, value)`: what steers the loop that the kernel runs in. One thread of the
     /// grid does it.
     SetCondition {
@@ -279,7 +316,9 @@ impl Stmt {
             | Stmt::GridDependencyLaunch
             | Stmt::CpAsyncCommit
             | Stmt::CpAsyncWait { pending: _ }
-            | Stmt::Fence => Vec::new(),
+            | Stmt::Fence
+            | Stmt::ClusterBarrier
+            | Stmt::AwaitBytes { signal: _ } => Vec::new(),
             Stmt::Let { var: _, value, mutable: _ }
             | Stmt::Assign { var: _, value }
             | Stmt::SetCondition { condition: _, value } => vec![value],
@@ -302,6 +341,10 @@ impl Stmt {
             Stmt::AtomicAdd { mem: _, index, value, old: _ } => vec![index, value],
             Stmt::LastBlock { counter: _, index, expected, last: _ } => vec![index, expected],
             Stmt::Sleep { nanoseconds } => vec![nanoseconds],
+            Stmt::ExpectBytes { signal: _, bytes } => vec![bytes],
+            Stmt::Send { to: _, index, src: _, src_at, lanes: _, rank, signal: _ } => {
+                vec![index, src_at, rank]
+            }
         }
     }
 
@@ -332,6 +375,10 @@ impl Stmt {
             | Stmt::LastBlock { .. }
             | Stmt::Sleep { .. }
             | Stmt::Fence
+            | Stmt::ClusterBarrier
+            | Stmt::ExpectBytes { .. }
+            | Stmt::Send { .. }
+            | Stmt::AwaitBytes { .. }
             | Stmt::SetCondition { .. } => Vec::new(),
         }
     }

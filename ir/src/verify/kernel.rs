@@ -4,6 +4,7 @@
 //! initialisation, divergence that depends on data) is left to the emulator.
 
 mod check;
+mod cluster;
 mod fault;
 mod fold;
 mod statements;
@@ -38,6 +39,8 @@ pub struct Facts {
     pub condition: bool,
     /// Uses bulk copies or prefetches (`cp.async.bulk`).
     pub bulk: bool,
+    /// Its blocks form clusters.
+    pub clusters: bool,
     /// Bytes of the widest vector access (0: none).
     pub max_vector_bytes: u32,
 }
@@ -47,6 +50,7 @@ pub fn verify(kernel: &Kernel) -> Result<Facts, Vec<Fault>> {
     let mut v = Verifier::new(kernel);
     v.header();
     v.block(&kernel.body, Agreement::Block, true);
+    v.signals_end();
     if v.faults.is_empty() { Ok(facts(kernel)) } else { Err(v.faults) }
 }
 
@@ -54,6 +58,7 @@ fn facts(kernel: &Kernel) -> Facts {
     let mut f = Facts {
         shared_bytes: kernel.shared_layout().1,
         dynamic_shared: kernel.dynamic_shared(),
+        clusters: kernel.cluster.is_some(),
         ..Facts::default()
     };
     let bytes = |mem: &Mem, lanes: &u32| kernel.mem_dtype(*mem).map_or(0, |d| d.size() as u32 * lanes);
@@ -79,6 +84,10 @@ fn facts(kernel: &Kernel) -> Facts {
         | Stmt::Barrier
         | Stmt::WarpBarrier
         | Stmt::Sleep { .. }
+        | Stmt::ClusterBarrier
+        | Stmt::ExpectBytes { .. }
+        | Stmt::Send { .. }
+        | Stmt::AwaitBytes { .. }
         | Stmt::Fence => {}
     });
     f

@@ -1,6 +1,7 @@
 //! What the walk over a kernel knows: declared variables, what was waited for, faults; and its checks of expressions,
 //! indices and accesses. [`super::statements`] has the statements.
 
+use super::cluster::Signals;
 use super::fault::{Fault, FaultKind};
 use super::fold::fold;
 use super::types::{TypeError, expr_type, index_type};
@@ -30,6 +31,7 @@ pub(super) struct Verifier<'k> {
     pub(super) has_wait: bool,
     pub(super) waited: bool,
     pub(super) scope: Vec<Option<Declared>>,
+    pub(super) signals: Signals,
     number: usize,
     at: Option<usize>,
     pub(super) faults: Vec<Fault>,
@@ -52,6 +54,7 @@ impl<'k> Verifier<'k> {
             has_wait,
             waited: false,
             scope: vec![None; kernel.vars.len()],
+            signals: Signals::new(kernel),
             number: 0,
             at: None,
             faults: Vec::new(),
@@ -86,6 +89,7 @@ impl<'k> Verifier<'k> {
         if total > MAX_SHARED {
             self.fault(FaultKind::Header(format!("{total} bytes of shared memory, at most {MAX_SHARED}")));
         }
+        self.cluster_header();
         for v in &k.vars {
             if v.len == Some(0) {
                 self.fault(FaultKind::Header(format!("register array `{}` is empty", v.name)));

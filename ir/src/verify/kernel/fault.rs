@@ -63,6 +63,12 @@ pub enum FaultKind {
     /// A dependency wait that some path may skip.
     #[error("grid dependency wait inside a branch or loop")]
     ConditionalDependencyWait,
+    /// What all blocks of a cluster do together, inside a branch or loop.
+    #[error("{0} inside a branch or loop")]
+    ConditionalCluster(&'static str),
+    /// Blocks of a cluster that do not agree on when something is sent.
+    #[error("{0}")]
+    Signal(String),
 }
 
 impl FaultKind {
@@ -75,14 +81,16 @@ impl FaultKind {
             | FaultKind::Scope(_)
             | FaultKind::Immutable(_)
             | FaultKind::Access(_)
-            | FaultKind::VectorWidth(_) => true,
+            | FaultKind::VectorWidth(_)
+            | FaultKind::ConditionalCluster(_) => true,
             FaultKind::OutOfRange { .. }
             | FaultKind::DynamicIndex(_)
             | FaultKind::Unroll(_)
             | FaultKind::Divergent(_)
             | FaultKind::Disagreement(_)
             | FaultKind::BeforeDependencyWait(_)
-            | FaultKind::ConditionalDependencyWait => false,
+            | FaultKind::ConditionalDependencyWait
+            | FaultKind::Signal(_) => false,
         }
     }
 }

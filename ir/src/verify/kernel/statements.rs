@@ -168,6 +168,12 @@ impl Verifier<'_> {
             Stmt::LastBlock { counter, index, expected, last } => {
                 self.last_block(*counter, index, expected, *last, agreement);
             }
+            Stmt::ClusterBarrier => self.cluster_barrier(top),
+            Stmt::ExpectBytes { signal, bytes } => self.expect_bytes(*signal, bytes, agreement),
+            Stmt::Send { to, index, src, src_at, lanes, rank, signal } => {
+                self.send((*to, index), (*src, src_at), *lanes, (rank, *signal), agreement);
+            }
+            Stmt::AwaitBytes { signal } => self.await_bytes(*signal, top),
         }
     }
 

@@ -84,6 +84,10 @@ impl Uniformity {
             | Stmt::LastBlock { .. }
             | Stmt::Sleep { .. }
             | Stmt::Fence
+            | Stmt::ClusterBarrier
+            | Stmt::ExpectBytes { .. }
+            | Stmt::Send { .. }
+            | Stmt::AwaitBytes { .. }
             | Stmt::SetCondition { .. } => {}
         }
     }
