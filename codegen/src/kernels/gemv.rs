@@ -11,13 +11,12 @@
 use super::ahead::Prepared;
 use super::gemv_draw::Drawing;
 use super::gemv_left::Left;
-use super::warp::{Threads, shuffle_reduce, threads, vector_lanes};
+use super::warp::{Threads, threads, vector_lanes};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{Axis, CacheHint, Expr, Mem, Stmt, Unroll};
+use weft_ir::kernel::{Axis, CacheHint, Expr, Stmt, Unroll};
 use weft_ir::plan::MatMul;
-use weft_ir::scalar::Reduce;
 
 /// Parameters of the schedule.
 pub(super) struct Shape {
@@ -35,9 +34,9 @@ pub(super) struct Shape {
 }
 
 /// The kernel's sizes and places, once its variables are declared.
-struct Kernel<'a> {
-    m: &'a MatMul,
-    s: &'a Shape,
+pub(super) struct Kernel<'a> {
+    pub m: &'a MatMul,
+    pub s: &'a Shape,
     left: Left,
     /// Elements of a 16-byte vector of b.
     vector: u32,
@@ -46,16 +45,16 @@ struct Kernel<'a> {
     /// Times a team takes columns.
     rounds: u32,
     teams: u32,
-    drawing: Option<Drawing<'a>>,
-    t: Threads,
+    pub drawing: Option<Drawing<'a>>,
+    pub t: Threads,
     /// Index of the thread in its team.
-    member: Expr,
+    pub member: Expr,
     /// Warp within the team, and team within the block.
-    part: Expr,
+    pub part: Expr,
     team: Expr,
     first_row: Expr,
     weights: VarId,
-    sums: VarId,
+    pub sums: VarId,
 }
 
 pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), String> {
@@ -144,16 +143,16 @@ struct Places {
 }
 
 /// The points that the lanes of a team take together: those from `first` on, `many` of them, lane by lane.
-struct Turn {
-    first: i64,
-    many: i64,
+pub(super) struct Turn {
+    pub first: i64,
+    pub many: i64,
     /// Index of the lane's point among those of the task.
-    mine: Expr,
-    at: Point,
+    pub mine: Expr,
+    pub at: Point,
     /// Whether the lane has a point.
-    inside: Expr,
+    pub inside: Expr,
     /// The stores, where what they read is loaded ahead.
-    prepared: Option<Prepared>,
+    pub prepared: Option<Prepared>,
 }
 
 impl Kernel<'_> {
@@ -333,87 +332,7 @@ impl Kernel<'_> {
     }
 
     /// Points of a task.
-    fn points(&self) -> i64 {
+    pub fn points(&self) -> i64 {
         i64::from(self.s.columns) / self.m.group as i64
-    }
-
-    /// Joins the lanes' sums and runs the epilogues of a team's points.
-    fn finish(
-        &self,
-        b: &mut Body<'_>,
-        partial: Option<SharedId>,
-        reduced: &[Vec<Expr>],
-        turns: &[Turn],
-        round: Expr,
-    ) -> Result<(), String> {
-        let all = self.s.rows * self.s.columns;
-        b.unrolled("i", all, |b, i| {
-            let sum = b.k.let_mut("sum", DType::F32, Expr::elem(self.sums, i.clone()));
-            shuffle_reduce(b, sum, Reduce::Sum, 1, i64::from(self.s.lanes));
-            b.k.assign_elem(self.sums, i, sum.into());
-            Ok(())
-        })?;
-        if let Some(partial) = partial {
-            self.join_warps(b, partial, round)?;
-        }
-        let (group, points) = (self.m.group as i64, self.points());
-        for (turn, t) in turns.iter().enumerate() {
-            let (first, many) = (t.first, t.many);
-            let pick = |b: &mut Body<'_>, name: &str, of: &dyn Fn(i64) -> Expr| {
-                let var = b.k.let_mut(name, DType::F32, of(first));
-                for i in first + 1..first + many {
-                    let other = t.mine.clone().eq_(Expr::int(i)).select(of(i), var.into());
-                    b.k.assign(var, other);
-                }
-                Expr::Var(var)
-            };
-            let sum = |g: i64| move |i: i64| Expr::elem(self.sums, Expr::int(i * group + g));
-            let acc: Vec<Expr> = (0..group).map(|g| pick(b, "value", &sum(g))).collect();
-            let stages = 0..self.m.stages.len();
-            let of_row = |i: usize| move |at: i64| reduced[(at / points) as usize][i].clone();
-            let stages: Vec<Expr> = stages.map(|i| pick(b, "reduced", &of_row(i))).collect();
-            let at = Point { reduced: stages, acc, ..t.at.clone() };
-            if let Some(prepared) = &t.prepared {
-                prepared.store(b, &self.m.stores, &at)?;
-            }
-            if t.prepared.is_some() && self.drawing.is_none() {
-                continue;
-            }
-            b.if_then(t.inside.clone(), |b| {
-                if t.prepared.is_none() {
-                    b.stores(&self.m.stores, &at)?;
-                }
-                self.drawing.as_ref().map_or(Ok(()), |d| d.take(b, turn, &at))
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Adds up the sums of a team's warps, in their order. Two buffers take turns, so that one barrier a
-    /// round is enough.
-    fn join_warps(&self, b: &mut Body<'_>, partial: SharedId, round: Expr) -> Result<(), String> {
-        let all = i64::from(self.s.rows * self.s.columns);
-        let half = round % 2 * (i64::from(self.s.warps) * all);
-        let half = b.k.let_("half", DType::I32, half);
-        b.if_then(self.t.lane.clone().eq_(Expr::int(0)), |b| {
-            b.unrolled("i", all as u32, |b, i| {
-                let at = half.clone() + self.t.warp.clone() * all + i.clone();
-                b.k.store(Mem::Shared(partial), at, Expr::elem(self.sums, i));
-                Ok(())
-            })
-        })?;
-        b.k.push(Stmt::Barrier);
-        let first = self.t.warp.clone() - self.part.clone();
-        let first = b.k.let_("first_warp", DType::I32, half + first * all);
-        b.unrolled("i", all as u32, |b, i| {
-            let load = |w: Expr| Expr::load(Mem::Shared(partial), first.clone() + w * all + i.clone());
-            let sum = b.k.let_mut("sum", DType::F32, load(Expr::int(0)));
-            b.unrolled("w", self.s.split - 1, |b, w| {
-                b.k.assign(sum, Expr::Var(sum) + load(w + 1));
-                Ok(())
-            })?;
-            b.k.assign_elem(self.sums, i.clone(), sum.into());
-            Ok(())
-        })
     }
 }

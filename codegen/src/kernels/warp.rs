@@ -48,6 +48,36 @@ pub(super) fn shuffle_reduce(b: &mut Body<'_>, var: VarId, op: Reduce, from: i64
     }
 }
 
+/// Adds up some values over groups of `lanes` lanes (a power of two): lane i of a group gets the sum of the i-th, of at
+/// most so many. Each step halves the values that a lane has, sending the others to a lane that keeps them, so n values
+/// take n − 1 shuffles and few more, where one by one they would take log₂(lanes) each. The order of a sum does not
+/// depend on how many there are.
+pub(super) fn sums_by_lane(b: &mut Body<'_>, lane: &Expr, values: Vec<Expr>, lanes: i64) -> Expr {
+    let mut values = values;
+    let mut mask = 1;
+    while mask < lanes {
+        let mut next = Vec::new();
+        let upper = (values.len() > 1).then(|| {
+            let bit = lane.clone() / mask % 2;
+            b.k.let_("upper", DType::Bool, bit.eq_(Expr::int(1)))
+        });
+        for pair in values.chunks(2) {
+            let (kept, sent) = match (&upper, pair) {
+                (Some(upper), [first, second]) => (
+                    upper.clone().select(second.clone(), first.clone()),
+                    upper.clone().select(first.clone(), second.clone()),
+                ),
+                (Some(_) | None, _) => (pair[0].clone(), pair[0].clone()),
+            };
+            let sum = combine(Reduce::Sum, kept, sent.shuffle_xor(mask));
+            next.push(b.k.let_("sum", DType::F32, sum));
+        }
+        values = next;
+        mask *= 2;
+    }
+    values.swap_remove(0)
+}
+
 /// Reduces a variable over a block of `warps` warps through shared memory; every thread gets the result.
 pub(super) fn block_reduce(
     b: &mut Body<'_>,
