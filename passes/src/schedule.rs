@@ -307,9 +307,10 @@ pub fn scratch(work: &Work, schedule: &Schedule) -> Option<Scratch> {
             m.draw.as_ref().map(|d| gemv::draw_scratch(m, d, *rows, *blocks))
         }
         (
-            Schedule::AttentionRow { heads, splits, .. } | Schedule::AttentionGroup { heads, splits, .. },
+            Schedule::AttentionRow { heads, splits, cluster, .. }
+            | Schedule::AttentionGroup { heads, splits, cluster, .. },
             Compute::Attention(a),
-        ) if *splits > 1 => Some(attention::scratch(a, *heads as usize, *splits as usize)),
+        ) if splits > cluster => Some(attention::scratch(a, *heads as usize, *splits as usize)),
         _ => None,
     }
 }

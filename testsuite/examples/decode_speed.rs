@@ -76,7 +76,7 @@ fn tweak(variant: &str, work: &Work, s: &mut Schedule) {
                 "staged" => *staged = value != 0,
                 _ => {}
             },
-            Schedule::AttentionRow { warps, heads, depth, splits } => match field {
+            Schedule::AttentionRow { warps, heads, depth, splits, cluster: _, late: _ } => match field {
                 "warps" => *warps = value,
                 "depth" => *depth = value,
                 "heads" => *heads = value,

@@ -306,21 +306,37 @@ fn attentions() -> Vec<Case> {
     let few: [attention::Token; 3] = [(1, 1), (2, 70), (3, 301)];
     let settled = |s| attention::Shape { settled: true, ..s };
     let capped = |s| attention::Shape { cap: Some(20.0), window: Some(33), sink: true, ..s };
-    let row = |warps, heads, splits| Schedule::AttentionRow { warps, heads, depth: 2, splits };
-    let group = |warps, heads, splits| Schedule::AttentionGroup { warps, heads, depth: 1, splits };
+    let rows = |warps, heads, splits, cluster| Schedule::AttentionRow {
+        warps,
+        heads,
+        depth: 2,
+        splits,
+        cluster,
+        late: false,
+    };
+    let groups = |warps, heads, splits, cluster| Schedule::AttentionGroup {
+        warps,
+        heads,
+        depth: 1,
+        splits,
+        cluster,
+        late: false,
+    };
+    let row = |warps, heads, splits| rows(warps, heads, splits, 1);
+    let group = |warps, heads, splits| groups(warps, heads, splits, 1);
     let tile = Schedule::AttentionTile { tile_q: 64, tile_k: 64 };
     let many = |n: i32| -> Vec<attention::Token> { (1..=n).map(|i| (1, i)).collect() };
     let mut out = Vec::new();
     let small = [
-        (settled(shape(2, 3, 20)), row(4, 3, 1), row(2, 1, 3)),
-        (capped(shape(1, 4, 40)), row(2, 2, 1), row(4, 4, 5)),
-        (shape(3, 1, 72), row(8, 1, 1), row(4, 1, 2)),
-        (settled(shape(2, 4, 64)), group(4, 4, 1), group(2, 2, 3)),
-        (capped(shape(1, 3, 128)), group(2, 3, 1), group(4, 3, 5)),
-        (shape(3, 7, 64), group(8, 7, 1), group(4, 7, 2)),
+        (settled(shape(2, 3, 20)), row(4, 3, 1), row(2, 1, 3), rows(2, 3, 4, 4)),
+        (capped(shape(1, 4, 40)), row(2, 2, 1), row(4, 4, 5), rows(4, 4, 8, 8)),
+        (shape(3, 1, 72), row(8, 1, 1), row(4, 1, 2), rows(2, 1, 6, 2)),
+        (settled(shape(2, 4, 64)), group(4, 4, 1), group(2, 2, 3), groups(5, 4, 8, 8)),
+        (capped(shape(1, 3, 128)), group(2, 3, 1), group(4, 3, 5), groups(3, 3, 16, 8)),
+        (shape(3, 7, 64), group(8, 7, 1), group(4, 7, 2), groups(2, 7, 4, 4)),
     ];
-    for (s, one, shared) in small {
-        for schedule in [one, shared] {
+    for (s, one, shared, joined) in small {
+        for schedule in [one, shared, joined] {
             out.push(of_attention(format!("{s:?} {schedule:?}"), &s, &few, &schedule));
         }
     }

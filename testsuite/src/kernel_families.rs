@@ -42,10 +42,14 @@ families! {
     AttentionRow,
     /// The same with keys that several blocks share.
     AttentionRowSplit,
+    /// The same with blocks that form clusters.
+    AttentionRowCluster,
     /// Attention of one token, by tiles of keys.
     AttentionGroup,
     /// The same with keys that several blocks share.
     AttentionGroupSplit,
+    /// The same with blocks that form clusters.
+    AttentionGroupCluster,
     /// Attention of many tokens, by tiles of both.
     AttentionTile,
     /// Steps on each row: a router.
@@ -86,9 +90,11 @@ impl Family {
                 _ => Family::Gemm,
             },
             Schedule::AttentionRow { splits: 1, .. } => Family::AttentionRow,
-            Schedule::AttentionRow { .. } => Family::AttentionRowSplit,
+            Schedule::AttentionRow { cluster: 1, .. } => Family::AttentionRowSplit,
+            Schedule::AttentionRow { .. } => Family::AttentionRowCluster,
             Schedule::AttentionGroup { splits: 1, .. } => Family::AttentionGroup,
-            Schedule::AttentionGroup { .. } => Family::AttentionGroupSplit,
+            Schedule::AttentionGroup { cluster: 1, .. } => Family::AttentionGroupSplit,
+            Schedule::AttentionGroup { .. } => Family::AttentionGroupCluster,
             Schedule::AttentionTile { .. } => Family::AttentionTile,
             Schedule::RowSteps { .. } => Family::RowSteps,
             Schedule::RoutedGemv { .. } => Family::RoutedGemv,

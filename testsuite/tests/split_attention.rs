@@ -15,17 +15,17 @@ fn tokens(lengths: &[i32]) -> Vec<Token> {
     lengths.iter().copied().enumerate().collect()
 }
 
-/// Heads of a block, warps, keys of a lane (or tiles of a warp) in flight, blocks that share the keys.
-type Parts = (u32, u32, u32, u32);
+/// Heads of a block, warps, keys of a lane (or tiles of a warp) in flight, blocks that share the keys, and of a cluster.
+type Parts = (u32, u32, u32, u32, u32);
 /// A schedule of these parts: on tensor cores or not.
 type Make = fn(Parts) -> Schedule;
 
-fn rows((heads, warps, depth, splits): Parts) -> Schedule {
-    Schedule::AttentionRow { warps, heads, depth, splits }
+fn rows((heads, warps, depth, splits, cluster): Parts) -> Schedule {
+    Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: cluster > 1 }
 }
 
-fn groups((heads, warps, depth, splits): Parts) -> Schedule {
-    Schedule::AttentionGroup { warps, heads, depth, splits }
+fn groups((heads, warps, depth, splits, cluster): Parts) -> Schedule {
+    Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: cluster > 1 }
 }
 
 /// Results of a step, with blocks in an order; each kernel near the reference.
@@ -43,14 +43,17 @@ fn run(s: &Shape, tokens: &[Token], make: Make, parts: Parts, order: Order) -> V
     emulated.output("y").into_iter().map(f32::to_bits).collect()
 }
 
-/// All lengths, by 1, 2, 5 and 16 blocks, in both orders.
+/// Blocks that share the keys, alone or in clusters: with two of these, the longest context has more keys than one takes.
+const SHARES: [(u32, u32); 7] = [(1, 1), (2, 1), (5, 1), (16, 1), (8, 8), (6, 2), (16, 4)];
+
+/// All lengths, by all shares, in both orders.
 fn check(s: &Shape, make: Make, (heads, warps, depth): (u32, u32, u32)) {
     let step = tokens(&LENGTHS);
     let mut whole = Vec::new();
-    for splits in [1, 2, 5, 16] {
-        let parts = (heads, warps, depth, splits);
+    for (splits, cluster) in SHARES {
+        let parts = (heads, warps, depth, splits, cluster);
         let forward = run(s, &step, make, parts, Order::Forward);
-        if splits == 1 || splits == 5 {
+        if splits == 1 || splits == 5 || cluster > 1 {
             // Keys that are loaded before the wait are the same keys.
             let early = run(&Shape { settled: true, ..*s }, &step, make, parts, Order::Forward);
             assert_eq!(early, forward, "{s:?}, {parts:?}: settled");
@@ -105,11 +108,11 @@ shapes! {
 #[test]
 fn thousands_of_keys() {
     let s = Shape::new(1, 2, 64, DType::BF16);
-    let makes: [(Make, Parts); 2] = [(rows, (2, 8, 4, 1)), (groups, (2, 8, 2, 1))];
-    for (make, (heads, warps, depth, splits)) in
-        makes.into_iter().flat_map(|(m, p)| [1, 2, 5, 16].map(|n| (m, (p.0, p.1, p.2, n))))
+    let makes: [(Make, [u32; 3]); 2] = [(rows, [2, 8, 4]), (groups, [2, 8, 2])];
+    for (make, [heads, warps, depth], (splits, cluster)) in
+        makes.into_iter().flat_map(|(m, p)| SHARES.into_iter().chain([(16, 8)]).map(move |n| (m, p, n)))
     {
-        let parts = (heads, warps, depth, splits);
+        let parts = (heads, warps, depth, splits, cluster);
         let bits = run(&s, &tokens(&[4321]), make, parts, Order::Forward);
         assert_eq!(bits, run(&s, &tokens(&[4321]), make, parts, Order::Backward));
     }
@@ -118,15 +121,22 @@ fn thousands_of_keys() {
 #[test]
 fn latent_attention() {
     let s = Shape { value_dim: 512, latent: true, ..Shape::new(1, 3, 576, DType::BF16) };
-    for splits in [1, 2, 5] {
-        run(&s, &tokens(&[1, 257, 700]), rows, (1, 16, 4, splits), Order::Forward);
+    for (splits, cluster) in [(1, 1), (2, 1), (5, 1), (8, 8)] {
+        run(&s, &tokens(&[1, 257, 700]), rows, (1, 16, 4, splits, cluster), Order::Forward);
     }
 }
 
 /// Keys of earlier steps are loaded before the dependency wait, the token's own behind it.
 #[test]
 fn settled_keys_change_no_bit() {
-    for (make, parts) in [(rows as Make, (2, 4, 2, 5)), (groups, (4, 2, 1, 5)), (groups, (4, 2, 2, 1))] {
+    let makes: [(Make, Parts); 5] = [
+        (rows, (2, 4, 2, 5, 1)),
+        (groups, (4, 2, 1, 5, 1)),
+        (groups, (4, 2, 2, 1, 1)),
+        (rows, (2, 4, 2, 8, 4)),
+        (groups, (4, 5, 2, 8, 8)),
+    ];
+    for (make, parts) in makes {
         let s = Shape::new(2, 4, 64, DType::BF16);
         let settled = Shape { settled: true, ..s };
         let step = tokens(&LENGTHS);
@@ -139,8 +149,9 @@ fn settled_keys_change_no_bit() {
 fn companions_do_not_show() {
     let s = Shape { sink: true, ..Shape::new(2, 2, 64, DType::BF16) };
     let all: Vec<Token> = vec![(0, 700), (1, 3), (2, 1500), (3, 256)];
-    for (make, splits) in [rows as Make, groups].into_iter().flat_map(|m| [2, 5, 16].map(|n| (m, n))) {
-        let parts = (2, 8, 2, splits);
+    let shares = [(2, 1), (5, 1), (16, 1), (8, 8), (8, 2)];
+    for (make, (splits, cluster)) in [rows as Make, groups].into_iter().flat_map(|m| shares.map(|n| (m, n))) {
+        let parts = (2, 8, 2, splits, cluster);
         let together = run(&s, &all, make, parts, Order::Forward);
         let row = together.len() / all.len();
         for (i, t) in all.iter().enumerate() {
@@ -169,12 +180,14 @@ fn a_token_has_the_same_bits_in_every_bucket() {
     }
 }
 
-/// Warps, heads, loads in flight and splits of a bucket of so many tokens and this context.
-fn chosen(s: &Shape, tokens: usize, context: usize) -> [u32; 4] {
+/// Warps, heads, loads in flight, splits and blocks of a cluster, of a bucket of so many tokens and this context.
+fn chosen(s: &Shape, tokens: usize, context: usize) -> [u32; 5] {
     let (plan, _) = plan(s, &vec![(0, 1); tokens], context, "sm_90", &|_| {});
     match plan.kernels[0].schedule {
-        Schedule::AttentionRow { warps, heads, depth, splits }
-        | Schedule::AttentionGroup { warps, heads, depth, splits } => [warps, heads, depth, splits],
+        Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: _ }
+        | Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: _ } => {
+            [warps, heads, depth, splits, cluster]
+        }
         ref other => panic!("{other:?}"),
     }
 }
@@ -182,10 +195,10 @@ fn chosen(s: &Shape, tokens: usize, context: usize) -> [u32; 4] {
 #[test]
 fn splits_fill_the_gpu_within_bounds() {
     let llama8b = Shape::new(8, 4, 128, DType::BF16);
-    assert_eq!(chosen(&llama8b, 1, 131_072), [8, 4, 1, 16]);
-    assert_eq!(chosen(&llama8b, 1, 1024), [8, 4, 1, 16]);
-    assert_eq!(chosen(&llama8b, 8, 1024), [8, 4, 1, 16]);
-    assert_eq!(chosen(&Shape::new(1, 8, 256, DType::BF16), 1, 2048), [8, 2, 4, 32]);
+    assert_eq!(chosen(&llama8b, 1, 131_072), [5, 4, 2, 16, 8]);
+    assert_eq!(chosen(&llama8b, 1, 1024), [5, 4, 2, 16, 8]);
+    assert_eq!(chosen(&llama8b, 8, 1024), [5, 4, 2, 16, 8]);
+    assert_eq!(chosen(&Shape::new(1, 8, 256, DType::BF16), 1, 2048), [8, 2, 4, 32, 8]);
     for s in [
         llama8b,
         Shape::new(3, 3, 64, DType::BF16),
@@ -194,7 +207,8 @@ fn splits_fill_the_gpu_within_bounds() {
         Shape::new(2, 7, 96, DType::F32),
     ] {
         for context in [1, 255, 256, 511, 2048, 32_768, 131_072] {
-            let [warps, one, depth, splits] = chosen(&s, 1, context);
+            let [warps, one, depth, splits, cluster] = chosen(&s, 1, context);
+            assert!(splits.is_multiple_of(cluster), "{s:?}, {context}: {splits} splits by {cluster}");
             assert!(splits == 1 || context / splits as usize >= SPLIT_KEYS, "{s:?}, {context}: {splits}");
             // About the 132 SMs, or twice as many, where there are keys enough for so many blocks.
             let blocks = s.kv_heads * s.group / one as usize;
@@ -202,11 +216,11 @@ fn splits_fill_the_gpu_within_bounds() {
                 assert!((99..=330).contains(&(blocks * splits as usize)), "{s:?}, {context}");
             }
             for tokens in [2, 4, 8] {
-                let [w, heads, d, n] = chosen(&s, tokens, context);
+                let [w, heads, d, n, c] = chosen(&s, tokens, context);
                 assert!(s.group.is_multiple_of(heads as usize));
                 assert_eq!(
-                    (w, d, n),
-                    (warps, depth, splits),
+                    (w, d, n, c),
+                    (warps, depth, splits, cluster),
                     "{s:?}, {tokens}, {context}: sums in another order"
                 );
             }
@@ -220,7 +234,7 @@ fn windows_in_tiles_of_tokens() {
     fn tile(_: Parts) -> Schedule {
         Schedule::AttentionTile { tile_q: 64, tile_k: 64 }
     }
-    let parts = (1, 4, 1, 1);
+    let parts = (1, 4, 1, 1, 1);
     for window in [1, 40, 200] {
         let s = Shape { window: Some(window), ..Shape::new(1, 2, 64, DType::BF16) };
         // Tokens of sequences that begin, and that go on far from their beginning.

@@ -222,7 +222,8 @@ mod tests {
         let shape = Shape::Gemv { columns: 64, k: 32, group: 2, computed: true };
         assert_eq!(shape_text(&shape), "product 64×32, 2 rows a point, computed left");
         let key = Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape };
-        let schedule = Schedule::AttentionRow { warps: 4, heads: 1, depth: 2, splits: 1 };
+        let schedule =
+            Schedule::AttentionRow { warps: 4, heads: 1, depth: 2, splits: 1, cluster: 1, late: false };
         let measured =
             Measured { schedule: schedule.clone(), ns: 1500, estimated_ns: 0, tried: 3, of: 9, context: 64 };
         let report = |outcome| TaskReport {

@@ -5,6 +5,7 @@
 //! warps make of them is a [`Reader`]'s: [`super::attention_row`] takes keys one by one, [`super::attention_group`]
 //! on tensor cores. [`super::attention_join`] joins their states.
 
+use super::attention_cluster::Exchange;
 use super::attention_group::Tiles;
 use super::attention_join::{Place, Split, Warps, join_splits, join_warps};
 use super::attention_row::Rows;
@@ -26,6 +27,10 @@ pub(super) struct Block {
     pub depth: u32,
     /// Blocks that share a token's keys.
     pub splits: u32,
+    /// Blocks of a cluster.
+    pub cluster: u32,
+    /// Whether dependents start behind the wait.
+    pub late: bool,
 }
 
 /// The keys that a token sees: `first .. end`.
@@ -77,14 +82,24 @@ impl<'e> Cache<'e> {
         Ok(Cache { a, token: place.token.clone(), first, end, kv_head, base })
     }
 
-    /// Slot of a key; past the end, that of the last.
-    pub fn slot(&self, b: &mut Body<'_>, key: Expr) -> Result<Expr, String> {
-        let safe = b.k.let_("safe_key", DType::I32, key.min(self.end.clone() - 1));
+    /// Slot of a key; past the last, that of the last.
+    pub fn slot(&self, b: &mut Body<'_>, key: Expr, last: &Expr) -> Result<Expr, String> {
+        let safe = b.k.let_("safe_key", DType::I32, key.min(last.clone()));
+        self.slot_of(b, safe)
+    }
+
+    /// Slot of a key of the token.
+    pub fn slot_of(&self, b: &mut Body<'_>, key: Expr) -> Result<Expr, String> {
         let slot = match &self.base {
-            Some(base) => base.clone() + safe,
-            None => b.lower(&self.a.slot, &Point::at(vec![self.token.clone(), safe]))?,
+            Some(base) => base.clone() + key,
+            None => b.lower(&self.a.slot, &Point::at(vec![self.token.clone(), key]))?,
         };
         Ok(b.k.let_("slot", DType::I32, slot))
+    }
+
+    /// Last key of the share.
+    pub fn last(&self) -> Expr {
+        self.end.clone() - 1
     }
 
     /// Rounds of so many keys that the share takes.
@@ -94,41 +109,16 @@ impl<'e> Cache<'e> {
     }
 }
 
-/// Which keys are fetched, and how their loads go through the caches.
-pub(super) struct Fetch<'f> {
-    pub hint: CacheHint,
-    /// Condition of a key; without one all are fetched.
-    which: Option<&'f dyn Fn(Expr) -> Expr>,
-}
-
-impl Fetch<'_> {
-    /// All keys.
-    pub fn all() -> Fetch<'static> {
-        Fetch { hint: CacheHint::Default, which: None }
-    }
-
-    /// Makes the loads of a key if it is one of those.
-    pub fn when(
-        &self,
-        b: &mut Body<'_>,
-        key: Expr,
-        load: impl FnOnce(&mut Body<'_>, Expr) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let key = b.k.let_("key_at", DType::I32, key);
-        match self.which {
-            Some(which) => b.if_then(which(key.clone()), |b| load(b, key)),
-            None => load(b, key),
-        }
-    }
-}
-
 /// Loads what is not there yet of the first keys.
 pub(super) type Fresh<'f> = dyn FnMut(&mut Body<'_>) -> Result<(), String> + 'f;
 
 /// How the warps of a block read keys and values, and what they make of them.
 pub(super) trait Reader {
-    /// Loads those of the first keys, and their values, that are to be fetched.
-    fn load_first(&self, b: &mut Body<'_>, fetch: &Fetch<'_>) -> Result<(), String>;
+    /// Loads the first keys and their values; past `last`, those of it.
+    fn load_first(&self, b: &mut Body<'_>, last: &Expr, hint: CacheHint) -> Result<(), String>;
+
+    /// Loads one key and its value, if it is among the first.
+    fn load_one(&self, b: &mut Body<'_>, key: &Expr) -> Result<(), String>;
 
     /// Leaves each warp's softmax state in shared memory, behind a barrier. A round's keys and values are loaded
     /// during the round before; `fresh` loads the rest of the first.
@@ -144,10 +134,19 @@ pub(super) trait Reader {
 /// Attention of a token, on tensor cores or not.
 pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores: bool) -> Result<(), String> {
     let states = Warps::declare(b, a, &block);
-    b.launch_dependents();
+    let exchange = Exchange::declare(b, a, &block)?;
+    if !block.late {
+        b.launch_dependents();
+    }
     let early = a.settled && a.sequential_slots();
-    if !early {
+    let wait = |b: &mut Body<'_>| {
         b.wait();
+        if block.late {
+            b.launch_dependents();
+        }
+    };
+    if !early {
+        wait(b);
     }
     let t = threads(b);
     let token = b.k.let_("token", DType::I32, Expr::BlockIdx(Axis::X));
@@ -158,34 +157,52 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
     let length = b.k.let_("length", DType::I32, length);
     let step = if tensor_cores { Tiles::step(&block) } else { Rows::step(a, &block) };
     let seen = Seen::declare(b, a, &length);
-    let split = (block.splits > 1).then(|| Split::new(b, block.splits, step, &seen));
+    let split = (block.splits > 1).then(|| Split::new(b, &block, step, &seen));
     let share = match &split {
         Some(split) => (split.first.clone(), split.end.clone()),
         None => (seen.first, seen.end),
     };
+    let (cache_first, cache_end) = share.clone();
     let cache = Cache::declare(b, a, &place, share)?;
     let reader: Box<dyn Reader + '_> = match tensor_cores {
         true => Box::new(Tiles::declare(b, cache, block, &t)),
         false => Box::new(Rows::declare(b, cache, block, &t)),
     };
-    let own = length - 1;
-    let settled = |key: Expr| key.lt(own.clone());
-    let late = |key: Expr| key.ge(own.clone());
+    let own = b.k.let_("own", DType::I32, length.clone() - 1);
+    let (first, end) = (cache_first.clone(), cache_end.clone());
+    // Whether earlier steps wrote keys of the share.
+    let settled = first.lt(own.clone());
     if early {
         b.k.comment("Earlier steps wrote all keys but the token's own: their loads start before the wait.");
-        reader.load_first(b, &Fetch { hint: CacheHint::Settled, which: Some(&settled) })?;
-        b.wait();
+        let last = end.clone().min(own.clone()) - 1;
+        b.if_then(settled.clone(), |b| {
+            let last = b.k.let_("last_settled", DType::I32, last);
+            reader.load_first(b, &last, CacheHint::Settled)
+        })?;
     }
-    let rest = if early { Fetch { hint: CacheHint::Default, which: Some(&late) } } else { Fetch::all() };
-    let mut fresh = |b: &mut Body<'_>| reader.load_first(b, &rest);
-    match &split {
-        None => {
-            reader.attend(b, &place, &mut fresh, &states)?;
-            join_warps(b, a, &block, &place, &states)
-        }
-        Some(split) => b.if_then(split.has_keys(), |b| {
-            reader.attend(b, &place, &mut fresh, &states)?;
-            join_splits(b, a, &block, &place, &states, split)
+    if let (Some(exchange), Some(split)) = (&exchange, &split) {
+        exchange.open(b, &block, split);
+    }
+    if early {
+        wait(b);
+    }
+    let all = |b: &mut Body<'_>| reader.load_first(b, &(cache_end.clone() - 1), CacheHint::Default);
+    let mut fresh = |b: &mut Body<'_>| match early {
+        true => b.if_then(end.clone().ge(length.clone()), |b| {
+            b.if_else(settled.clone(), |b| reader.load_one(b, &own), all)
         }),
+        false => all(b),
+    };
+    let Some(split) = &split else {
+        reader.attend(b, &place, &mut fresh, &states)?;
+        return join_warps(b, a, &block, &place, &states);
+    };
+    b.if_then(split.has_keys(), |b| {
+        reader.attend(b, &place, &mut fresh, &states)?;
+        join_splits(b, (a, &block), &place, &states, split, exchange.as_ref())
+    })?;
+    match &exchange {
+        Some(exchange) => exchange.finish(b, (a, &block), &place, split),
+        None => Ok(()),
     }
 }

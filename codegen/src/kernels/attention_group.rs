@@ -6,73 +6,19 @@
 //! from the accumulator's layout to that of an operand by shuffles, and are rounded to the cache's type.
 //! Reads, splits and joins are those of [`super::attention_decode`].
 
-use super::attention_decode::{Block, Cache, Fetch, Fresh, NO_SCORE, Reader};
+use super::attention_decode::{Block, Cache, Fresh, NO_SCORE, Reader};
+use super::attention_fragments::{KEYS, Side, VECTOR, WORDS};
 use super::attention_join::{Place, Warps};
-use super::warp::{Threads, shuffle_reduce};
+use super::warp::{Threads, combine};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
-use weft_ir::ids::{OperandId, VarId};
+use weft_ir::ids::VarId;
 use weft_ir::kernel::{BinaryOp, CacheHint, Const, Expr, MathFn, Mem, ShuffleMode, Stmt, Unroll};
 use weft_ir::scalar::Reduce;
 
-/// Keys of a tile.
-const KEYS: i64 = 16;
-/// Elements of a load.
-const VECTOR: i64 = 8;
-/// Words of a load.
-const WORDS: i64 = 4;
 /// Elements of a key that the four lanes of a row load together, and of a value that the eight of a column do.
 const KEY_PART: usize = 32;
 const VALUE_PART: usize = 64;
-
-/// What a lane holds of the rows of one operand, in the layout of fragments.
-struct Side {
-    operand: OperandId,
-    /// Words [tile, part, row of the lane, word].
-    words: VarId,
-    /// Rows of a tile that the lane loads, and the name of the loop over them.
-    rows: (&'static str, u32),
-    /// Its first row in a tile, and how many follow each other before those 8 on.
-    start: Expr,
-    together: i64,
-    /// Loads of a row.
-    parts: u32,
-    /// Elements from one to the next: those that the lanes of a row load together.
-    elements: usize,
-    /// Place of the lane among these.
-    chunk: Expr,
-}
-
-impl Side {
-    /// Loads the lane's rows of the u-th tile, from a key on, that are to be fetched.
-    fn load(
-        &self,
-        b: &mut Body<'_>,
-        cache: &Cache<'_>,
-        (tile, u): (&Expr, &Expr),
-        fetch: &Fetch<'_>,
-    ) -> Result<(), String> {
-        let (name, rows) = self.rows;
-        b.unrolled(name, rows, |b, i| {
-            let key =
-                tile.clone() + self.start.clone() + i.clone() % self.together + i.clone() / self.together * 8;
-            fetch.when(b, key, |b, key| {
-                let slot = cache.slot(b, key)?;
-                let operand = self.operand.index();
-                let (mem, shape) = (b.reads[operand], b.work.reads[operand].shape.clone());
-                let chunk = self.chunk.clone() * VECTOR;
-                let start = b.flat(&shape, &[slot, cache.kv_head.clone(), chunk]);
-                b.unrolled("part", self.parts, |b, part| {
-                    let index = b.flat_offset(&shape, start, part.clone() * self.elements as i64);
-                    let row = (u.clone() * i64::from(self.parts) + part) * i64::from(rows) + i;
-                    let (dst, dst_at, lanes) = (self.words, row * WORDS, VECTOR as u32);
-                    b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint: fetch.hint });
-                    Ok(())
-                })
-            })
-        })
-    }
-}
 
 /// What a lane holds of some tiles of keys and values: row `lane / 4` and column `lane % 4` of fragments.
 pub(super) struct Tiles<'e> {
@@ -133,9 +79,10 @@ impl<'e> Tiles<'e> {
 
     /// Loads the warp's tiles of keys or values from a key on.
     fn load(&self, b: &mut Body<'_>, side: &Side, first: &Expr) -> Result<(), String> {
+        let last = self.cache.last();
         b.unrolled("u", self.block.depth, |b, u| {
             let tile = b.k.let_("tile", DType::I32, self.tile(first, &u));
-            side.load(b, &self.cache, (&tile, &u), &Fetch::all())
+            side.load(b, &self.cache, (&tile, &u), (&last, CacheHint::Default))
         })
     }
 
@@ -210,26 +157,32 @@ impl<'e> Tiles<'e> {
     /// Online softmax of the lane's two heads; scores become weights. All lanes of a head have its maximum, and each
     /// its own part of the sum.
     fn softmax(&self, b: &mut Body<'_>, s: &State, scores: VarId) -> Result<(), String> {
+        // Shuffles of both heads are in flight together.
+        let bests = b.k.array("new_best", DType::F32, 2, None);
+        let of = |u: Expr, half: Expr, h: &Expr| u * 4 + half * 2 + h.clone();
         b.unrolled("h", 2, |b, h| {
-            let old = Expr::elem(s.max, h.clone());
-            let best = b.k.let_mut("new_best", DType::F32, old.clone());
-            let of = |u: Expr, half: Expr| u * 4 + half * 2 + h.clone();
+            b.k.assign_elem(bests, h.clone(), Expr::elem(s.max, h.clone()));
             b.unrolled("u", self.block.depth, |b, u| {
                 b.unrolled("half", 2, |b, half| {
-                    b.k.assign(best, Expr::Var(best).max(Expr::elem(scores, of(u, half))));
+                    let score = Expr::elem(scores, of(u, half, &h));
+                    b.k.assign_elem(bests, h.clone(), Expr::elem(bests, h).max(score));
                     Ok(())
                 })
-            })?;
-            shuffle_reduce(b, best, Reduce::Max, 4, 32);
-            let scale = Expr::math(MathFn::Exp, old - Expr::Var(best));
+            })
+        })?;
+        of_both_heads(b, bests, Reduce::Max)?;
+        b.unrolled("h", 2, |b, h| {
+            let old = Expr::elem(s.max, h.clone());
+            let best = b.k.let_("best_of_head", DType::F32, Expr::elem(bests, h.clone()));
+            let scale = Expr::math(MathFn::Exp, old - best.clone());
             let scale = b.k.let_("scale", DType::F32, scale);
-            b.k.assign_elem(s.max, h.clone(), best.into());
+            b.k.assign_elem(s.max, h.clone(), best.clone());
             let sum = Expr::elem(s.sum, h.clone()) * scale.clone();
             let sum = b.k.let_mut("sum", DType::F32, sum);
             b.unrolled("u", self.block.depth, |b, u| {
                 b.unrolled("half", 2, |b, half| {
-                    let at = of(u, half);
-                    let weight = Expr::math(MathFn::Exp, Expr::elem(scores, at.clone()) - Expr::Var(best));
+                    let at = of(u, half, &h);
+                    let weight = Expr::math(MathFn::Exp, Expr::elem(scores, at.clone()) - best.clone());
                     b.k.assign_elem(scores, at.clone(), weight);
                     b.k.assign(sum, Expr::Var(sum) + Expr::elem(scores, at));
                     Ok(())
@@ -298,28 +251,46 @@ impl<'e> Tiles<'e> {
     /// Writes the warp's state to shared memory.
     fn publish(&self, b: &mut Body<'_>, s: &State, to: &Warps) -> Result<(), String> {
         let dim = self.cache.a.value_dim as i64;
+        of_both_heads(b, s.sum, Reduce::Sum)?;
         b.unrolled("h", 2, |b, h| {
-            let total = b.k.let_mut("total_of_head", DType::F32, Expr::elem(s.sum, h.clone()));
-            shuffle_reduce(b, total, Reduce::Sum, 4, 32);
             let head = b.k.let_("head", DType::I32, self.column.clone() * 2 + h.clone());
             b.if_then(head.clone().lt(Expr::int(self.heads)), |b| {
                 let to_row = b.k.let_("to_row", DType::I32, self.warp.clone() * self.heads + head);
                 b.if_then(self.row.clone().eq_(Expr::int(0)), |b| {
                     b.k.store(Mem::Shared(to.max), to_row.clone(), Expr::elem(s.max, h.clone()));
-                    b.k.store(Mem::Shared(to.sum), to_row.clone(), total.into());
+                    b.k.store(Mem::Shared(to.sum), to_row.clone(), Expr::elem(s.sum, h.clone()));
                     Ok(())
                 })?;
                 b.unrolled("part", self.values.parts, |b, part| {
+                    let out = b.k.array("out_of_head", DType::F32, VECTOR as u32, None);
                     b.unrolled("e", VECTOR as u32, |b, e| {
-                        let at = part.clone() * VALUE_PART as i64 + self.row.clone() * VECTOR + e.clone();
-                        let value = Expr::elem(s.out, (part * VECTOR + e) * 2 + h);
-                        b.k.store(Mem::Shared(to.out), to_row * dim + at, value);
+                        let value = Expr::elem(s.out, (part.clone() * VECTOR + e.clone()) * 2 + h);
+                        b.k.assign_elem(out, e, value);
+                        Ok(())
+                    })?;
+                    let first = part * VALUE_PART as i64 + self.row.clone() * VECTOR;
+                    b.unrolled("e", VECTOR as u32 / 4, |b, e| {
+                        let (src_at, lanes, mem) = (e * 4, 4, Mem::Shared(to.out));
+                        let index = to_row * dim + first + src_at.clone();
+                        b.k.push(Stmt::StoreVec { mem, index, src: out, src_at, lanes });
                         Ok(())
                     })
                 })
             })
         })
     }
+}
+
+/// Reduces the values of a lane's two heads over the lanes that have these, all of which get the results.
+fn of_both_heads(b: &mut Body<'_>, values: VarId, op: Reduce) -> Result<(), String> {
+    for mask in [16, 8, 4] {
+        b.unrolled("h", 2, |b, h| {
+            let value = Expr::elem(values, h.clone());
+            b.k.assign_elem(values, h, combine(op, value.clone(), value.shuffle_xor(mask)));
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Running state of the online softmax: for each of the lane's two heads, and elements of the values by them.
@@ -331,11 +302,23 @@ struct State {
 }
 
 impl Reader for Tiles<'_> {
-    fn load_first(&self, b: &mut Body<'_>, fetch: &Fetch<'_>) -> Result<(), String> {
+    fn load_first(&self, b: &mut Body<'_>, last: &Expr, hint: CacheHint) -> Result<(), String> {
         b.unrolled("u", self.block.depth, |b, u| {
             let tile = b.k.let_("tile", DType::I32, self.tile(&self.first, &u));
-            self.keys.load(b, &self.cache, (&tile, &u), fetch)?;
-            self.values.load(b, &self.cache, (&tile, &u), fetch)
+            self.keys.load(b, &self.cache, (&tile, &u), (last, hint))?;
+            self.values.load(b, &self.cache, (&tile, &u), (last, hint))
+        })
+    }
+
+    fn load_one(&self, b: &mut Body<'_>, key: &Expr) -> Result<(), String> {
+        let slot = self.cache.slot_of(b, key.clone())?;
+        b.unrolled("u", self.block.depth, |b, u| {
+            let tile = b.k.let_("tile", DType::I32, self.tile(&self.first, &u));
+            let inside = key.clone().ge(tile.clone()).and(key.clone().lt(tile.clone() + KEYS));
+            b.if_then(inside, |b| {
+                self.keys.load_one(b, &self.cache, (&tile, &u), (key, &slot))?;
+                self.values.load_one(b, &self.cache, (&tile, &u), (key, &slot))
+            })
         })
     }
 

@@ -1,13 +1,15 @@
-//! How the softmax states of attention are joined: those of a block's warps through shared memory, those of the
-//! blocks that share a token's keys through the kernel's scratch, by the block that arrives last. Both in a fixed
-//! order, so that the bits do not depend on timing (flash-decoding, Dao et al. 2023, with its second kernel inside).
+//! How the softmax states of attention are joined: those of a block's warps through shared memory; those of the
+//! blocks that share a token's keys by the cluster that they form ([`super::attention_cluster`]), or where they are
+//! more, through the kernel's scratch, by the block that arrives last. All in a fixed order, so that the bits do not
+//! depend on timing (flash-decoding, Dao et al. 2023, with its second kernel inside).
 
+use super::attention_cluster::Exchange;
 use super::attention_decode::{Block, Seen};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{Axis, BinaryOp, CacheHint, Expr, MathFn, Mem, Stmt, Unroll};
-use weft_ir::plan::{Attention, SPLIT_KEYS};
+use weft_ir::plan::{Attention, CLUSTER_KEYS, SPLIT_KEYS};
 
 /// Parts in global memory whose loads are in flight together.
 const TOGETHER: u32 = 8;
@@ -35,7 +37,7 @@ impl Warps {
         }
     }
 
-    fn parts(&self, block: &Block, h: &Expr) -> Parts {
+    pub(super) fn parts(&self, block: &Block, h: &Expr) -> Parts {
         let [max, sum, out] = [self.max, self.sum, self.out].map(Mem::Shared);
         let (count, stride) = (Count::Fixed(block.warps as u32), i64::from(block.heads));
         Parts { count, max, sum, out, first: h.clone(), stride }
@@ -46,46 +48,73 @@ impl Warps {
 /// follows from the token's number of keys alone, so a result does not depend on what else is in the step.
 pub(super) struct Split {
     /// Blocks that have keys.
-    active: Expr,
+    pub active: Expr,
     pub first: Expr,
     pub end: Expr,
     splits: i64,
+    cluster: i64,
 }
 
 impl Split {
     /// Shares of whole steps of the block's warps, at least [`SPLIT_KEYS`] keys each: blocks that find none left
-    /// are done at once.
-    pub fn new(b: &mut Body<'_>, splits: u32, step: i64, keys: &Seen) -> Split {
-        let splits = i64::from(splits);
-        let share = ((keys.count.clone() + (splits - 1)) / splits).max(Expr::int(SPLIT_KEYS as i64));
+    /// are done at once. One cluster takes all keys while their shares are at most [`CLUSTER_KEYS`].
+    pub fn new(b: &mut Body<'_>, block: &Block, step: i64, keys: &Seen) -> Split {
+        let (splits, cluster) = (i64::from(block.splits), i64::from(block.cluster));
+        let share = |blocks: i64| (keys.count.clone() + (blocks - 1)) / blocks;
+        let share = if 1 < cluster && cluster < splits {
+            let few = keys.count.clone().lt(Expr::int(cluster * CLUSTER_KEYS as i64 + 1));
+            few.select(share(cluster), share(splits))
+        } else {
+            share(splits)
+        };
+        let share = share.max(Expr::int(SPLIT_KEYS as i64));
         let share = b.k.let_("share", DType::I32, (share + (step - 1)) / step * step);
         let active = b.k.let_("active", DType::I32, (keys.count.clone() + share.clone() - 1) / share.clone());
         let first = keys.first.clone() + Expr::BlockIdx(Axis::Z) * share.clone();
         let first = b.k.let_("first", DType::I32, first);
         let end = b.k.let_("end", DType::I32, (first.clone() + share).min(keys.end.clone()));
-        Split { active, first, end, splits }
+        Split { active, first, end, splits, cluster }
     }
 
     /// Whether this block is one of the active ones.
     pub fn has_keys(&self) -> Expr {
         Expr::BlockIdx(Axis::Z).lt(self.active.clone())
     }
+
+    /// Whether this block is one of those that join their results in a cluster, with keys or without.
+    pub fn joins(&self) -> Expr {
+        match self.cluster < self.splits {
+            true => self.in_cluster().and(Expr::BlockIdx(Axis::Z).lt(Expr::int(self.cluster))),
+            false => self.in_cluster(),
+        }
+    }
+
+    /// Whether several blocks join their results, all of one cluster.
+    pub fn in_cluster(&self) -> Expr {
+        let several = self.active.clone().ge(Expr::int(2));
+        match self.cluster < self.splits {
+            true => several.and(self.active.clone().lt(Expr::int(self.cluster + 1))),
+            false => several,
+        }
+    }
 }
 
 /// How many parts there are.
-enum Count {
+pub(super) enum Count {
     Fixed(u32),
+    /// So many of at most this number.
+    UpTo(u32, Expr),
     Counted(Expr),
 }
 
 /// Softmax states of one head: rows `first + part · stride` of three arrays.
-struct Parts {
-    count: Count,
-    max: Mem,
-    sum: Mem,
-    out: Mem,
-    first: Expr,
-    stride: i64,
+pub(super) struct Parts {
+    pub count: Count,
+    pub max: Mem,
+    pub sum: Mem,
+    pub out: Mem,
+    pub first: Expr,
+    pub stride: i64,
 }
 
 impl Parts {
@@ -104,6 +133,10 @@ impl Parts {
         let from_part = i64::from(from);
         match &self.count {
             Count::Fixed(n) => b.unrolled("w", n - from, |b, w| fill(b, w + from_part, None)),
+            Count::UpTo(most, n) => b.unrolled("u", most - from, |b, u| {
+                let part = u + from_part;
+                fill(b, part.clone(), Some(part.lt(n.clone())))
+            }),
             Count::Counted(n) => {
                 let range = (Expr::int(from_part), n.clone(), Expr::int(i64::from(TOGETHER)));
                 b.for_loop("s", range, Unroll::Never, |b, s| {
@@ -118,10 +151,10 @@ impl Parts {
 }
 
 /// A joined state: largest score, sum of weights, weighted sums of some elements of the values.
-struct Joined {
-    best: VarId,
-    total: VarId,
-    acc: VarId,
+pub(super) struct Joined {
+    pub best: VarId,
+    pub total: VarId,
+    pub acc: VarId,
 }
 
 /// Elements of a value that a thread joins at a time: neighbours where there are more elements than threads.
@@ -134,7 +167,7 @@ fn together(a: &Attention, block: &Block) -> u32 {
 ///
 /// Parts in shared memory are read twice, first for the largest score. Those in global memory are read once, so that
 /// all loads are in flight together: the sums are scaled as a larger score is found.
-fn join(
+pub(super) fn join(
     b: &mut Body<'_>,
     parts: &Parts,
     (d, n, dim): (Expr, u32, i64),
@@ -142,9 +175,14 @@ fn join(
 ) -> Result<Joined, String> {
     let best = b.k.let_mut("best_of_all", DType::F32, Expr::load(parts.max, parts.row(Expr::int(0))));
     let once = matches!(parts.count, Count::Counted(_));
+    // A part that may be missing is not read where it is; of those that are counted, the last is read again.
+    let read = |there: &Option<Expr>, value: Expr, missing: f32| match (&parts.count, there) {
+        (Count::UpTo(..), Some(there)) => there.clone().select(value, Expr::float(missing)),
+        (Count::Fixed(_) | Count::UpTo(..) | Count::Counted(_), _) => value,
+    };
     if !once {
-        parts.each(b, 1, |b, part, _| {
-            let other = Expr::load(parts.max, parts.row(part));
+        parts.each(b, 1, |b, part, there| {
+            let other = read(&there, Expr::load(parts.max, parts.row(part)), f32::NEG_INFINITY);
             b.k.assign(best, Expr::Var(best).max(other));
             Ok(())
         })?;
@@ -159,15 +197,23 @@ fn join(
     parts.each(b, 0, |b, part, there| {
         let row = b.k.let_("row", DType::I32, parts.row(part));
         let other = Expr::load(parts.max, row.clone());
-        let other = match there {
+        let other = match &there {
             // What is not there weighs nothing.
-            Some(there) => there.select(other, Expr::float(f32::NEG_INFINITY)),
+            Some(there) => there.clone().select(other, Expr::float(f32::NEG_INFINITY)),
             None => other,
         };
         let other = b.k.let_("part_max", DType::F32, other);
-        let sum = b.k.let_("part_sum", DType::F32, Expr::load(parts.sum, row.clone()));
+        let sum = read(&there, Expr::load(parts.sum, row.clone()), 0.0);
+        let sum = b.k.let_("part_sum", DType::F32, sum);
         let out = b.k.array("part_out", DType::F32, n, None);
-        load_some(b, out, parts.out, row * dim + d, n);
+        match (&parts.count, n) {
+            (Count::UpTo(..), 1) => {
+                let value = read(&there, Expr::load(parts.out, row * dim + d), 0.0);
+                b.k.assign_elem(out, Expr::int(0), value);
+            }
+            (Count::UpTo(..), _) => return Err(format!("{n} elements of parts that may be missing")),
+            (Count::Fixed(_) | Count::Counted(_), _) => load_some(b, out, parts.out, row * dim + d, n),
+        }
         if once {
             let larger = b.k.let_("larger", DType::F32, Expr::Var(best).max(other.clone()));
             let shrink = Expr::math(MathFn::Exp, Expr::Var(best) - larger.clone());
@@ -208,15 +254,15 @@ fn store_some(b: &mut Body<'_>, mem: Mem, index: Expr, src: VarId, n: u32) {
     b.k.push(Stmt::StoreVec { mem, index, src, src_at: Expr::int(0), lanes: n });
 }
 
-/// Each thread takes some neighbouring elements (h, d…) of the block's heads at a time.
-fn elements(
+/// Each thread takes n neighbouring elements (h, d…) of the block's heads at a time, of so many for each.
+pub(super) fn elements(
     b: &mut Body<'_>,
-    a: &Attention,
+    (elements, n): (usize, u32),
     block: &Block,
     fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
 ) -> Result<(), String> {
-    let n = i64::from(together(a, block));
-    let (heads, across) = (i64::from(block.heads), a.value_dim as i64 / n);
+    let n = i64::from(n);
+    let (heads, across) = (i64::from(block.heads), elements as i64 / n);
     let along = (Expr::ThreadIdx, Expr::int(heads * across), Expr::int(block.warps * 32));
     b.for_loop("i", along, Unroll::Never, |b, i| {
         let h = b.k.let_("h", DType::I32, i.clone() / across);
@@ -225,15 +271,33 @@ fn elements(
     })
 }
 
+/// Some neighbouring elements of a head that a thread finishes.
+pub(super) struct Elements {
+    /// Head of the block.
+    pub h: Expr,
+    /// The first, in the head's value and in a row of the parts, which has so many.
+    pub d: Expr,
+    pub in_row: Expr,
+    pub row: usize,
+    /// How many.
+    pub n: u32,
+}
+
+impl Elements {
+    /// Of rows that are whole values.
+    fn whole(a: &Attention, block: &Block, h: Expr, d: Expr) -> Elements {
+        Elements { h, in_row: d.clone(), d, row: a.value_dim, n: together(a, block) }
+    }
+}
+
 /// Joins parts with the sink, divides by the sum of weights, and stores.
-fn finish(
+pub(super) fn finish(
     b: &mut Body<'_>,
-    (a, block): (&Attention, &Block),
+    a: &Attention,
     parts: &Parts,
     place: &Place,
-    (h, d): (Expr, Expr),
+    Elements { h, d, in_row, row, n }: Elements,
 ) -> Result<(), String> {
-    let n = together(a, block);
     let head = place.first_head.clone() + h;
     let sink = match &a.sink {
         Some(sink) => {
@@ -242,7 +306,7 @@ fn finish(
         }
         None => None,
     };
-    let joined = join(b, parts, (d.clone(), n, a.value_dim as i64), sink)?;
+    let joined = join(b, parts, (in_row, n, row as i64), sink)?;
     // The best key has weight 1; where every key is hidden the result is 0.
     let total = b.k.let_("weights", DType::F32, Expr::Var(joined.total).max(Expr::float(1.0)));
     b.unrolled("e", n, |b, e| {
@@ -261,15 +325,33 @@ pub(super) fn join_warps(
     place: &Place,
     states: &Warps,
 ) -> Result<(), String> {
-    elements(b, a, block, |b, h, d| finish(b, (a, block), &states.parts(block, &h), place, (h, d)))
+    elements(b, (a.value_dim, together(a, block)), block, |b, h, d| {
+        let parts = states.parts(block, &h);
+        finish(b, a, &parts, place, Elements::whole(a, block, h, d))
+    })
 }
 
-/// Joins the warps, and then, in the block that arrives last, the blocks that share the token's keys. A block that
-/// is alone stores its result at once.
+/// Joins the warps, and has the blocks that share the token's keys joined. A block that is alone stores its result at
+/// once.
 pub(super) fn join_splits(
     b: &mut Body<'_>,
-    a: &Attention,
-    block: &Block,
+    (a, block): (&Attention, &Block),
+    place: &Place,
+    states: &Warps,
+    split: &Split,
+    exchange: Option<&Exchange>,
+) -> Result<(), String> {
+    b.if_then(split.active.clone().eq_(Expr::int(1)), |b| join_warps(b, a, block, place, states))?;
+    if let Some(exchange) = exchange {
+        b.if_then(split.in_cluster(), |b| exchange.send(b, a, block, states))?;
+    }
+    if block.cluster == block.splits { Ok(()) } else { join_by_counter(b, (a, block), place, states, split) }
+}
+
+/// Joins the warps, and then, in the block that arrives last, the blocks that are more than a cluster.
+fn join_by_counter(
+    b: &mut Body<'_>,
+    (a, block): (&Attention, &Block),
     place: &Place,
     states: &Warps,
     split: &Split,
@@ -278,11 +360,10 @@ pub(super) fn join_splits(
     let heads = (a.kv_heads * a.group) as i64;
     // Row of a head's first part in the scratch.
     let row = |h: Expr| (place.token.clone() * heads + place.first_head.clone() + h) * split.splits;
-    b.if_then(split.active.clone().eq_(Expr::int(1)), |b| join_warps(b, a, block, place, states))?;
-    b.if_then(split.active.clone().ge(Expr::int(2)), |b| {
+    let n = together(a, block);
+    b.if_then(split.active.clone().ge(Expr::int(split.cluster + 1)), |b| {
         let dim = a.value_dim as i64;
-        elements(b, a, block, |b, h, d| {
-            let n = together(a, block);
+        elements(b, (a.value_dim, n), block, |b, h, d| {
             let joined = join(b, &states.parts(block, &h), (d.clone(), n, dim), None)?;
             let own = b.k.let_("own", DType::I32, row(h) + Expr::BlockIdx(Axis::Z));
             b.if_then(d.clone().eq_(Expr::int(0)), |b| {
@@ -296,10 +377,10 @@ pub(super) fn join_splits(
         let group = place.token.clone() * (heads / i64::from(block.heads)) + Expr::BlockIdx(Axis::Y);
         let last = b.last_block(group, split.active.clone().cast(DType::U32))?;
         b.if_then(last, |b| {
-            elements(b, a, block, |b, h, d| {
+            elements(b, (a.value_dim, n), block, |b, h, d| {
                 let count = Count::Counted(split.active.clone());
                 let parts = Parts { count, max, sum, out, first: row(h.clone()), stride: 1 };
-                finish(b, (a, block), &parts, place, (h, d))
+                finish(b, a, &parts, place, Elements::whole(a, block, h, d))
             })
         })
     })

@@ -3,7 +3,7 @@
 //! A group of lanes takes a key at a time, each lane a slice of it; the groups keep their own online
 //! softmax (running maximum, sum, weighted values), joined at the end by shuffles and shared memory.
 
-use super::attention_decode::{Block, Cache, Fetch, Fresh, NO_SCORE, Reader};
+use super::attention_decode::{Block, Cache, Fresh, NO_SCORE, Reader};
 use super::attention_join::{Place, Warps};
 use super::warp::{Threads, shuffle_reduce, vector_lanes};
 use super::{Body, Point};
@@ -84,34 +84,48 @@ impl<'e> Rows<'e> {
         Rows { cache, l, t: t.clone(), first_key, part, keys, values }
     }
 
-    /// Loads the lane's slice of a key (or its value) as the u-th; past the end, that of the last key.
+    /// Loads the lane's slice of a row of keys or values as the u-th.
     fn load(
         &self,
         b: &mut Body<'_>,
         slices: &Slices,
-        (key, u): (Expr, Expr),
+        (slot, u): (Expr, Expr),
         hint: CacheHint,
     ) -> Result<(), String> {
-        let slot = self.cache.slot(b, key)?;
         slices.load(b, [slot, self.cache.kv_head.clone()], &self.part, u, hint)
     }
 
     /// Loads all slices of a later round.
     fn load_next(&self, b: &mut Body<'_>, slices: &Slices, first: &Expr) -> Result<(), String> {
+        let last = self.cache.last();
         b.unrolled("u", self.l.block.depth, |b, u| {
             let key = first.clone() + u.clone() * self.l.stride();
-            self.load(b, slices, (key, u), CacheHint::Default)
+            let slot = self.cache.slot(b, key, &last)?;
+            self.load(b, slices, (slot, u), CacheHint::Default)
         })
+    }
+
+    /// The u-th of the lane's first keys.
+    fn key(&self, u: &Expr) -> Expr {
+        self.first_key.clone() + u.clone() * self.l.stride()
     }
 }
 
 impl Reader for Rows<'_> {
-    fn load_first(&self, b: &mut Body<'_>, fetch: &Fetch<'_>) -> Result<(), String> {
+    fn load_first(&self, b: &mut Body<'_>, last: &Expr, hint: CacheHint) -> Result<(), String> {
         b.unrolled("u", self.l.block.depth, |b, u| {
-            let key = self.first_key.clone() + u.clone() * self.l.stride();
-            fetch.when(b, key, |b, key| {
-                self.load(b, &self.keys, (key.clone(), u.clone()), fetch.hint)?;
-                self.load(b, &self.values, (key, u), fetch.hint)
+            let slot = self.cache.slot(b, self.key(&u), last)?;
+            self.load(b, &self.keys, (slot.clone(), u.clone()), hint)?;
+            self.load(b, &self.values, (slot, u), hint)
+        })
+    }
+
+    fn load_one(&self, b: &mut Body<'_>, key: &Expr) -> Result<(), String> {
+        let slot = self.cache.slot_of(b, key.clone())?;
+        b.unrolled("u", self.l.block.depth, |b, u| {
+            b.if_then(self.key(&u).eq_(key.clone()), |b| {
+                self.load(b, &self.keys, (slot.clone(), u.clone()), CacheHint::Default)?;
+                self.load(b, &self.values, (slot, u), CacheHint::Default)
             })
         })
     }

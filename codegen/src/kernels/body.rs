@@ -237,6 +237,20 @@ impl<'a> Body<'a> {
         result
     }
 
+    /// `if (cond) { … } else { … }`.
+    pub fn if_else(
+        &mut self,
+        cond: Expr,
+        then: impl FnOnce(&mut Self) -> Result<(), String>,
+        otherwise: impl FnOnce(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (mut first, mut second) = (Ok(()), Ok(()));
+        let then = self.block(|b| first = then(b));
+        let otherwise = self.block(|b| second = otherwise(b));
+        self.k.push(Stmt::If { cond, then, otherwise });
+        first.and(second)
+    }
+
     /// A loop over `range` = (start, end, step).
     pub fn for_loop(
         &mut self,

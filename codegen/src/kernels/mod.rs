@@ -5,7 +5,9 @@
 
 mod advance;
 mod ahead;
+mod attention_cluster;
 mod attention_decode;
+mod attention_fragments;
 mod attention_group;
 mod attention_join;
 mod attention_row;
@@ -20,6 +22,7 @@ mod gemv;
 mod gemv_draw;
 mod gemv_left;
 mod gemv_pass;
+mod gemv_sums;
 mod gemv_vectors;
 mod group_pairs;
 mod gumbel;
@@ -104,8 +107,8 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             gemm::build(&mut body, m, &tile)
         }
         (
-            Schedule::AttentionRow { warps, heads, depth, splits }
-            | Schedule::AttentionGroup { warps, heads, depth, splits },
+            Schedule::AttentionRow { warps, heads, depth, splits, cluster, late }
+            | Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late },
             Compute::Attention(a),
         ) => {
             let block = attention_decode::Block {
@@ -113,6 +116,8 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
                 heads: *heads,
                 depth: *depth,
                 splits: *splits,
+                cluster: *cluster,
+                late: *late,
             };
             let tensor_cores = matches!(spec.schedule, Schedule::AttentionGroup { .. });
             attention_decode::build(&mut body, a, block, tensor_cores)

@@ -20,8 +20,8 @@ pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule, ScheduleSource};
 pub use scratch::{ALIGN as SCRATCH_ALIGN, Partials, Scratch, ScratchPlace, ScratchPlaces};
 pub use work::{
-    Attention, Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue, SPLIT_KEYS,
-    Sample, Stage, Store, Work,
+    Attention, CLUSTER_KEYS, Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue,
+    SPLIT_KEYS, Sample, Stage, Store, Work,
 };
 
 use crate::dtype::{DType, Encoding};

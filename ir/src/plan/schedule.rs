@@ -79,6 +79,14 @@ pub enum Schedule {
         /// Blocks that may share the keys of a token; how many do follows its number of keys, on the device.
         #[serde(default = "one", skip_serializing_if = "is_one")]
         splits: u32,
+        /// Blocks of a cluster, of which there are whole ones: up to so many join their results through shared memory,
+        /// where that is as many as a token's keys need.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        cluster: u32,
+        /// Whether its dependents may start only when it has waited itself: what they stream then takes nothing from
+        /// the kernels before.
+        #[serde(default, skip_serializing_if = "is_false")]
+        late: bool,
     },
     /// The same on tensor cores: a warp takes 16 keys and all heads of the block at a time.
     AttentionGroup {
@@ -91,6 +99,13 @@ pub enum Schedule {
         /// Blocks that may share the keys of a token.
         #[serde(default = "one", skip_serializing_if = "is_one")]
         splits: u32,
+        /// Blocks of a cluster.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        cluster: u32,
+        /// Whether its dependents may start only when it has waited itself: what they stream then takes nothing from
+        /// the kernels before.
+        #[serde(default, skip_serializing_if = "is_false")]
+        late: bool,
     },
     /// Attention on tensor cores: one block a tile of tokens and a query head.
     AttentionTile {

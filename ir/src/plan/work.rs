@@ -228,6 +228,10 @@ pub struct Attention {
 /// Fewest keys that a block takes of a token whose keys several blocks share: up to so many there is one block.
 pub const SPLIT_KEYS: usize = 64;
 
+/// Most keys that each block of a cluster takes before more blocks share a token's keys than a cluster has: up to
+/// there joining through shared memory costs less than the longer shares do (docs/performance.md).
+pub const CLUSTER_KEYS: usize = 256;
+
 impl Attention {
     /// Most keys that a token reads where its sequence has so many.
     pub fn visible(&self, keys: usize) -> usize {

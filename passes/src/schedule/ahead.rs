@@ -52,11 +52,23 @@ pub(super) fn set_ahead(schedule: &mut Schedule, row: &RowOf, budget: usize, tar
     *ahead = wanted.saturating_sub(first) as u32;
 }
 
+/// The same schedule of attention with dependents that start earlier or later.
+fn turned(schedule: &Schedule) -> Option<Schedule> {
+    let mut turned = schedule.clone();
+    match &mut turned {
+        Schedule::AttentionRow { late, .. } | Schedule::AttentionGroup { late, .. } => *late ^= true,
+        _ => return None,
+    }
+    Some(turned)
+}
+
 /// The same schedule with other prefetches, and with dependents that start earlier or later: to be tried in steps, since
 /// a kernel alone does not show what they are worth.
 pub(super) fn refinements(key: &Key, schedule: &Schedule) -> Vec<Schedule> {
-    let (Shape::Gemv { k, .. }, Ok(target)) = (&key.shape, Target::parse(&key.target)) else {
-        return Vec::new();
+    let (k, target) = match (&key.shape, Target::parse(&key.target)) {
+        (Shape::Gemv { k, .. }, Ok(target)) => (k, target),
+        (Shape::AttentionRow { .. }, _) => return turned(schedule).into_iter().collect(),
+        (Shape::Gemv { .. }, Err(_)) => return Vec::new(),
     };
     let row = RowOf { elements: *k, size: key.dtype.size() };
     let mut out: Vec<Schedule> = Vec::new();

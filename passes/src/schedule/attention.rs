@@ -2,6 +2,7 @@
 
 use super::{GEMV_ROWS, TILE_HEAD};
 use weft_ir::dtype::DType;
+use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, Work};
 use weft_ir::shape::{Bindings, Dim};
 use weft_ir::target::Target;
@@ -33,7 +34,7 @@ pub(super) fn schedule(
     // Queries and accumulators of up to 8 heads of 128 elements fit in registers.
     let most = (8 * 256 / (a.head_dim + a.value_dim)).clamp(1, 8);
     let heads = divisors(a.group).find(|h| *h <= most).unwrap_or(1) as u32;
-    let row = Schedule::AttentionRow { warps: 4, heads, depth: 1, splits: 1 };
+    let row = Schedule::AttentionRow { warps: 4, heads, depth: 1, splits: 1, cluster: 1, late: false };
     let dtype = work.reads[a.q.index()].dtype;
     let why = if !target.features.mma_sync {
         format!("{} has no mma.sync", target.name)
@@ -91,12 +92,28 @@ pub(super) fn group_heads(a: &Attention) -> usize {
 }
 
 /// Tensor cores take all heads of a key head for the price of one, so what is left is to share the keys: a block an
-/// SM, of eight warps with one tile each in flight (measured on an H200).
+/// SM, of eight warps with one tile each in flight; where blocks form clusters, five with two (measured on an H200).
+/// The projection behind it streams its weight while the one before has not ended where that is not prevented.
 fn group(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let heads = group_heads(a);
     let splits = target.profile.sms as usize / blocks(a, heads, 1);
     let splits = splits.clamp(1, most_splits(a, bind)) as u32;
-    Schedule::AttentionGroup { warps: 8, heads: heads as u32, depth: 1, splits }
+    let (splits, cluster) = clustered(a, splits, target);
+    let (warps, depth) = if cluster > 1 { (5, 2) } else { (8, 1) };
+    Schedule::AttentionGroup { warps, heads: heads as u32, depth, splits, cluster, late: true }
+}
+
+/// At most so many splits in whole clusters, and the blocks of one; no clusters where the target has none, or where
+/// their blocks have no equal parts of a value.
+pub(super) fn clustered(a: &Attention, splits: u32, target: &Target) -> (u32, u32) {
+    let fits = |blocks: &u32| *blocks <= splits && clusters(a, *blocks, target);
+    let cluster = [MAX_CLUSTER, 4, 2].into_iter().find(fits).unwrap_or(1);
+    (splits / cluster * cluster, cluster)
+}
+
+/// Whether clusters of so many blocks can join the results of their splits.
+pub(super) fn clusters(a: &Attention, blocks: u32, target: &Target) -> bool {
+    target.features.clusters && a.value_dim.is_multiple_of(blocks as usize)
 }
 
 /// Few tokens read their keys fastest where all SMs share the work. A block that takes several heads reads their keys
@@ -112,7 +129,7 @@ fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
         divisors(a.group).find(|h| h * slice <= HEAD_REGISTERS && fills(h)).unwrap_or(1)
     };
     let alone = pack(1, most_splits(a, bind));
-    let splits = splits(a, alone, bind, target);
+    let (splits, cluster) = clustered(a, splits(a, alone, bind, target), target);
     // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
     let depth = if slice <= 16 { 4 } else { 2 };
     // As many warps as have keys where a token sees the most.
@@ -123,7 +140,7 @@ fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
         0 | 1 => alone,
         tokens => pack(tokens, splits as usize).max(alone),
     };
-    Schedule::AttentionRow { warps, heads: heads as u32, depth, splits }
+    Schedule::AttentionRow { warps, heads: heads as u32, depth, splits, cluster, late: true }
 }
 
 /// Two blocks an SM.

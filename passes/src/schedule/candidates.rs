@@ -5,9 +5,10 @@
 //! an estimate (ptxas has the last word; a candidate that does not run is reported and passed over).
 
 use super::ahead::{AHEAD, RowOf, set_ahead};
-use super::attention::{GROUP_HEADS, group_heads, groups, most_splits, splits};
+use super::attention::{GROUP_HEADS, clustered, clusters, group_heads, groups, most_splits, splits};
 use super::{GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
+use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
@@ -16,9 +17,11 @@ use weft_ir::target::Target;
 const REGISTERS: usize = 200;
 /// Bytes that an SM should have in flight: a few microseconds of its share of the bandwidth.
 const IN_FLIGHT: usize = 64 * 1024;
-/// Warps of a block that candidates have. Those that are no powers of two share rows out evenly where others do not:
-/// 2560 over 132 SMs.
-const WARPS: [usize; 7] = [8, 4, 16, 10, 20, 5, 12];
+/// Warps of a block that candidates have. Those that are no powers of two share rows out evenly where others do not
+/// (2560 over 132 SMs), or k (9728 = 19 · 512).
+const WARPS: [usize; 9] = [8, 4, 16, 10, 20, 5, 12, 19, 14];
+/// Columns of a team, in points: many where all warps of a block share k, whose sums are joined together.
+const COLUMNS: [usize; 6] = [1, 2, 4, 5, 8, 10];
 /// How much less likely than the best a candidate may be, in thousandths of the work.
 const UNLIKELY: u64 = 600;
 
@@ -142,10 +145,10 @@ fn left_size(work: &Work, m: &MatMul) -> usize {
 fn gemv(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Vec<Schedule> {
     let dtype = work.reads[m.b.index()].dtype;
     let mut found: Vec<(u64, Schedule)> = Vec::new();
-    let teams = [(32, 1), (16, 1), (8, 1), (32, 2), (32, 4)];
-    for (lanes, split) in teams {
-        for warps in WARPS.iter().copied().filter(|w| m.draw.is_none() || w.is_power_of_two()) {
-            for columns in [1, 2, 4].map(|c| c * m.group) {
+    for warps in WARPS.iter().copied().filter(|w| m.draw.is_none() || w.is_power_of_two()) {
+        let shared = (2..=warps).filter(|s| warps.is_multiple_of(*s)).map(|s| (32, s));
+        for (lanes, split) in [(32, 1), (16, 1), (8, 1)].into_iter().chain(shared) {
+            for columns in COLUMNS.map(|c| c * m.group) {
                 for (depth, per_sm) in (1..=9).flat_map(|d| [2, 1, 4].map(|p| (d, p))) {
                     let team = Team { warps, lanes, split, columns, depth, per_sm };
                     let schedule = with_team(work, m, rows, &team, target);
@@ -192,29 +195,43 @@ fn waste(m: &MatMul, dtype: DType, t: &Team, schedule: &Schedule, target: &Targe
 }
 
 fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Vec<Schedule> {
-    // Splits follow the bucket's context and the blocks that there are.
+    // Splits follow the bucket's context and the blocks that there are, in clusters and alone.
     let shares = |heads: usize| {
         let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
-        let mut all: Vec<u32> = [usual, most, usual / 2, usual / 4, usual * 2].to_vec();
-        all.iter_mut().for_each(|s| *s = (*s).clamp(1, most));
-        all.into_iter()
+        let all = [usual, most, usual / 2, usual / 4, usual * 2].map(|s| s.clamp(1, most));
+        let joined = all.map(|s| clustered(a, s, target)).into_iter();
+        joined.chain(all.map(|s| (s, 1))).collect::<Vec<_>>()
     };
     let grouped = group_heads(a);
-    let groups = shares(grouped).flat_map(|splits| {
+    let groups = shares(grouped).into_iter().flat_map(|(splits, cluster)| {
         let heads = grouped as u32;
-        [4, 8, 2, 16].into_iter().flat_map(move |warps| {
-            [1, 2, 4].map(|depth| Schedule::AttentionGroup { warps, heads, depth, splits })
+        [4, 5, 8, 2, 3, 9, 16].into_iter().flat_map(move |warps| {
+            [1, 2, 3, 4].map(|depth| Schedule::AttentionGroup {
+                warps,
+                heads,
+                depth,
+                splits,
+                cluster,
+                late: true,
+            })
         })
     });
     let heads = (1..=a.group.min(8)).filter(|h| a.group.is_multiple_of(*h));
     let rows = heads.flat_map(|heads| {
-        let each = move |splits| {
+        let each = move |(splits, cluster)| {
             let heads = heads as u32;
             [8, 4, 16, 2].into_iter().flat_map(move |warps| {
-                [4, 2, 1].map(|depth| Schedule::AttentionRow { warps, heads, depth, splits })
+                [4, 2, 1].map(|depth| Schedule::AttentionRow {
+                    warps,
+                    heads,
+                    depth,
+                    splits,
+                    cluster,
+                    late: true,
+                })
             })
         };
-        shares(heads).flat_map(each)
+        shares(heads).into_iter().flat_map(each)
     });
     let mut out: Vec<Schedule> = Vec::new();
     for schedule in groups.chain(rows) {
@@ -261,14 +278,25 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
             need(bulk, || format!("{ahead} bytes ahead of rows that cannot be prefetched in bulk"))?;
             legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)
         }
-        (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: _ }) => {
+        (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: _ }) => {
+            legal_cluster(a, (*splits, *cluster), target)?;
             legal_row(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
         }
-        (Compute::Attention(a), Schedule::AttentionGroup { warps, heads, depth, splits: _ }) => {
+        (
+            Compute::Attention(a),
+            Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: _ },
+        ) => {
+            legal_cluster(a, (*splits, *cluster), target)?;
             legal_group(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
         }
         (_, other) => Err(format!("{other:?} is of another family")),
     }
+}
+
+/// Splits are whole clusters, which the target has.
+fn legal_cluster(a: &Attention, (splits, cluster): (u32, u32), target: &Target) -> Result<(), String> {
+    need(cluster == 1 || clusters(a, cluster, target), || format!("clusters of {cluster} blocks"))?;
+    need(cluster > 0 && splits.is_multiple_of(cluster), || format!("{splits} splits by {cluster}"))
 }
 
 fn need(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
@@ -344,5 +372,7 @@ fn legal_decode(
 ) -> Result<(), String> {
     need(heads >= 1 && a.group.is_multiple_of(heads), || format!("{heads} heads of a group of {}", a.group))?;
     need(depth >= 1, || "nothing in flight".into())?;
-    fits(warps, registers, warps * heads * (a.value_dim + 2) * 4 + 64, target)
+    // The states of the block's warps, and what the blocks of a cluster send it: parts of one.
+    let state = heads * (a.value_dim + 2) * 4;
+    fits(warps, registers, (warps + 1) * state + MAX_CLUSTER as usize * heads * 8 + 64, target)
 }

@@ -4,11 +4,12 @@
 //! same order in all of them. Rows of the bucket and the length of the context are not in it, but noted.
 
 use super::GEMV_ROWS;
-use super::attention::{group_heads, most_splits, splits};
+use super::attention::{clustered, group_heads, most_splits, splits};
 use super::candidates::{Team, few, legal, with_team};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
+use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, ScheduleSource, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
@@ -165,11 +166,12 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
                 n => Err(format!("ahead: {n}, at most {MOST_AHEAD} bytes are possible")),
             }
         }
-        Schedule::AttentionRow { warps, heads, depth, splits }
-        | Schedule::AttentionGroup { warps, heads, depth, splits } => {
+        Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: _ }
+        | Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: _ } => {
             within("warps", *warps, 32)?;
             within("heads", *heads, 1024)?;
             within("depth", *depth, 64)?;
+            within("cluster", *cluster, MAX_CLUSTER)?;
             within("splits", *splits, 1 << 16)
         }
         Schedule::Elementwise { .. }
@@ -345,26 +347,43 @@ fn adapted(
             let rows = m.m.eval(bind).min(GEMV_ROWS).next_power_of_two() as u32;
             gemv(work, m, rows, &measured.schedule, exact, target)
         }
-        (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits: at }) => {
+        (
+            Compute::Attention(a),
+            Schedule::AttentionRow { warps, heads, depth, splits: at, cluster, late },
+        ) => {
             let most = (*heads as usize).min(a.group);
             let heads = (1..=most).rev().find(|h| a.group.is_multiple_of(*h))? as u32;
-            let splits = shares(a, heads as usize, bind, (*at, measured.context), target);
-            Some(Schedule::AttentionRow { warps: *warps, heads, depth: *depth, splits })
+            let at = (*at, *cluster, measured.context);
+            let (splits, cluster) = shares(a, heads as usize, bind, at, target);
+            Some(Schedule::AttentionRow { warps: *warps, heads, depth: *depth, splits, cluster, late: *late })
         }
-        (Compute::Attention(a), Schedule::AttentionGroup { warps, heads: _, depth, splits: at }) => {
+        (
+            Compute::Attention(a),
+            Schedule::AttentionGroup { warps, heads: _, depth, splits: at, cluster, late },
+        ) => {
             let heads = group_heads(a);
-            let splits = shares(a, heads, bind, (*at, measured.context), target);
-            Some(Schedule::AttentionGroup { warps: *warps, heads: heads as u32, depth: *depth, splits })
+            let at = (*at, *cluster, measured.context);
+            let (splits, cluster) = shares(a, heads, bind, at, target);
+            let (warps, depth, heads) = (*warps, *depth, heads as u32);
+            Some(Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: *late })
         }
         _ => None,
     }
 }
 
-/// Measured splits for another context: more where it is longer, fewer where it has no keys for so many.
-fn shares(a: &Attention, heads: usize, bind: &Bindings, (at, context): (u32, usize), target: &Target) -> u32 {
+/// Measured splits for another context, and blocks of a cluster: more where it is longer, fewer where it has no keys for
+/// so many.
+fn shares(
+    a: &Attention,
+    heads: usize,
+    bind: &Bindings,
+    (at, cluster, context): (u32, u32, usize),
+    target: &Target,
+) -> (u32, u32) {
     let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
     let longer = a.visible(bind.context) > 2 * a.visible(context);
-    if longer { usual.max(at) } else { at }.clamp(1, most)
+    let splits = if longer { usual.max(at) } else { at }.clamp(1, most);
+    if cluster == 1 { (splits, 1) } else { clustered(a, splits, target) }
 }
 
 fn gemv(

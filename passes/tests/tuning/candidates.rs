@@ -89,7 +89,10 @@ fn what_is_not_legal_says_why() {
         *resident = 5;
     }
     says(five_of_16_warps, "5 blocks of 16 warps on an SM");
-    says(Schedule::AttentionRow { warps: 4, heads: 1, depth: 1, splits: 1 }, "another family");
+    says(
+        Schedule::AttentionRow { warps: 4, heads: 1, depth: 1, splits: 1, cluster: 1, late: false },
+        "another family",
+    );
     // A target without bulk prefetches, and rows that are not whole pieces.
     let old = &TARGETS[0];
     assert!(!old.features.tma);

@@ -11,7 +11,7 @@ use weft_passes::schedule::database::{Database, Key, Shape};
 fn the_text_reads_back_and_does_not_depend_on_the_order() {
     let attention = Shape::AttentionRow { kv_heads: 8, group: 4, head_dim: 128, value_dim: 128, keys: 1024 };
     let attention = Key { shape: attention, ..gemv_key(1, 1) };
-    let row = Schedule::AttentionRow { warps: 8, heads: 2, depth: 2, splits: 1 };
+    let row = Schedule::AttentionRow { warps: 8, heads: 2, depth: 2, splits: 1, cluster: 1, late: false };
     let (a, b) = ((gemv_key(640, 576), odd()), (attention, row));
     let one = database(&[a.clone(), b.clone()]);
     let text = one.text().expect("text");
@@ -173,23 +173,35 @@ fn attention_is_found_by_its_heads() {
         let shape = Shape::AttentionRow { kv_heads: 2, group: 6, head_dim: 64, value_dim: 64, keys };
         Key { shape, ..gemv_key(1, 1) }
     };
-    let entries = database(&[(key(512), Schedule::AttentionRow { warps: 8, heads: 6, depth: 2, splits: 1 })]);
+    let entries = database(&[(
+        key(512),
+        Schedule::AttentionRow { warps: 8, heads: 6, depth: 2, splits: 1, cluster: 1, late: false },
+    )]);
     let work = attention(2, 4, 64);
     let bind = Bindings { tokens: 1, seqs: 8, rows: 1, context: 512, slots: 4096 };
     // Six heads a block of six; of four, four. Splits are those that were measured, while there are keys for them.
     let with = |splits| {
-        Some((Schedule::AttentionRow { warps: 8, heads: 4, depth: 2, splits }, ScheduleSource::Neighbour))
+        Some((
+            Schedule::AttentionRow { warps: 8, heads: 4, depth: 2, splits, cluster: 1, late: false },
+            ScheduleSource::Neighbour,
+        ))
     };
     assert_eq!(entries.find(&work, &bind, target()), with(1));
     // It was measured with 1024 keys: where there are many more, there are as many splits as fill the GPU.
     assert_eq!(entries.find(&work, &Bindings { context: 2048, ..bind }, target()), with(1));
     assert_eq!(entries.find(&work, &Bindings { context: 4096, ..bind }, target()), with(64));
-    let many = database(&[(key(1024), Schedule::AttentionRow { warps: 8, heads: 6, depth: 2, splits: 16 })]);
+    let many = database(&[(
+        key(1024),
+        Schedule::AttentionRow { warps: 8, heads: 6, depth: 2, splits: 16, cluster: 1, late: false },
+    )]);
     assert_eq!(many.find(&work, &Bindings { context: 1024, ..bind }, target()), with(16));
     assert_eq!(many.find(&work, &bind, target()), with(8));
     // Of entries that differ in the context alone, the nearest.
     let mut both = many.clone();
-    both.merge(database(&[(key(8192), Schedule::AttentionRow { warps: 4, heads: 6, depth: 2, splits: 64 })]));
+    both.merge(database(&[(
+        key(8192),
+        Schedule::AttentionRow { warps: 4, heads: 6, depth: 2, splits: 64, cluster: 1, late: false },
+    )]));
     let warps = |context| match both.find(&work, &Bindings { context, ..bind }, target()) {
         Some((Schedule::AttentionRow { warps, .. }, ScheduleSource::Neighbour)) => Some(warps),
         _ => None,

@@ -39,7 +39,7 @@ impl Timer for Recorded {
 }
 
 fn row(warps: u32, heads: u32) -> Schedule {
-    Schedule::AttentionRow { warps, heads, depth: 1, splits: 1 }
+    Schedule::AttentionRow { warps, heads, depth: 1, splits: 1, cluster: 1, late: false }
 }
 
 fn task(name: &str, columns: usize, candidates: Vec<Schedule>) -> Task {
