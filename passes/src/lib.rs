@@ -14,13 +14,14 @@ pub mod pipeline;
 pub mod provenance;
 pub mod rules_page;
 pub mod schedule;
+pub mod siblings;
 
 pub use context::{Context, Options, PassTime};
-/// Names that `--disable` takes: of rewrite rules and of fusions, sorted.
+/// Names that `--disable` takes: of rewrite rules, of fusions, and of the pass that merges loops; sorted.
 pub fn names() -> Vec<&'static str> {
     let rules = eqsat::rules::all().into_iter().map(|r| r.name);
     let all: std::collections::BTreeSet<&str> =
-        rules.chain(fusion::all().into_iter().map(|f| f.name)).collect();
+        rules.chain(fusion::all().into_iter().map(|f| f.name)).chain([siblings::NAME]).collect();
     all.into_iter().collect()
 }
 

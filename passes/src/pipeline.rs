@@ -4,7 +4,7 @@ use crate::context::{Context, Options};
 use crate::eqsat::{self, CostModel};
 use crate::memory_plan::Arena;
 use crate::provenance::{self, Provenance};
-use crate::{fusion, generation, launch, lower, memory_plan, schedule};
+use crate::{fusion, generation, launch, lower, memory_plan, schedule, siblings};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use weft_ir::graph::Graph;
@@ -147,7 +147,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         c.dump_changed(v.dump_name(), "build", || v.graph.to_string());
     }
     let sites = c.timed("fusions", |_| find_sites(&variants, &o)).map_err(Error::Lower)?;
-    let (mut lowered, placed) = c
+    let (mut lowered, mut placed) = c
         .timed("lower", |c| {
             let all = variants.iter().zip(&sites).map(|(v, sites)| lower::Variant {
                 graph: &v.graph,
@@ -160,6 +160,11 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         })
         .map_err(Error::Lower)?;
     if o.opt_level >= 2 {
+        c.timed("siblings", |_| {
+            for (i, placed) in placed.iter_mut().enumerate().filter(|(i, _)| variants[*i].decode) {
+                siblings::run(&mut lowered, i, placed, &o.selection);
+            }
+        });
         c.contracts = c.timed("contracts", |_| {
             let of = variants.iter().zip(&sites).zip(&placed);
             of.map(|((v, s), p)| fusion::BodyContracts {

@@ -3,6 +3,7 @@
 use crate::eqsat::rules;
 use crate::fusion;
 use crate::numerics::Numerics;
+use crate::siblings;
 use std::fmt::Write;
 
 const HEAD: &str = "# Rules
@@ -59,5 +60,7 @@ pub fn page() -> String {
         let (summary, patterns) = (cell(f.summary), few.join("<br>"));
         let _ = writeln!(out, "| `{}` | `{}` | {summary} | {patterns}{more} |", f.name, f.numerics);
     }
+    let (name, class, summary) = (siblings::NAME, siblings::NUMERICS, siblings::SUMMARY);
+    let _ = writeln!(out, "\n## Merged loops\n\n`{name}` (`{class}`): {summary}.");
     out
 }

@@ -1,0 +1,275 @@
+//! Independent loops of a decode step that could run at the same time become one kernel.
+//!
+//! Before: works and the dispatches of a body. After: fewer of both; what is computed, and its rounding, is the same.
+//! Tests: `passes/tests/siblings.rs`.
+//!
+//! A step of few tokens is a chain of launches, each of which costs about what a small loop computes in. Loops over
+//! the same points become one loop with the stores of both: the two halves of a rotation's table. Loops whose
+//! last parallel extents differ become one over both extents, of which each takes its part: the norms of queries and
+//! of keys.
+
+use crate::lower::{Lowered, Placed};
+use crate::numerics::{Numerics, Selection};
+use std::collections::HashMap;
+use weft_ir::ids::{BufferId, OperandId};
+use weft_ir::plan::{Compute, Dispatch, Loop, Operand, Scalar, Stage, Store, Work};
+use weft_ir::scalar::{Binary, Compare};
+use weft_ir::shape::Dim;
+
+/// Name, as in `--disable`.
+pub const NAME: &str = "sibling-loops";
+/// What it does to the numbers.
+pub const NUMERICS: Numerics = Numerics::Exact;
+/// What it does, for the generated page.
+pub const SUMMARY: &str = "independent loops of a decode step over the same points, or over points that differ in one \
+                           extent, are one kernel";
+
+/// Most arrays of a merged work.
+const OPERANDS: usize = 24;
+
+/// Merges what it can in a body; whether anything was.
+pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &Selection) -> bool {
+    let Some(dispatches) = lowered.bodies.get_mut(body).filter(|_| selection.allows(NAME, NUMERICS)) else {
+        return false;
+    };
+    let mut dispatches = std::mem::take(dispatches);
+    let before = dispatches.len();
+    let mut known = HashMap::new();
+    let mut i = 0;
+    while i < dispatches.len() {
+        let found = siblings(&dispatches, &lowered.works, i)
+            .find_map(|j| Some((j, merged(&lowered.works, &dispatches[i], &dispatches[j])?)));
+        let Some((j, both)) = found else {
+            i += 1;
+            continue;
+        };
+        let removed = dispatches.remove(j);
+        let nodes = placed.dispatches.remove(j);
+        placed.dispatches[i].extend(nodes);
+        placed.dispatches[i].sort_unstable();
+        let parts = (dispatches[i].work, removed.work);
+        dispatches[i] = both.dispatch(&mut lowered.works, parts, &mut known, &dispatches[i].scope);
+    }
+    let changed = dispatches.len() < before;
+    lowered.bodies[body] = dispatches;
+    if changed {
+        drop_unused(lowered);
+    }
+    changed
+}
+
+/// Later loops that do not depend on dispatch i or on any between, nor these on them.
+fn siblings<'a>(all: &'a [Dispatch], works: &'a [Work], i: usize) -> impl Iterator<Item = usize> + 'a {
+    let is_loop = |d: &Dispatch| matches!(works[d.work as usize].compute, Compute::Loop(_));
+    let common = |a: &[BufferId], b: &[BufferId]| a.iter().any(|x| b.contains(x));
+    let apart = move |a: &Dispatch, b: &Dispatch| {
+        !common(&a.writes, &b.reads) && !common(&a.writes, &b.writes) && !common(&a.reads, &b.writes)
+    };
+    let end = if is_loop(&all[i]) { all.len() } else { 0 };
+    (i + 1..end).filter(move |&j| is_loop(&all[j]) && all[i..j].iter().all(|d| apart(d, &all[j])))
+}
+
+/// A merged work and the buffers of its arrays.
+struct Merged {
+    compute: Loop,
+    reads: Vec<(Operand, BufferId)>,
+    writes: Vec<(Operand, BufferId)>,
+    in_place: Vec<(u8, OperandId)>,
+}
+
+/// The loops of two dispatches as one, where their extents allow it.
+fn merged(works: &[Work], a: &Dispatch, b: &Dispatch) -> Option<Merged> {
+    let (wa, wb) = (&works[a.work as usize], &works[b.work as usize]);
+    let (Compute::Loop(la), Compute::Loop(lb)) = (&wa.compute, &wb.compute) else { return None };
+    if la.reduced != lb.reduced {
+        return None;
+    }
+    let arrays = |w: &Work, d: &Dispatch| -> Vec<(Operand, BufferId)> {
+        w.reads.iter().cloned().zip(d.reads.iter().copied()).collect()
+    };
+    let mut reads = arrays(wa, a);
+    // What both read is one array.
+    let place = |(operand, buffer): (Operand, BufferId)| {
+        let same = |(o, x): &(Operand, BufferId)| {
+            *x == buffer && (o.dtype, &o.shape) == (operand.dtype, &operand.shape)
+        };
+        let at = reads.iter().position(same).unwrap_or_else(|| {
+            reads.push((operand, buffer));
+            reads.len() - 1
+        });
+        OperandId::new(at)
+    };
+    let operands: Vec<OperandId> = arrays(wb, b).into_iter().map(place).collect();
+    let of =
+        |w: &Work, d: &Dispatch| w.writes.iter().cloned().zip(d.writes.iter().copied()).collect::<Vec<_>>();
+    let mut writes = of(wa, a);
+    let first_write = writes.len() as u8;
+    writes.extend(of(wb, b));
+    if reads.len() + writes.len() > OPERANDS {
+        return None;
+    }
+    let second = Second { operands: &operands, first_write, ..Second::default() };
+    let compute = if la.domain == lb.domain { together(la, lb, second) } else { end_to_end(la, lb, second)? };
+    let moved = wb.in_place.iter().map(|(w, r)| (w + first_write, operands[r.index()]));
+    let in_place = wa.in_place.iter().copied().chain(moved).collect();
+    Some(Merged { compute, reads, writes, in_place })
+}
+
+/// How the expressions of the second loop are moved.
+#[derive(Clone, Copy, Default)]
+struct Second<'a> {
+    /// Its operands among those of both.
+    operands: &'a [OperandId],
+    /// Its first output.
+    first_write: u8,
+    /// Its first stage.
+    first_stage: u8,
+    /// The coordinate that counts on from the first loop's, and where it begins.
+    moved: Option<(u8, i64)>,
+}
+
+impl Second<'_> {
+    fn expr(&self, e: &Scalar) -> Scalar {
+        match e {
+            Scalar::Load(o, at) => {
+                let at = at.iter().map(|i| self.expr(i)).collect();
+                Scalar::Load(self.operands[o.index()], at)
+            }
+            Scalar::Reduced(i) => Scalar::Reduced(i + self.first_stage),
+            Scalar::Coord(axis) => match self.moved {
+                Some((moved, by)) if moved == *axis => {
+                    Scalar::binary(Binary::Sub, e.clone(), Scalar::Int(by))
+                }
+                Some(_) | None => e.clone(),
+            },
+            other => other.map_children(&mut |part| self.expr(part)),
+        }
+    }
+
+    fn stores(&self, stores: &[Store], part: Option<&Scalar>) -> Vec<Store> {
+        let moved = stores.iter().map(|s| Store {
+            output: s.output + self.first_write,
+            index: s.index.iter().map(|i| self.expr(i)).collect(),
+            value: self.expr(&s.value),
+            guard: s.guard.as_ref().map(|g| self.expr(g)),
+        });
+        guarded(moved, part)
+    }
+}
+
+/// Stores that are made in a part of the points.
+fn guarded(stores: impl Iterator<Item = Store>, part: Option<&Scalar>) -> Vec<Store> {
+    let with = |s: Store| {
+        let guard = match (part, s.guard) {
+            (Some(part), Some(g)) => Some(Scalar::binary(Binary::And, part.clone(), g)),
+            (part, g) => part.cloned().or(g),
+        };
+        Store { guard, ..s }
+    };
+    stores.map(with).collect()
+}
+
+/// Two loops over the same points.
+fn together(a: &Loop, b: &Loop, second: Second<'_>) -> Loop {
+    let second = Second { first_stage: a.stages.len() as u8, ..second };
+    let stages = b.stages.iter().map(|s| Stage { op: s.op, value: second.expr(&s.value) });
+    let join = |x: &[Store], y: &[Store]| x.iter().cloned().chain(second.stores(y, None)).collect::<Vec<_>>();
+    Loop {
+        domain: a.domain.clone(),
+        reduced: a.reduced,
+        stages: a.stages.iter().cloned().chain(stages).collect(),
+        element_stores: join(&a.element_stores, &b.element_stores),
+        row_stores: join(&a.row_stores, &b.row_stores),
+    }
+}
+
+/// Two loops whose domains differ in their last extent: the second's points follow the first's.
+fn end_to_end(a: &Loop, b: &Loop, second: Second<'_>) -> Option<Loop> {
+    let ((last, outer), (other_last, other)) = (a.domain.split_last()?, b.domain.split_last()?);
+    let (Dim::Const(n), Dim::Const(m)) = (*last, *other_last) else { return None };
+    let alike = a.stages.len() == b.stages.len() && a.stages.iter().zip(&b.stages).all(|(x, y)| x.op == y.op);
+    if outer != other || !alike {
+        return None;
+    }
+    let axis = outer.len() as u8;
+    let bound = Scalar::Int(n as i64);
+    let compare = |op, x, y| Scalar::Compare(op, Box::new(x), Box::new(y));
+    let first_part = compare(Compare::Lt, Scalar::Coord(axis), bound.clone());
+    let second_part = compare(Compare::Le, bound, Scalar::Coord(axis));
+    let second = Second { moved: Some((axis, n as i64)), ..second };
+    let stages = a.stages.iter().zip(&b.stages).map(|(x, y)| {
+        let values = [x.value.clone(), second.expr(&y.value)].map(Box::new);
+        let [first, other] = values;
+        Stage { op: x.op, value: Scalar::Select(Box::new(first_part.clone()), first, other) }
+    });
+    let stages = stages.collect();
+    let join = |x: &[Store], y: &[Store]| {
+        let first = guarded(x.iter().cloned(), Some(&first_part));
+        first.into_iter().chain(second.stores(y, Some(&second_part))).collect::<Vec<_>>()
+    };
+    Some(Loop {
+        domain: outer.iter().copied().chain([Dim::Const(n + m)]).collect(),
+        reduced: a.reduced,
+        stages,
+        element_stores: join(&a.element_stores, &b.element_stores),
+        row_stores: join(&a.row_stores, &b.row_stores),
+    })
+}
+
+impl Merged {
+    /// Its dispatch; the work is that of an equal pair, or a new one.
+    fn dispatch(
+        self,
+        works: &mut Vec<Work>,
+        (a, b): (u32, u32),
+        known: &mut HashMap<String, u32>,
+        scope: &str,
+    ) -> Dispatch {
+        let (reads, read_buffers): (Vec<_>, Vec<_>) = self.reads.into_iter().unzip();
+        let (writes, write_buffers): (Vec<_>, Vec<_>) = self.writes.into_iter().unzip();
+        let compute = Compute::Loop(self.compute);
+        let key = format!("{compute:?} {reads:?} {writes:?} {:?}", self.in_place);
+        let work = *known.entry(key).or_insert_with(|| {
+            let (wa, wb) = (&works[a as usize], &works[b as usize]);
+            let mut rules = wa.rules.clone();
+            for rule in wb.rules.iter().chain([&NAME.to_string()]) {
+                if !rules.contains(rule) {
+                    rules.push(rule.clone());
+                }
+            }
+            let ops = wa.ops.iter().chain(&wb.ops).cloned().collect();
+            let name = unique_name(works, wa, wb);
+            works.push(Work { name, compute, reads, writes, in_place: self.in_place, ops, rules });
+            works.len() as u32 - 1
+        });
+        Dispatch { work, reads: read_buffers, writes: write_buffers, scope: scope.into() }
+    }
+}
+
+/// The names of both, where they differ.
+fn unique_name(works: &[Work], a: &Work, b: &Work) -> String {
+    let plain =
+        |w: &Work| w.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_').to_string();
+    let base = if plain(a) == plain(b) { plain(a) } else { format!("{}_{}", a.name, b.name) };
+    let taken = |name: &str| works.iter().any(|w| w.name == name);
+    let numbered = (2..).map(|i| format!("{base}_{i}"));
+    std::iter::once(base.clone()).chain(numbered).find(|n| !taken(n)).unwrap_or(base)
+}
+
+/// Removes works that no body dispatches any more.
+fn drop_unused(lowered: &mut Lowered) {
+    let mut used = vec![false; lowered.works.len()];
+    lowered.bodies.iter().flatten().for_each(|d| used[d.work as usize] = true);
+    let mut next = 0;
+    let moved: Vec<u32> = used
+        .iter()
+        .map(|used| {
+            let here = next;
+            next += u32::from(*used);
+            here
+        })
+        .collect();
+    let mut at = used.iter();
+    lowered.works.retain(|_| at.next().copied().unwrap_or(true));
+    lowered.bodies.iter_mut().flatten().for_each(|d| d.work = moved[d.work as usize]);
+}

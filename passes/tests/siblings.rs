@@ -1,0 +1,96 @@
+//! Loops that become one: which do, which do not, and that results are those of the loops apart.
+
+use std::collections::HashMap;
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Graph, parse};
+use weft_ir::plan::{Compute, Plan, Scalar};
+use weft_ir::target::Target;
+use weft_passes::{Options, Selection, compile, siblings};
+
+fn plan(text: &str, selection: Selection) -> Plan {
+    let graph: Graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
+    let options = Options {
+        target: Target::parse("sm_90").expect("sm_90"),
+        dtype: DType::BF16,
+        opt_level: 2,
+        max_seq: 128,
+        max_batch: 4,
+        selection,
+        dump: false,
+        schedules: Default::default(),
+    };
+    compile(&graph, options).unwrap_or_else(|e| panic!("{e}")).plan
+}
+
+/// Loops of a body: domain, stages, stores, guards among these.
+fn loops(plan: &Plan, body: usize) -> Vec<(usize, usize, usize, usize)> {
+    let works = plan.bodies[body].dispatches.iter().map(|d| &plan.works[d.work as usize]);
+    works
+        .filter_map(|w| match &w.compute {
+            Compute::Loop(l) => {
+                let guards = l.element_stores.iter().filter(|s| s.guard.is_some()).count();
+                Some((l.domain.len(), l.stages.len(), l.element_stores.len(), guards))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+const NORMS: &str = include_str!("graphs/sibling_norms.graph");
+
+#[test]
+fn norms_of_other_numbers_of_heads_are_one_loop_in_decode() {
+    let merged = plan(NORMS, Selection::default());
+    assert_eq!(loops(&merged, 0), [(2, 1, 2, 2)], "six heads, each with its own store");
+    let work = merged.works.iter().find(|w| w.rules.iter().any(|r| r == siblings::NAME)).expect("merged");
+    let Compute::Loop(l) = &work.compute else { panic!("{work:?}") };
+    assert_eq!(l.domain[1].as_const(), Some(6));
+    assert!(matches!(&l.stages[0].value, Scalar::Select(..)));
+    // Prefill keeps them apart, and so does a plan without the pass.
+    assert!(loops(&merged, 1).iter().all(|l| l.2 == 1), "{:?}", loops(&merged, 1));
+    let apart = plan(NORMS, Selection::without(&[siblings::NAME]));
+    assert_eq!(loops(&apart, 0), [(2, 1, 1, 0), (2, 1, 1, 0)]);
+    assert!(apart.works.iter().all(|w| w.rules.iter().all(|r| r != siblings::NAME)));
+}
+
+/// A chain of row loops, each of which reads what the one before wrote.
+#[test]
+fn loops_that_depend_on_each_other_stay_apart() {
+    let chain = "
+        %0 = weight \"embed\" -> bf16[100, 64]
+        %1 = input token_ids -> i32[tokens]
+        %2 = gather %0, %1 -> bf16[tokens, 64]
+        %3 = mean %2 -> f32[tokens, 1]
+        %4 = cast %3 -> bf16[tokens, 1]
+        %5 = weight \"other\" -> bf16[64, 1]
+        %6 = matmul.t %4, %5 -> f32[tokens, 64]
+        %7 = mul %6, %6 -> f32[tokens, 64]
+        %8 = mean %7 -> f32[tokens, 1]
+        output \"first\" = %4
+        output \"second\" = %8
+    ";
+    let plan = plan(chain, Selection::default());
+    assert!(plan.works.iter().all(|w| w.rules.iter().all(|r| r != siblings::NAME)), "{:?}", plan.works);
+}
+
+/// Points of one loop: the parts of a rotation's table.
+#[test]
+fn loops_over_the_same_points_share_them() {
+    let tables = "
+        %0 = input positions -> i32[tokens]
+        %1 = cast %0 -> f32[tokens]
+        %2 = reshape %1 -> f32[tokens, 1]
+        %3 = broadcast %2 -> f32[tokens, 8]
+        %4 = weight \"frequencies\" -> f32[1, 8]
+        %5 = broadcast %4 -> f32[tokens, 8]
+        %6 = mul %3, %5 -> f32[tokens, 8]
+        %7 = cos %6 -> f32[tokens, 8]
+        %8 = sin %6 -> f32[tokens, 8]
+        output \"cos\" = %7
+        output \"sin\" = %8
+    ";
+    let merged = plan(tables, Selection::default());
+    assert_eq!(loops(&merged, 0), [(2, 0, 2, 0)], "one loop, two stores, no guard");
+    let reads: HashMap<_, _> = merged.works.iter().map(|w| (w.name.clone(), w.reads.len())).collect();
+    assert_eq!(reads.values().copied().max(), Some(2), "what both read is one array: {reads:?}");
+}
