@@ -284,7 +284,6 @@ fn configs() {
     bad_config(&[("hidden_act", json!("mish"))], &["hidden_act = mish", "silu", "gelu"]);
     bad_config(&[("torch_dtype", json!("int4"))], &["dtype = int4", "bfloat16"]);
     bad_config(&[("sliding_window", json!(4096))], &["sliding_window = 4096"]);
-    bad_config(&[("pretraining_tp", json!(2))], &["pretraining_tp = 2"]);
     bad_config(&[("logits_scaling", json!(8.0))], &["logits_scaling = 8.0"]);
     bad_config(&[("attention_multiplier", json!(0.1))], &["attention_multiplier"]);
     bad_config(&[("quantization_config", json!({"bits": 4}))], &["quantization_config"]);

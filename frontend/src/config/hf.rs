@@ -148,7 +148,7 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
     };
     particular::read(&mut f, &mut config)?;
     experts::read(&mut f, &mut config)?;
-    config.unknown = f.finish()?;
+    config.unknown = f.finish(&config.model_type)?;
     config.check(path)?;
     Ok(config)
 }

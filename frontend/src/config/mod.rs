@@ -9,6 +9,7 @@ mod experts;
 mod families;
 mod fields;
 pub mod gguf;
+mod harmless;
 pub mod hf;
 mod keys;
 mod layers;
