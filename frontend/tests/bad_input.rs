@@ -47,7 +47,7 @@ fn bad_config(change: &[(&str, serde_json::Value)], parts: &[&str]) {
         config.insert((*key).to_owned(), value.clone());
     }
     let text = serde_json::to_vec(&config).unwrap();
-    says(hf::parse(Path::new("some/config.json"), &text).unwrap_err(), parts);
+    says(hf::parse(Path::new("some/config.json"), &text, &[]).unwrap_err(), parts);
 }
 
 fn llama_config() -> serde_json::Map<String, serde_json::Value> {
@@ -306,9 +306,9 @@ fn configs() {
     );
     bad_config(&[("rope_parameters", json!({"rope_theta": 5.0}))], &["rope_theta", "contradicts"]);
     let path = Path::new("some/config.json");
-    says(hf::parse(path, b"{\"a\": ").unwrap_err(), &["JSON"]);
-    says(hf::parse(path, b"[]").unwrap_err(), &["not an object"]);
-    says(hf::parse(path, b"\xFF\xFE").unwrap_err(), &["JSON"]);
+    says(hf::parse(path, b"{\"a\": ", &[]).unwrap_err(), &["JSON"]);
+    says(hf::parse(path, b"[]", &[]).unwrap_err(), &["not an object"]);
+    says(hf::parse(path, b"\xFF\xFE", &[]).unwrap_err(), &["JSON"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::harmless::is_harmless;
 use super::keys;
+use super::unread::{self, PassedOver, Unread};
 use crate::duplicates;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
@@ -130,19 +131,24 @@ impl Fields {
         Ok(Some(ids))
     }
 
-    /// Judges the keys that nobody read; gives the unknown ones.
-    pub(super) fn finish(self, model_type: &str) -> Result<Vec<String>> {
-        let mut unknown = Vec::new();
+    /// Judges the keys that nobody read; `ignore` are unknown ones that the user says to pass over.
+    pub(super) fn finish(self, model_type: &str, ignore: &[String]) -> Result<PassedOver> {
+        let mut unread = Vec::new();
         for (key, value) in self.map {
             match keys::neutral(model_type, &key) {
                 Some(neutral) if !neutral.admits(&value) => {
                     return Err(Error::unsupported(&self.path, key, value, neutral.supported()));
                 }
                 Some(_) => {}
-                None if is_harmless(model_type, &key) || value.is_null() || value == Value::Bool(false) => {}
-                None => unknown.push(key),
+                None if is_harmless(model_type, &key) || value.is_null() => {}
+                None => {
+                    let off = value == Value::Bool(false) || keys::is_empty(&value);
+                    unread.push(Unread { key, value: (!off).then_some(value) });
+                }
             }
         }
-        Ok(unknown)
+        // Reading keys has mixed up their order.
+        unread.sort_by(|a, b| a.key.cmp(&b.key));
+        unread::judge(&self.path, unread, ignore)
     }
 }

@@ -1,4 +1,7 @@
 //! Keys of `config.json` that do not change the result of inference, by where they come from.
+//!
+//! Of a key that is in no list here, that nothing reads and that is not in [`super::keys`], nothing is known: it is an
+//! error where its value could turn something on ([`super::unread`]).
 
 /// Attributes of transformers' `PretrainedConfig` itself: bookkeeping, labels, what is returned beside the result.
 const PRETRAINED: &[&str] = &[
