@@ -88,9 +88,21 @@ impl From<FloatArg> for DType {
     }
 }
 
+/// How a checkpoint's configuration is read.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArgs {
+    /// Pass over this key of the model's config.json (or of a GGUF file's metadata), which Weft does not know and
+    /// refuses; may be given several times.
+    #[arg(long, value_name = "KEY")]
+    pub ignore_config_key: Vec<String>,
+}
+
 /// Choices of a compilation; fixed in a bundle.
 #[derive(Clone, Debug, Default, Args)]
 pub struct BuildArgs {
+    /// How its configuration is read.
+    #[command(flatten)]
+    pub keys: ConfigArgs,
     /// 0: one kernel an op; 1: fused loops; 2: all fusions [default: 2].
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub opt_level: Option<u8>,
@@ -388,6 +400,9 @@ pub struct ConvertArgs {
     /// Type of the weights.
     #[arg(long, value_enum, default_value_t = FloatArg::F32)]
     pub dtype: FloatArg,
+    /// How its metadata is read.
+    #[command(flatten)]
+    pub keys: ConfigArgs,
 }
 
 /// `weft synth`.
@@ -410,6 +425,9 @@ pub struct SynthArgs {
     /// Replace the model in DIR.
     #[arg(long)]
     pub force: bool,
+    /// How the config.json is read.
+    #[command(flatten)]
+    pub keys: ConfigArgs,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,

@@ -52,6 +52,7 @@ pub fn manifest(checkpoint: &Checkpoint, model: &Path, plan: &Plan, kernels: &[E
         sources: sources.collect::<Result<_>>()?,
         vocab_size: config.vocab_size,
         eos_token_ids: config.eos_token_ids.clone(),
+        ignored_keys: config.ignored.clone(),
         kernels: kernels
             .iter()
             .map(|k| KernelFile {
@@ -240,9 +241,14 @@ pub fn parse_plan(file: &Path, text: &str, manifest: &Manifest) -> Result<Plan> 
     Ok(plan)
 }
 
-/// How a bundle is made again.
-fn remedy(manifest: &Manifest) -> String {
-    format!("weft compile {} --target {}", manifest.checkpoint, manifest.target)
+/// The command that makes a bundle again.
+pub fn remedy(manifest: &Manifest) -> String {
+    let mut command = format!("weft compile {} --target {}", manifest.checkpoint, manifest.target);
+    for key in &manifest.ignored_keys {
+        command.push_str(" --ignore-config-key ");
+        command.push_str(key);
+    }
+    command
 }
 
 impl Bundle {
@@ -265,17 +271,15 @@ impl Bundle {
             })?;
             if found.len() != source.bytes {
                 return Err(Error::input(format!(
-                    "{}: {} has {} bytes, and had {} when the bundle was compiled; compile again: weft \
-                     compile {} --target {}",
+                    "{}: {} has {} bytes, and had {} when the bundle was compiled; compile again: {}",
                     place.display(),
                     source.path,
                     found.len(),
                     source.bytes,
-                    m.checkpoint,
-                    m.target
+                    remedy(m)
                 )));
             }
         }
-        Ok(Checkpoint::open(&m.checkpoint)?)
+        Ok(Checkpoint::open_ignoring(&m.checkpoint, &m.ignored_keys)?)
     }
 }

@@ -85,15 +85,15 @@ enum Place {
 }
 
 impl Source {
-    /// Opens a checkpoint or a bundle.
+    /// Opens a checkpoint, whose configuration is read as `build` says, or a bundle.
     ///
     /// # Errors
     /// When it is neither, or a bundle whose checkpoint changed.
-    pub fn open(path: &Path) -> Result<Source> {
+    pub fn open(path: &Path, build: &BuildArgs) -> Result<Source> {
         let bundle = if bundle::is_bundle(path) { Some(bundle::read(path)?) } else { None };
         let checkpoint = match &bundle {
             Some(bundle) => bundle.checkpoint(path)?,
-            None => Checkpoint::open(path)?,
+            None => Checkpoint::open_ignoring(path, &build.keys.ignore_config_key)?,
         };
         Ok(Source { path: path.to_owned(), checkpoint, bundle })
     }
@@ -294,22 +294,27 @@ pub fn cuda_options(device: &Device) -> CudaOptions {
 
 /// A bundle's choices were made when it was compiled.
 fn check_choices(path: &Path, bundle: &Bundle, build: &BuildArgs) -> Result<()> {
-    let (m, plan) = (&bundle.manifest, &bundle.plan);
+    let (plan, again) = (&bundle.plan, bundle::remedy(&bundle.manifest));
     let refuse = |option: &str, asked: String, has: String| {
         Err(Error::input(format!(
-            "{}: compiled with {option} {has}, not {asked}; leave the option out, or compile again: weft \
-             compile {} --target {} {option} {asked}",
+            "{}: compiled with {option} {has}, not {asked}; leave the option out, or compile again: {again} {option} \
+             {asked}",
             path.display(),
-            m.checkpoint,
-            m.target
         )))
     };
+    let ignored = &bundle.manifest.ignored_keys;
+    if let Some(key) = build.keys.ignore_config_key.iter().find(|key| !ignored.contains(key)) {
+        let option = format!("--ignore-config-key {key}");
+        return Err(Error::input(format!(
+            "{}: compiled without {option}; leave it out, or compile again: {again} {option}",
+            path.display(),
+        )));
+    }
     if let Some(file) = &build.schedules {
         let (path, file) = (path.display(), file.display());
         return Err(Error::input(format!(
             "{path}: a bundle's schedules were chosen when it was compiled; leave --schedules out, or compile again: \
-             weft compile {} --target {} --schedules {file}",
-            m.checkpoint, m.target
+             {again} --schedules {file}"
         )));
     }
     match (build.opt_level, build.dtype.map(DType::from), build.max_seq) {

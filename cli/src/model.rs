@@ -131,7 +131,13 @@ pub fn warnings(checkpoint: &Checkpoint, graph: &Graph) -> Vec<String> {
     let config = checkpoint.config();
     if !config.unknown.is_empty() {
         let keys = config.unknown.join(", ");
-        out.push(format!("config: keys that Weft does not know were passed over: {keys}"));
+        out.push(format!(
+            "config: keys that Weft does not know turn nothing on, and were passed over: {keys}"
+        ));
+    }
+    if !config.ignored.is_empty() {
+        let keys = config.ignored.join(", ");
+        out.push(format!("config: keys that Weft does not know were passed over, as asked: {keys}"));
     }
     let unused = checkpoint.unused(&used_tensors(graph));
     if !unused.is_empty() {

@@ -74,31 +74,40 @@ impl Checkpoint {
     /// [`Error::NotACheckpoint`] when nothing there is of a known form; else what the file formats and
     /// the configuration report.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        Self::open_ignoring(path, &[])
+    }
+
+    /// As [`Checkpoint::open`], but for the keys `ignore` of the configuration, which the user says to pass over, though
+    /// Weft does not know them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`Error::Malformed`] where `ignore` names a key that is not one of these.
+    pub fn open_ignoring(path: impl AsRef<Path>, ignore: &[String]) -> Result<Checkpoint> {
         let path = path.as_ref();
         let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
         if meta.is_dir() {
-            return Self::open_folder(path);
+            return Self::open_folder(path, ignore);
         }
         let folder = path.parent().unwrap_or(Path::new(""));
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         if name.ends_with(".gguf") {
-            Self::open_gguf(path)
+            Self::open_gguf(path, ignore)
         } else if name.ends_with(".safetensors.index.json") {
-            Self::with_config(folder, SafetensorsSet::open_index(path)?)
+            Self::with_config(folder, SafetensorsSet::open_index(path)?, ignore)
         } else if name.ends_with(".safetensors") {
-            Self::with_config(folder, SafetensorsSet::open_file(path)?)
+            Self::with_config(folder, SafetensorsSet::open_file(path)?, ignore)
         } else {
             Err(not_a_checkpoint(path, "a file with another ending".into()))
         }
     }
 
-    fn open_folder(folder: &Path) -> Result<Checkpoint> {
+    fn open_folder(folder: &Path, ignore: &[String]) -> Result<Checkpoint> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         if single.exists() {
-            return Self::with_config(folder, SafetensorsSet::open_file(&single)?);
+            return Self::with_config(folder, SafetensorsSet::open_file(&single)?, ignore);
         }
         if index.exists() {
-            return Self::with_config(folder, SafetensorsSet::open_index(&index)?);
+            return Self::with_config(folder, SafetensorsSet::open_index(&index)?, ignore);
         }
         let mut ggufs = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))? {
@@ -108,29 +117,30 @@ impl Checkpoint {
             }
         }
         match ggufs.as_slice() {
-            [one] => Self::open_gguf(one),
+            [one] => Self::open_gguf(one, ignore),
             [] => Err(not_a_checkpoint(folder, "a folder without weights".into())),
             many => Err(not_a_checkpoint(folder, format!("{} .gguf files: name one of them", many.len()))),
         }
     }
 
-    fn with_config(folder: &Path, mut set: SafetensorsSet) -> Result<Checkpoint> {
-        let config = config::hf::read(folder)?;
+    fn with_config(folder: &Path, mut set: SafetensorsSet, ignore: &[String]) -> Result<Checkpoint> {
+        let config = config::hf::read(folder, ignore)?;
         if let Some(quantization) = config.quantization {
             quantized::mark(&mut set, &folder.join("config.json"), quantization)?;
         }
         Ok(Checkpoint { root: folder.to_owned(), storage: Storage::Safetensors(set), config })
     }
 
-    fn open_gguf(path: &Path) -> Result<Checkpoint> {
+    fn open_gguf(path: &Path, ignore: &[String]) -> Result<Checkpoint> {
         let file = Gguf::open(path)?;
-        let config = config::gguf::read(&file)?;
+        let config = config::gguf::read(&file, ignore)?;
         let root = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Checkpoint { root, storage: Storage::Gguf(file), config })
     }
 
-    /// The model of a configuration (the text of a `config.json`; `path` is for errors) without weights: a graph can
-    /// be built of it, with weights of type `dtype`, but not run.
+    /// The model of a configuration (the text of a `config.json`; `path` is for errors, `ignore` as for
+    /// [`Checkpoint::open_ignoring`]) without weights: a graph can be built of it, with weights of type `dtype`, but not
+    /// run.
     ///
     /// It has every `.weight` that is asked for, of the shape asked for: so tensors have the prefix and names of newer
     /// files, and the head is tied where the configuration says so. Of tensors that a file may have or not, it has
@@ -138,8 +148,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What the configuration reports.
-    pub fn of_config(path: &Path, text: &[u8], dtype: DType) -> Result<Checkpoint> {
-        let config = config::hf::parse(path, text)?;
+    pub fn of_config(path: &Path, text: &[u8], dtype: DType, ignore: &[String]) -> Result<Checkpoint> {
+        let config = config::hf::parse(path, text, ignore)?;
         Ok(Checkpoint { root: path.to_owned(), storage: Storage::Config(dtype), config })
     }
 

@@ -54,6 +54,16 @@ pub enum Error {
         /// What is supported.
         supported: String,
     },
+    /// A configuration has keys that nobody knows, with values that could change the result.
+    #[error("{}: {field}: unknown to Weft, and the result may depend on it; {remedy}", .path.display())]
+    UnknownKey {
+        /// File.
+        path: PathBuf,
+        /// The keys and their values.
+        field: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// A field that is needed is not there.
     #[error("{}: {field} is missing; {remedy}", .path.display())]
     MissingField {
@@ -166,6 +176,12 @@ impl Error {
         }
     }
 
+    /// An [`Error::UnknownKey`]; `options` passes the keys over.
+    pub(crate) fn unknown_key(path: &Path, field: String, options: String) -> Error {
+        let remedy = format!("where it does not, give {}", clipped(options));
+        Error::UnknownKey { path: path.to_owned(), field: clipped(field), remedy }
+    }
+
     /// An [`Error::MissingField`].
     pub(crate) fn missing(path: &Path, field: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::MissingField { path: path.to_owned(), field: clipped(field.into()), remedy: remedy.into() }
@@ -211,6 +227,7 @@ impl Error {
             | Error::NotACheckpoint { path, .. }
             | Error::Malformed { path, .. }
             | Error::Unsupported { path, .. }
+            | Error::UnknownKey { path, .. }
             | Error::MissingField { path, .. }
             | Error::MissingTensor { path, .. }
             | Error::Text { path, .. }

@@ -18,7 +18,7 @@ fn parse(name: &str, changes: &[(&str, Value)]) -> Result<(), String> {
         };
     }
     let text = serde_json::to_vec(&config).unwrap();
-    hf::parse(Path::new("some/config.json"), &text).map(drop).map_err(|e| e.to_string())
+    hf::parse(Path::new("some/config.json"), &text, &[]).map(drop).map_err(|e| e.to_string())
 }
 
 #[track_caller]
@@ -99,7 +99,11 @@ fn numbers() {
     bad("llama", &granite, &["residual multiplier", "not a positive"]);
     let granite = as_family("granite", "GraniteForCausalLM", &[("logits_scaling", json!(0))]);
     bad("llama", &granite, &["logit scale"]);
-    let cohere = as_family("cohere2", "Cohere2ForCausalLM", &[("logit_scale", json!(-1))]);
+    let cohere = as_family(
+        "cohere2",
+        "Cohere2ForCausalLM",
+        &[("logit_scale", json!(-1)), ("rms_norm_eps", Value::Null)],
+    );
     bad("llama", &cohere, &["logit scale", "-1"]);
     bad("gpt2", &[("layer_norm_epsilon", json!("small"))], &["layer_norm_epsilon", "not a number"]);
 }

@@ -64,7 +64,7 @@ fn llama_3_rope_and_tied_embeddings() {
 fn both_spellings_say_the_same() {
     let path = Path::new("config.json");
     let dims = r#""model_type":"llama","vocab_size":8,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2"#;
-    let parse = |rest: &str| hf::parse(path, format!("{{{dims}{rest}}}").as_bytes()).unwrap();
+    let parse = |rest: &str| hf::parse(path, format!("{{{dims}{rest}}}").as_bytes(), &[]).unwrap();
     let old = parse(
         r#","rope_theta":5e5,"rope_scaling":{"type":"linear","factor":4.0},"torch_dtype":"torch.float16","eos_token_id":[3,4]"#,
     );
@@ -77,9 +77,9 @@ fn both_spellings_say_the_same() {
     let plain = parse("");
     assert_eq!((plain.rope.theta, plain.norm_eps, plain.max_position), (10000.0, 1e-6, 2048));
     assert_eq!((plain.bos_token_id, plain.eos_token_ids.as_slice()), (Some(1), &[2][..]));
-    let odd = parse(r#","pad_token_id":-1,"bos_token_id":null,"frobnicate":3,"also":null,"off":false"#);
+    let odd = parse(r#","pad_token_id":-1,"bos_token_id":null,"frobnicate":[],"also":null,"off":false"#);
     assert_eq!((odd.pad_token_id, odd.bos_token_id), (None, None));
-    assert_eq!(odd.unknown, ["frobnicate"]);
+    assert_eq!(odd.unknown, ["frobnicate", "off"]);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn gguf_configuration() {
     let path = folder.path().join("model.gguf");
     tiny_gguf()
         .set("tokenizer.ggml.eot_token_id", V::U32(260))
-        .set("llama.something", V::U32(1))
+        .set("llama.something", V::Bool(false))
         .write(&path);
     let c = Checkpoint::open(folder.path()).unwrap();
     assert_eq!((c.config().norm_eps, c.config().head_dim, c.config().kv_heads), (1e-5, 32, 1));

@@ -26,7 +26,8 @@ fn parse_of(name: &str, changes: &[(&str, Value)]) -> Result<ModelConfig, String
             value => config.insert((*key).to_owned(), value.clone()),
         };
     }
-    hf::parse(Path::new("some/config.json"), &serde_json::to_vec(&config).unwrap()).map_err(|e| e.to_string())
+    hf::parse(Path::new("some/config.json"), &serde_json::to_vec(&config).unwrap(), &[])
+        .map_err(|e| e.to_string())
 }
 
 #[test]

@@ -45,7 +45,13 @@ fn every_family_can_be_made_and_built() {
     assert!(families.len() >= 20, "{families:?}");
     for (path, real) in &fixtures {
         let out = dir.path().join(path.file_name().expect("a name"));
-        let options = Options { seed: 3, dtype: Some(DType::BF16), shard_size: SHARD_SIZE, force: false };
+        let options = Options {
+            seed: 3,
+            dtype: Some(DType::BF16),
+            shard_size: SHARD_SIZE,
+            force: false,
+            ignore: Vec::new(),
+        };
         let made = synth(path, &out, &options, &mut |_, _| {});
         let summary = made.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let made = Checkpoint::open(&out).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -55,6 +55,9 @@ pub struct Manifest {
     pub vocab_size: usize,
     /// Token ids that end a generation.
     pub eos_token_ids: Vec<u32>,
+    /// Keys of the checkpoint's configuration that Weft does not know and that the user said to pass over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_keys: Vec<String>,
     /// Kernels, in the plan's order.
     pub kernels: Vec<KernelFile>,
 }

@@ -144,8 +144,13 @@ fn model(name: &str, of: &str, sizes: Value, level: u8) -> Case {
     let config = folder.path().join("sizes.json");
     std::fs::write(&config, all.to_string()).expect("writes");
     let out = folder.path().join("model");
-    let options =
-        synth::Options { seed: 11, dtype: Some(DType::BF16), shard_size: synth::SHARD_SIZE, force: false };
+    let options = synth::Options {
+        seed: 11,
+        dtype: Some(DType::BF16),
+        shard_size: synth::SHARD_SIZE,
+        force: false,
+        ignore: Vec::new(),
+    };
     synth::synth(&config, &out, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
     let checkpoint = Checkpoint::open(&out).unwrap_or_else(|e| panic!("{name}: {e}"));
     let graph = weft_frontend::models::build(&checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"));

@@ -56,7 +56,7 @@ pub fn deepseek_v3(layers: usize) -> Graph {
         "vocab_size": 129_280,
     });
     let path = Path::new("config.json");
-    let shape = Checkpoint::of_config(path, config.to_string().as_bytes(), DType::BF16);
+    let shape = Checkpoint::of_config(path, config.to_string().as_bytes(), DType::BF16, &[]);
     let shape = shape.unwrap_or_else(|e| panic!("{e}"));
     weft_frontend::models::build(&shape, DType::BF16).unwrap_or_else(|e| panic!("{e}"))
 }

@@ -108,7 +108,7 @@ impl Unseen {
     /// When the configuration is not one of a known family.
     pub fn checkpoint(&self) -> Checkpoint {
         let text = self.config.to_string();
-        let found = Checkpoint::of_config(Path::new("config.json"), text.as_bytes(), DType::BF16);
+        let found = Checkpoint::of_config(Path::new("config.json"), text.as_bytes(), DType::BF16, &[]);
         found.unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 

@@ -25,11 +25,12 @@ fn all_levels_compute_what_the_graph_does() {
     let (first, count) = (number("WEFT_RANDOM_SEED", 0), number("WEFT_RANDOM_GRAPHS", 300));
     let check = Check::new(0);
     let ran = run_many(&check, first, count);
-    let (plain, by_noise) = (ran.plain, ran.by_noise);
+    let (plain, average, by_noise) = (ran.plain, ran.on_average, ran.by_noise);
     // Past the capture of the test harness.
     let _ = writeln!(
         std::io::stderr(),
-        "random graphs: {plain} of {count} held to 2x the graph's own distance, {by_noise} to measured amplification"
+        "random graphs: {plain} of {count} held to 2x the graph's own distance, {average} to that on average, {by_noise} to \
+         measured amplification"
     );
     let failed = ran.failed;
     if failed.is_empty() {

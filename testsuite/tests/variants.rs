@@ -50,7 +50,7 @@ fn trial(path: PathBuf) -> Trial {
 /// A decoder's kernels at level 2 on the emulator. All of them take minutes (`--include-ignored`).
 fn emulated(path: PathBuf) -> Option<Trial> {
     let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-    let config = hf::read(&path).ok()?;
+    let config = hf::read(&path, &[]).ok()?;
     let decodes = FAMILIES.iter().any(|f| f.model_type == config.model_type);
     let test = move || {
         emulated_decoder::decoder(&Fixture::at(path), 2);
@@ -68,7 +68,7 @@ fn json(path: &Path) -> serde_json::Value {
 /// The error names what it refuses.
 fn refuses(path: &Path) -> Result<(), Failed> {
     let expected = json(&path.join("refused.json"));
-    let Err(error) = hf::read(path) else { return Err("it was read".into()) };
+    let Err(error) = hf::read(path, &[]) else { return Err("it was read".into()) };
     let said = error.to_string();
     for part in ["field", "value"].map(|key| expected[key].as_str().expect("text")) {
         if !said.contains(part) {

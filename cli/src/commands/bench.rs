@@ -26,7 +26,7 @@ struct Output<'a> {
 /// Measures, or estimates.
 pub fn run(args: &BenchArgs) -> Result<()> {
     let work = Workload { batch: args.batch, context: args.context, tokens: args.tokens, runs: args.runs };
-    let source = Source::open(&args.model)?;
+    let source = Source::open(&args.model, &args.build)?;
     let mut build = args.build.clone();
     if source.target().is_none() {
         build.max_seq = build.max_seq.or(Some(args.context + args.tokens));

@@ -22,7 +22,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
         let path = args.model.display();
         return Err(Error::input(format!("{path}: already a bundle; give the checkpoint it came from")));
     }
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = Checkpoint::open_ignoring(&args.model, &args.build.keys.ignore_config_key)?;
     let out = match &args.output {
         Some(out) => out.clone(),
         None => PathBuf::from(format!("{}.weft", model::name(&args.model)?)),

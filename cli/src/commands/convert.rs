@@ -10,7 +10,7 @@ use weft_frontend::convert::convert;
 
 /// Converts a GGUF file.
 pub fn run(args: &ConvertArgs) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.file)?;
+    let checkpoint = Checkpoint::open_ignoring(&args.file, &args.keys.ignore_config_key)?;
     if checkpoint.gguf().is_none() {
         let path = args.file.display();
         return Err(Error::input(format!("{path}: not a GGUF file; give a .gguf file")));

@@ -31,7 +31,7 @@ struct Embedding<'a> {
 
 /// Embeds texts.
 pub fn run(args: &EmbedArgs) -> Result<()> {
-    let source = Source::open(&args.model)?;
+    let source = Source::open(&args.model, &args.build)?;
     if source.kind()? != Kind::Encoder {
         let (path, kind) = (args.model.display(), &source.checkpoint().config().model_type);
         return Err(Error::input(format!("{path}: {kind} is a decoder; weft embed takes encoders")));

@@ -10,7 +10,7 @@ use weft_frontend::models::Kind;
 
 /// Computes logits or hidden states, file to file.
 pub fn run(args: &ForwardArgs) -> Result<()> {
-    let source = Source::open(&args.model)?;
+    let source = Source::open(&args.model, &args.build)?;
     match source.kind()? {
         Kind::Decoder => logits(args, source),
         Kind::Encoder => hidden_states(args, source),

@@ -32,7 +32,7 @@ struct PromptAnswer<'a> {
 
 /// Answers prompts.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let source = Source::open(&args.model)?;
+    let source = Source::open(&args.model, &args.build)?;
     if source.kind()? == Kind::Encoder {
         let (path, kind) = (args.model.display(), &source.checkpoint().config().model_type);
         return Err(Error::input(format!(

@@ -14,6 +14,7 @@ pub fn run(args: &SynthArgs) -> Result<()> {
         dtype: args.dtype.map(Into::into),
         shard_size: args.shard_size,
         force: args.force,
+        ignore: args.keys.ignore_config_key.clone(),
     };
     let bar = progress::bytes("writing");
     let written = synth(&args.config, &args.output, &options, &mut |done, total| {

@@ -58,7 +58,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         false => Database::default(),
     };
     let work = Workload { batch: args.batch, context: args.context, tokens: 2, runs: RUNS };
-    let source = Source::open(&args.model)?;
+    let source = Source::open(&args.model, &args.build)?;
     // The file to fill is no choice of the plan: kernels are timed whatever their schedules are in it.
     let mut build = BuildArgs { schedules: None, ..args.build.clone() };
     if source.target().is_none() {

@@ -1,10 +1,20 @@
 //! The keys of a JSON settings file, read by type, and a judgement of those that nobody read.
 
-use super::keys::{HARMLESS, MATTERS};
+use super::harmless::is_harmless;
+use super::keys;
+use super::unread::{self, PassedOver, Unread};
 use crate::duplicates;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+
+/// Whether two values are equal; 1 and 1.0 are.
+pub(super) fn same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}
 
 /// The keys of a JSON object, taken out as they are read.
 pub(super) struct Fields {
@@ -80,7 +90,7 @@ impl Fields {
     /// Gives an older key its newer name.
     pub(super) fn rename(&mut self, older: &str, newer: &str) -> Result<()> {
         let Some(value) = self.take(older) else { return Ok(()) };
-        match self.map.get(newer).filter(|v| !v.is_null() && **v != value) {
+        match self.map.get(newer).filter(|v| !v.is_null() && !same(v, &value)) {
             Some(other) => Err(self.malformed(older, format!("{value} contradicts {newer} = {other}"))),
             None => {
                 self.map.insert(newer.to_owned(), value);
@@ -121,16 +131,24 @@ impl Fields {
         Ok(Some(ids))
     }
 
-    /// Judges the keys that nobody read; gives the unknown ones.
-    pub(super) fn finish(mut self) -> Result<Vec<String>> {
-        for (key, neutral) in MATTERS {
-            if let Some(value) = self.map.remove(*key)
-                && !neutral.admits(&value)
-            {
-                return Err(Error::unsupported(&self.path, *key, value, neutral.supported()));
+    /// Judges the keys that nobody read; `ignore` are unknown ones that the user says to pass over.
+    pub(super) fn finish(self, model_type: &str, ignore: &[String]) -> Result<PassedOver> {
+        let mut unread = Vec::new();
+        for (key, value) in self.map {
+            match keys::neutral(model_type, &key) {
+                Some(neutral) if !neutral.admits(&value) => {
+                    return Err(Error::unsupported(&self.path, key, value, neutral.supported()));
+                }
+                Some(_) => {}
+                None if is_harmless(model_type, &key) || value.is_null() => {}
+                None => {
+                    let off = value == Value::Bool(false) || keys::is_empty(&value);
+                    unread.push(Unread { key, value: (!off).then_some(value) });
+                }
             }
         }
-        let boring = |k: &str, v: &Value| HARMLESS.contains(&k) || v.is_null() || v == &Value::Bool(false);
-        Ok(self.map.into_iter().filter(|(k, v)| !boring(k, v)).map(|(k, _)| k).collect())
+        // Reading keys has mixed up their order.
+        unread.sort_by(|a, b| a.key.cmp(&b.key));
+        unread::judge(&self.path, unread, ignore)
     }
 }

@@ -3,7 +3,7 @@
 //! Two spellings are read: the older (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of
 //! transformers 5 (`rope_parameters`, `dtype`). Defaults of absent keys are those of the family's class in
 //! transformers ([`super::spec`]); the dimensions have none. Every key is either read, known to be harmless, known to
-//! matter (an error unless its value changes nothing), or listed as unknown.
+//! matter (an error unless its value changes nothing), or unknown ([`super::unread`]).
 
 use super::fields::Fields;
 use super::rope::{Around, Ropes};
@@ -19,17 +19,18 @@ use std::path::Path;
 use weft_ir::dtype::DType;
 
 /// Reads `config.json` of a folder; `generation_config.json`, where there is one, overrides the
-/// special tokens.
+/// special tokens. `ignore` are keys that the user says to pass over, though Weft does not know them.
 ///
 /// # Errors
-/// [`Error::MissingField`], [`Error::Unsupported`] or [`Error::Malformed`], each naming file and key.
-pub fn read(folder: &Path) -> Result<ModelConfig> {
+/// [`Error::MissingField`], [`Error::Unsupported`], [`Error::UnknownKey`] or [`Error::Malformed`], each naming file and
+/// key.
+pub fn read(folder: &Path, ignore: &[String]) -> Result<ModelConfig> {
     let path = folder.join("config.json");
     if !path.exists() {
         let remedy = "a safetensors checkpoint needs its config.json in the same folder";
         return Err(Error::missing(&path, "the file", remedy));
     }
-    let mut config = parse(&path, &read_bytes(&path)?)?;
+    let mut config = parse(&path, &read_bytes(&path)?, ignore)?;
     let generation = folder.join("generation_config.json");
     if generation.exists() {
         override_tokens(&mut config, &generation, &read_bytes(&generation)?)?;
@@ -41,11 +42,11 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     read::bounded(path, read::SETTINGS)
 }
 
-/// Parses the text of a `config.json`; `path` is for errors.
+/// Parses the text of a `config.json`; `path` is for errors, `ignore` as for [`read()`].
 ///
 /// # Errors
 /// As [`read()`].
-pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
+pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig> {
     let mut f = Fields::parse(path, text)?;
     let known = || MODEL_TYPES.join(", ");
     let model_type = f.text("model_type")?;
@@ -145,10 +146,12 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig> {
         eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| end.to_vec()),
         pad_token_id: f.tokens("pad_token_id")?.and_then(|t| t.first().copied()),
         unknown: Vec::new(),
+        ignored: Vec::new(),
     };
     particular::read(&mut f, &mut config)?;
     experts::read(&mut f, &mut config)?;
-    config.unknown = f.finish()?;
+    let passed = f.finish(&config.model_type, ignore)?;
+    (config.unknown, config.ignored) = (passed.off, passed.ignored);
     config.check(path)?;
     Ok(config)
 }

@@ -1,119 +1,11 @@
-//! Keys of `config.json` that nobody reads: the harmless ones, and those that matter.
+//! Keys of `config.json` that nobody reads although they change the result: an error, unless their value changes
+//! nothing.
 
 use serde_json::Value;
 
-/// Keys that do not change the result (training, bookkeeping, generation defaults).
-pub(super) const HARMLESS: &[&str] = &[
-    "_attn_implementation_autoset",
-    "_commit_hash",
-    "_from_model_config",
-    "_name_or_path",
-    "add_cross_attention",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_pdrop",
-    "auto_map",
-    "aux_loss_alpha",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "cache_implementation",
-    "chunk_size_feed_forward",
-    "classifier_activation",
-    "classifier_bias",
-    "classifier_dropout",
-    "classifier_pooling",
-    "cls_token_id",
-    "cross_attention_hidden_size",
-    "decoder_bias",
-    "decoder_start_token_id",
-    "deterministic_flash_attn",
-    "directionality",
-    "diversity_penalty",
-    "do_sample",
-    "early_stopping",
-    "embd_pdrop",
-    "embedding_dropout",
-    "encoder_no_repeat_ngram_size",
-    "ep_size",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "id2label",
-    "initializer_cutoff_factor",
-    "initial_context_length",
-    "initializer_range",
-    "is_decoder",
-    "is_encoder_decoder",
-    "is_llama_config",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "max_window_layers",
-    "min_length",
-    "mlp_dropout",
-    "n_ctx",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_nextn_predict_layers",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_past",
-    "output_router_logits",
-    "output_scores",
-    "pooler_fc_size",
-    "pooler_num_attention_heads",
-    "pooler_num_fc_layers",
-    "pooler_size_per_head",
-    "pooler_type",
-    "prefix",
-    "problem_type",
-    "pruned_heads",
-    "reference_compile",
-    "remove_invalid_values",
-    "reorder_and_upcast_attn",
-    "repetition_penalty",
-    "resid_pdrop",
-    "residual_dropout",
-    "return_dict",
-    "return_dict_in_generate",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "sep_token_id",
-    "seq_aux",
-    "slow_but_exact",
-    "sparse_pred_ignore_index",
-    "sparse_prediction",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torchscript",
-    "transformers.js_config",
-    "transformers_version",
-    "typical_p",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_bfloat16",
-    "use_cache",
-];
-
 /// Keys that change the result, with the values (besides null) at which they do not.
-pub(super) const MATTERS: &[(&str, Neutral)] = &[
+const MATTERS: &[(&str, Neutral)] = &[
+    ("add_cross_attention", Neutral::False),
     ("alibi", Neutral::False),
     ("apply_residual_connection_post_layernorm", Neutral::False),
     ("attention_bias", Neutral::False),
@@ -125,7 +17,12 @@ pub(super) const MATTERS: &[(&str, Neutral)] = &[
     ("compression_config", Neutral::Null),
     ("embedding_multiplier", Neutral::One),
     ("final_logit_softcapping", Neutral::Null),
+    ("full_attn_mod", Neutral::One),
+    ("interpolate_factor", Neutral::One),
+    ("is_causal", Neutral::True),
+    ("is_encoder_decoder", Neutral::False),
     ("layer_types", Neutral::FullAttention),
+    ("lm_head_bias", Neutral::False),
     ("logit_scale", Neutral::One),
     ("logits_scaling", Neutral::One),
     ("mlp_bias", Neutral::False),
@@ -139,8 +36,10 @@ pub(super) const MATTERS: &[(&str, Neutral)] = &[
     ("num_local_experts", Neutral::Zero),
     ("parallel_attn", Neutral::False),
     ("partial_rotary_factor", Neutral::One),
-    ("pretraining_tp", Neutral::One),
+    ("pruned_heads", Neutral::Empty),
     ("qk_layernorm", Neutral::False),
+    ("qkv_bias", Neutral::False),
+    ("quantization", Neutral::Null),
     ("quantization_config", Neutral::Null),
     ("query_pre_attn_scalar", Neutral::Null),
     ("residual_multiplier", Neutral::One),
@@ -148,10 +47,12 @@ pub(super) const MATTERS: &[(&str, Neutral)] = &[
     ("rope_local_base_freq", Neutral::Null),
     ("rotary_emb_base", Neutral::Null),
     ("rotary_pct", Neutral::One),
+    ("rotary_scaling_factor", Neutral::One),
     ("scale_attn_by_inverse_layer_idx", Neutral::False),
     ("scale_attn_weights", Neutral::True),
     ("scale_depth", Neutral::Null),
     ("scale_emb", Neutral::One),
+    ("shared_expert_intermediate_size", Neutral::Zero),
     ("use_bias", Neutral::False),
     ("use_bidirectional_attention", Neutral::False),
     ("use_mrope", Neutral::False),
@@ -159,6 +60,26 @@ pub(super) const MATTERS: &[(&str, Neutral)] = &[
     ("use_qk_norm", Neutral::False),
     ("use_qkv_bias", Neutral::False),
 ];
+
+const ENCODERS: &[&str] = &["bert", "roberta", "xlm-roberta", "modernbert"];
+
+/// The same for families that differ: what they do whether the key says so or not.
+const IN_FAMILY: &[(&[&str], &str, Neutral)] = &[
+    (&["cohere2"], "order_of_interleaved_layers", Neutral::Text("local_attn_first")),
+    (&["cohere2"], "position_embedding_type", Neutral::Text("rope_gptj")),
+    (&["cohere2"], "use_gated_activation", Neutral::True),
+    (&["cohere2"], "use_parallel_block", Neutral::True),
+    (ENCODERS, "causal_mask", Neutral::False),
+    (ENCODERS, "is_causal", Neutral::False),
+    (&["qwen3", "qwen3_moe"], "use_qk_norm", Neutral::True),
+];
+
+/// The values of a key that matters at which it changes nothing in this family; `None` for another key.
+pub(super) fn neutral(model_type: &str, key: &str) -> Option<Neutral> {
+    let own = IN_FAMILY.iter().find(|(families, k, _)| *k == key && families.contains(&model_type));
+    own.map(|(_, _, neutral)| *neutral)
+        .or_else(|| MATTERS.iter().find(|(k, _)| *k == key).map(|(_, neutral)| *neutral))
+}
 
 /// Values at which a key that matters changes nothing; null always is one.
 #[derive(Clone, Copy)]
@@ -168,7 +89,9 @@ pub(super) enum Neutral {
     True,
     Zero,
     One,
+    Empty,
     FullAttention,
+    Text(&'static str),
 }
 
 impl Neutral {
@@ -179,6 +102,8 @@ impl Neutral {
             Neutral::True => value.is_null() || value == &Value::Bool(true),
             Neutral::Zero => value.is_null() || value.as_f64() == Some(0.0),
             Neutral::One => value.is_null() || value.as_f64() == Some(1.0),
+            Neutral::Empty => value.is_null() || is_empty(value),
+            Neutral::Text(text) => value.is_null() || value == text,
             Neutral::FullAttention => {
                 value.is_null()
                     || value.as_array().is_some_and(|a| a.iter().all(|t| t == &Value::from("full_attention")))
@@ -186,14 +111,27 @@ impl Neutral {
         }
     }
 
-    pub(super) fn supported(self) -> &'static str {
+    pub(super) fn supported(self) -> String {
         match self {
             Neutral::Null => "absent or null",
             Neutral::False => "absent or false",
             Neutral::True => "absent or true",
             Neutral::Zero => "absent or 0",
             Neutral::One => "absent or 1",
+            Neutral::Empty => "absent or empty",
+            Neutral::Text(text) => return format!("absent or {text}"),
             Neutral::FullAttention => "absent or \"full_attention\" for every layer",
         }
+        .to_owned()
+    }
+}
+
+/// Whether a value is a list, an object or a text of nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

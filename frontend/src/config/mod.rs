@@ -2,13 +2,15 @@
 //!
 //! [`ModelConfig`] is read from a Hugging Face `config.json` (older and newer spelling, see [`hf`]) or
 //! from GGUF metadata (see [`gguf`]). Models read only this. A value that changes the result and is not
-//! handled is a named error; keys that Weft does not know are listed in [`ModelConfig::unknown`].
+//! handled is a named error; so is a key that Weft does not know, unless its value turns nothing on
+//! ([`ModelConfig::unknown`]) or the user says to pass it over ([`ModelConfig::ignored`]).
 
 mod activation;
 mod experts;
 mod families;
 mod fields;
 pub mod gguf;
+mod harmless;
 pub mod hf;
 mod keys;
 mod layers;
@@ -17,6 +19,7 @@ pub mod pooling;
 mod quantization;
 mod rope;
 mod spec;
+mod unread;
 
 pub use activation::Activation;
 pub use experts::{Clamped, Experts, Groups, Latent, Scoring, Shared};
@@ -152,8 +155,10 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Token that fills up a batch.
     pub pad_token_id: Option<u32>,
-    /// Keys with a value that Weft does not know: worth a warning.
+    /// Keys that Weft does not know, whose values turn nothing on: worth a warning.
     pub unknown: Vec<String>,
+    /// Keys that Weft does not know, which the user said to pass over.
+    pub ignored: Vec<String>,
 }
 
 /// Kind of a norm.

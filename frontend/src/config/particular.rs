@@ -1,8 +1,9 @@
 //! Settings that only some families have.
 
-use super::fields::Fields;
+use super::fields::{Fields, same};
 use super::{ModelConfig, Norm, Placement, PositionKind, QkNorm};
 use crate::error::{Error, Result};
+use serde_json::{Value, json};
 
 /// Reads what is particular to the configuration's family into it.
 pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
@@ -11,6 +12,8 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
             c.attention_softcap = cap(f, "attn_logit_softcapping", Some(50.0))?;
             c.logit_softcap = cap(f, "final_logit_softcapping", Some(30.0))?;
             gemma(f, c)?;
+            let window = c.attention.iter().find_map(|a| a.window);
+            repeats(f, "sliding_window_size", "sliding_window", json!(window))?;
         }
         "gemma3_text" => {
             c.logit_softcap = cap(f, "final_logit_softcapping", None)?;
@@ -22,7 +25,11 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
             c.attention_scale = f.number("attention_multiplier")?.unwrap_or(1.0);
             c.logit_multiplier = 1.0 / f.number("logits_scaling")?.unwrap_or(1.0);
         }
-        "cohere2" => c.logit_multiplier = f.number("logit_scale")?.unwrap_or(0.0625),
+        "cohere2" => {
+            c.logit_multiplier = f.number("logit_scale")?.unwrap_or(0.0625);
+            repeats(f, "use_embedding_sharing", "tie_word_embeddings", json!(c.tie_word_embeddings))?;
+            layer_switch(f, c)?;
+        }
         "gpt2" => {
             let scaled = f.boolean("scale_attn_weights")?.unwrap_or(true);
             c.attention_scale = if scaled { c.attention_scale } else { 1.0 };
@@ -38,6 +45,8 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
             if f.boolean("qk_layernorm")? == Some(true) {
                 c.qk_norm = QkNorm::EachHead;
             }
+            repeats(f, "norm_eps", "layer_norm_eps", json!(c.norm_eps))?;
+            repeats(f, "rope_pct", "partial_rotary_factor", json!(c.rope.dim as f64 / c.head_dim as f64))?;
         }
         "phi" => {
             let normed = f.boolean("qk_layernorm")?.unwrap_or(false);
@@ -46,8 +55,6 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         "bloom" => {
             let key = "apply_residual_connection_post_layernorm";
             c.residual_after_norm = f.boolean(key)?.unwrap_or(false);
-            // How a training run was split; the sums are the same.
-            f.take("pretraining_tp");
         }
         "falcon" => falcon(f, c)?,
         "bert" => bert(f, c)?,
@@ -62,9 +69,52 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
                     return Err(Error::unsupported(&f.path, key, kind, only));
                 }
             }
+            repeats(f, "layer_norm_epsilon", "norm_epsilon", json!(c.norm_eps))?;
         }
+        "qwen2" => dual_chunks(f, c)?,
         _ => {}
     }
+    Ok(())
+}
+
+/// Checks a key that says again what the configuration says, and that the family's class does not read.
+fn repeats(f: &mut Fields, key: &str, of: &str, value: Value) -> Result<()> {
+    match f.take(key).filter(|given| !same(given, &value)) {
+        None => Ok(()),
+        Some(given) => Err(f.malformed(key, format!("{given} contradicts {of} = {value}"))),
+    }
+}
+
+/// Cohere's older name of the distance between layers without a window.
+fn layer_switch(f: &mut Fields, c: &ModelConfig) -> Result<()> {
+    let Some(every) = f.size("layer_switch")? else { return Ok(()) };
+    let whole = |i: usize| every > 0 && (i + 1).is_multiple_of(every);
+    match (0..c.layers).find(|&i| whole(i) != c.attention[i].window.is_none()) {
+        None => Ok(()),
+        Some(i) => Err(f.malformed("layer_switch", format!("{every} contradicts the window of layer {i}"))),
+    }
+}
+
+/// Qwen2.5-1M's dual chunk attention (An et al. 2024). It is plain attention as long as all positions are in one chunk
+/// and in the original context; no more of them can be run.
+fn dual_chunks(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
+    let key = "dual_chunk_attention_config";
+    let map = match f.take(key) {
+        None => return Ok(()),
+        Some(Value::Object(map)) => map,
+        Some(other) => return Err(f.mistyped(key, &other, "an object")),
+    };
+    let mut d = Fields { path: f.path.clone(), prefix: format!("{key}."), map };
+    let (size, local) = (d.required("chunk_size")?, d.required("local_size")?);
+    let Some(chunk) = size.checked_sub(local).filter(|&n| n > 0) else {
+        return Err(d.malformed("local_size", format!("{local} is not below chunk_size = {size}")));
+    };
+    let original = d.size("original_max_position_embeddings")?.unwrap_or(chunk);
+    if let Some((key, value)) = d.map.iter().find(|(_, v)| !v.is_null() && *v != &Value::Bool(false)) {
+        return Err(Error::unsupported(&d.path, d.name(key), value, "absent or false"));
+    }
+    c.max_position = c.max_position.min(chunk).min(original);
+    c.rope.dynamic = true;
     Ok(())
 }
 
@@ -94,6 +144,8 @@ fn falcon(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
     let new = f.boolean("new_decoder_architecture")?.unwrap_or(false);
     let parallel = f.boolean("parallel_attn")?.unwrap_or(true);
     let norms = f.size("num_ln_in_parallel_attn")?;
+    let factor = c.intermediate_size as f64 / c.hidden_size as f64;
+    repeats(f, "ff_factor", "ffn_hidden_size / hidden_size", json!(factor))?;
     c.placement = match (new, parallel, norms) {
         (true, true, None | Some(2)) => Placement::Parallel { norms: 2 },
         (true, true, Some(1)) | (false, true, None | Some(1)) => Placement::Parallel { norms: 1 },
@@ -121,7 +173,7 @@ fn bert(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         return Err(Error::unsupported(&f.path, "position_embedding_type", kind, "absent or absolute"));
     }
     c.type_vocab_size = f.size("type_vocab_size")?.unwrap_or(2);
-    Ok(())
+    repeats(f, "emb_size", "hidden_size", json!(c.hidden_size))
 }
 
 /// RoBERTa's table of positions begins with a row for padding and those before it, which texts do not reach.

@@ -20,8 +20,8 @@ pub struct Rope {
     pub dim: usize,
     /// Whether a pair is two neighbours (2i, 2i + 1), not (i, i + dim / 2).
     pub interleaved: bool,
-    /// Whether the frequencies depend on the length beyond the model's own context ("dynamic" NTK): up to
-    /// there they are as they are.
+    /// Whether rotations depend on the length beyond [`super::ModelConfig::max_position`] ("dynamic" NTK, dual chunks):
+    /// up to there they are as they are.
     pub dynamic: bool,
     /// Change of the frequencies.
     pub scaling: RopeScaling,
@@ -97,11 +97,13 @@ pub(super) struct Around {
 
 /// Reads the ropes of a configuration.
 pub(super) fn read(f: &mut Fields, spec: &Spec, around: Around) -> Result<Ropes> {
+    if spec.neox_names {
+        // Files that transformers 4.5x wrote have both.
+        f.rename("partial_rotary_factor", "rotary_pct")?;
+        f.rename("rotary_emb_base", "rope_theta")?;
+    }
     let outer = Outer {
-        theta: match (f.number("rope_theta")?, spec.neox_names) {
-            (None, true) => f.number("rotary_emb_base")?,
-            (theta, _) => theta,
-        },
+        theta: f.number("rope_theta")?,
         partial: match (spec.partial_rotary, spec.neox_names) {
             (None, _) => None,
             (Some(_), true) => f.number("rotary_pct")?,
@@ -186,7 +188,7 @@ fn one(r: &mut Fields, spec: &Spec, outer: &Outer, default_theta: f64, around: A
     let dim = (around.head_dim as f64 * part) as usize;
     let scaling = scaling(r, spec, &kind, outer.original, around)?;
     // Recorded, but not used by the kinds that do not read them.
-    for unused in ["factor", "original_max_position_embeddings"] {
+    for unused in ["factor", "finetuned", "original_max_position_embeddings"] {
         r.map.remove(unused);
     }
     match r.map.iter().find(|(_, v)| !v.is_null()) {

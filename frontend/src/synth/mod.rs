@@ -33,6 +33,8 @@ pub struct Options {
     pub shard_size: u64,
     /// Whether a model in the folder is replaced.
     pub force: bool,
+    /// Keys of the configuration that are passed over, though Weft does not know them.
+    pub ignore: Vec<String>,
 }
 
 /// What was written.
@@ -70,7 +72,7 @@ pub fn synth(
 ) -> Result<Summary> {
     let path = if config.is_dir() { config.join("config.json") } else { config.to_owned() };
     let text = read::bounded(&path, read::SETTINGS)?;
-    let of = |dtype| Checkpoint::of_config(&path, &text, dtype);
+    let of = |dtype| Checkpoint::of_config(&path, &text, dtype, &options.ignore);
     let stated = of(DType::BF16)?.config().dtype;
     let dtype = options.dtype.or(stated).unwrap_or(DType::BF16);
     let model = of(dtype)?;

@@ -91,7 +91,7 @@ mod tests {
             r#"{{"model_type": "{model_type}", "hidden_size": 4096, "num_attention_heads": 32, "head_dim": 128,
                 "num_key_value_heads": 8, "num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 100{own}}}"#
         );
-        crate::config::hf::parse(Path::new("config.json"), text.as_bytes()).expect("parses")
+        crate::config::hf::parse(Path::new("config.json"), text.as_bytes(), &[]).expect("parses")
     }
 
     fn moments(values: &Values) -> (f64, f64) {

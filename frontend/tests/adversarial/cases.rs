@@ -198,6 +198,26 @@ fn configs(all: &mut Cases) {
     with_file(all, "config with a key twice", &["config.json", "vocab_size", "twice"], c, || {
         b"{\"model_type\": \"llama\", \"vocab_size\": 8, \"vocab_size\": 256}".to_vec()
     });
+    with_file(
+        all,
+        "config of many unknown keys",
+        &["config.json", "x0 = 1, x1 = 1, x10 = 1", "unknown", "99992 more"],
+        c,
+        || {
+            let mut config: Value =
+                serde_json::from_slice(&std::fs::read(fixture("tiny/llama/config.json")).unwrap()).unwrap();
+            for i in 0..100_000 {
+                config[format!("x{i}")] = json!(1);
+            }
+            config.to_string().into_bytes()
+        },
+    );
+    with_config(
+        all,
+        "unknown key of a long name",
+        &["config.json", "unknown to Weft"],
+        json!({"x".repeat(1 << 20): 1}),
+    );
     with_file(all, "config not UTF-8", &["config.json", "JSON"], c, || {
         b"{\"model_type\": \"\xC3\x28\"}".to_vec()
     });

@@ -87,7 +87,7 @@ fn index(bytes: &[u8]) {
 }
 
 fn config(bytes: &[u8]) {
-    let Ok(c) = hf::parse(Path::new("config.json"), bytes) else { return };
+    let Ok(c) = hf::parse(Path::new("config.json"), bytes, &[]) else { return };
     assert!(c.heads.is_multiple_of(c.kv_heads) && c.attention.len() == c.layers, "{c:?}");
     assert!(c.attention_scale.is_finite() && c.norm_eps.is_finite(), "{c:?}");
     let _ = c.position_limit();
@@ -104,7 +104,7 @@ fn gguf(bytes: &[u8]) {
         let _ = (file.strings(key), file.integers(key), file.floats(key), file.booleans(key));
         let _ = (file.number(key), file.unsigned(key), file.text(key), file.boolean(key));
     }
-    if let Ok(c) = gguf_config::read(&file) {
+    if let Ok(c) = gguf_config::read(&file, &[]) {
         assert!(c.heads.is_multiple_of(c.kv_heads) && c.attention.len() == c.layers, "{c:?}");
     }
     if let Ok(t) = Tokenizer::from_gguf(&file) {

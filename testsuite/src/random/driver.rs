@@ -28,6 +28,8 @@ pub struct Ran {
     pub failed: Vec<Failed>,
     /// Graphs whose results all hold to the rule of every kernel.
     pub plain: usize,
+    /// Graphs of which some results were held to that rule on the mean of several inputs.
+    pub on_average: usize,
     /// Graphs of which some results were held to what noise of the roundings' size does.
     pub by_noise: usize,
 }
@@ -90,6 +92,7 @@ pub fn run_many(check: &Check, first: u64, count: u64) -> Ran {
     for checked in all {
         match checked {
             Ok(Judged::Plain) => ran.plain += 1,
+            Ok(Judged::OnAverage) => ran.on_average += 1,
             Ok(Judged::ByNoise) => ran.by_noise += 1,
             Err(failed) => ran.failed.push(failed),
         }

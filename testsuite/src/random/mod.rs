@@ -10,6 +10,8 @@ pub mod blocks;
 pub mod check;
 pub mod data;
 pub mod driver;
+mod judge;
+mod kernels;
 pub mod make;
 pub mod movement;
 pub mod noise;

@@ -5,6 +5,7 @@
 //! what that many roundings do to this graph on these inputs, cancellation and jumps included.
 
 use super::rng::Rng;
+use half::{bf16, f16};
 use std::collections::HashMap;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Literal, Node, Op, ValueType, infer};
@@ -12,7 +13,9 @@ use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::{Dim, Shape};
 
-/// Unit roundoff of a stored type.
+/// Size of the noise that stands for rounding to a stored type, relative to the value. For f32 it is the unit roundoff;
+/// for 16 bits half of it, which is as far as values next to a power of two from below are rounded: waves of this height
+/// have about the mean square of roundings.
 pub fn roundoff(d: DType) -> f64 {
     match d {
         DType::BF16 => 2f64.powi(-9),
@@ -50,7 +53,7 @@ pub fn noisy(graph: &Graph, unit: &dyn Fn(DType) -> f64, phase: usize) -> Graph 
             *first = n.shaken(*first, 2.0 * unit(DType::F32));
         }
         let mut made = n.push(node.op.clone(), &inputs, &node.scope);
-        if is_rounded(node) {
+        if is_rounded(node) && !is_exact(graph, node) {
             let (exact, unit) = (made, unit(node.ty.dtype()).max(unit(DType::F32)));
             made = n.shaken(exact, unit);
             let cheap = matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Cast(_));
@@ -66,6 +69,25 @@ pub fn noisy(graph: &Graph, unit: &dyn Fn(DType) -> f64, phase: usize) -> Graph 
     out.state_out = graph.state_out.clone();
     out.state_out.iter_mut().for_each(|s| s.value = map[s.value.index()]);
     out
+}
+
+/// Whether a node is a cast of literals that its type holds as they are: without a rounding, noise would only make of an
+/// exponent of 2 one that negative values have no power of.
+fn is_exact(graph: &Graph, node: &Node) -> bool {
+    let holds = |d: DType, x: f32| match d {
+        DType::F16 => f16::from_f32(x).to_f32() == x,
+        DType::BF16 => bf16::from_f32(x).to_f32() == x,
+        DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::Bool => true,
+    };
+    let (Op::Cast(d), [of]) = (&node.op, &node.inputs[..]) else { return false };
+    let mut from = &graph.nodes[of.index()];
+    while let (Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_), [of]) = (&from.op, &from.inputs[..]) {
+        from = &graph.nodes[of.index()];
+    }
+    match &from.op {
+        Op::Constant { literal: Literal::F32(all), .. } => all.iter().all(|&x| holds(*d, x)),
+        _ => false,
+    }
 }
 
 /// Whether an op's result is rounded (movement and choice are exact).

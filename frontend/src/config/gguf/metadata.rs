@@ -1,5 +1,6 @@
 //! The metadata under one architecture's prefix, and a judgement of the keys that nobody read.
 
+use crate::config::unread::{self, PassedOver, Unread};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Value};
 use std::cell::RefCell;
@@ -8,10 +9,16 @@ use std::collections::BTreeSet;
 /// Keys under the architecture's prefix that change nothing.
 const HARMLESS: &[&str] = &[
     "attention.causal",
+    "classifier.output_labels",
+    // Of a decoder, whose hidden states are not pooled.
+    "pooling_type",
     "rope.scaling.finetuned",
     "rope.scaling.original_context_length",
     "tensor_data_layout",
 ];
+
+/// What other parts of a multimodal file have: text does not go through them.
+const OTHER_PARTS: &[&str] = &["mm.", "vision."];
 
 /// Keys under the architecture's prefix that change the result, with the number (or truth value as 0
 /// and 1) at which they do not.
@@ -124,11 +131,11 @@ impl<'a> Metadata<'a> {
         self.file.tensor(tensor).is_some()
     }
 
-    /// Keys of the architecture that nobody read; an error for those known to matter.
-    pub fn finish(&self) -> Result<Vec<String>> {
+    /// Judges the keys of the architecture that nobody read; `ignore` are unknown ones that the user says to pass over.
+    pub fn finish(&self, ignore: &[String]) -> Result<PassedOver> {
         let prefix = self.key("");
         let read = self.read.borrow();
-        let mut out = Vec::new();
+        let mut unread = Vec::new();
         for key in self.file.keys() {
             let Some(name) = key.strip_prefix(&prefix).filter(|name| !read.contains(*name)) else { continue };
             if let Some((_, neutral)) = MATTERS.iter().find(|(k, _)| *k == name) {
@@ -139,8 +146,8 @@ impl<'a> Metadata<'a> {
                 if value != *neutral {
                     return Err(self.unsupported(name, value, format!("absent or {neutral}")));
                 }
-            } else if !HARMLESS.contains(&name) {
-                out.push(key.to_owned());
+            } else if !HARMLESS.contains(&name) && !OTHER_PARTS.iter().any(|part| name.starts_with(part)) {
+                unread.push(Unread { key: key.to_owned(), value: self.file.value(key).and_then(shown) });
             }
         }
         if !read.contains("attention.causal")
@@ -148,6 +155,20 @@ impl<'a> Metadata<'a> {
         {
             return Err(self.unsupported("attention.causal", false, "absent or true"));
         }
-        Ok(out)
+        unread::judge(self.file.path(), unread, ignore)
+    }
+}
+
+/// A value as errors show it; `None` where it turns nothing on.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::Bool(false) => None,
+        Value::Bool(true) => Some("true".to_owned()),
+        Value::Unsigned(n) => Some(n.to_string()),
+        Value::Signed(n) => Some(n.to_string()),
+        Value::F32(x) => Some(x.to_string()),
+        Value::F64(x) => Some(x.to_string()),
+        Value::Text(text) => (!text.is_empty()).then(|| format!("{text:?}")),
+        Value::Array(a) => (a.len > 0).then(|| format!("[{} values]", a.len)),
     }
 }

@@ -49,11 +49,13 @@ const ARCHITECTURES: &[(&str, &str)] = &[
 const END_KEYS: &[&str] =
     &["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
-/// Reads the configuration of a GGUF file.
+/// Reads the configuration of a GGUF file. `ignore` are keys that the user says to pass over, though Weft does not know
+/// them.
 ///
 /// # Errors
-/// [`Error::MissingField`], [`Error::Unsupported`] or [`Error::Malformed`], each naming file and key.
-pub fn read(file: &Gguf) -> Result<ModelConfig> {
+/// [`Error::MissingField`], [`Error::Unsupported`], [`Error::UnknownKey`] or [`Error::Malformed`], each naming file and
+/// key.
+pub fn read(file: &Gguf, ignore: &[String]) -> Result<ModelConfig> {
     let path = file.path();
     let supported = ARCHITECTURES.iter().map(|(arch, _)| *arch).collect::<Vec<_>>().join(", ");
     let Some(arch) = file.text("general.architecture")? else {
@@ -173,9 +175,11 @@ pub fn read(file: &Gguf) -> Result<ModelConfig> {
         eos_token_ids,
         pad_token_id: token(file, "tokenizer.ggml.padding_token_id")?,
         unknown: Vec::new(),
+        ignored: Vec::new(),
     };
     particular::read(&m, spec, &mut config)?;
-    config.unknown = m.finish()?;
+    let passed = m.finish(ignore)?;
+    (config.unknown, config.ignored) = (passed.off, passed.ignored);
     config.check(path)?;
     Ok(config)
 }
