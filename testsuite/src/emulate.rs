@@ -1,6 +1,6 @@
 //! Runs the kernels of a plan on the emulator, each compared with the reference on the same inputs.
 
-pub use crate::distance::Distance;
+pub use crate::distance::{Distance, too_far};
 use crate::fixture::Bytes;
 use weft_codegen::emulator::{Arg, Launch, Memory, Order, run_in_order};
 use weft_codegen::{Emitted, emit};
@@ -283,6 +283,7 @@ impl<'a> Emulated<'a> {
             kernel_rmse: rms(&got, expected),
             rounded_rmse: rms(rounded, expected),
             ulp: epsilon * size,
+            elements: expected.len(),
         }
     }
 

@@ -15,7 +15,7 @@ use weft_runtime::exec::bucket;
 use weft_runtime::exec::memory::Layout;
 use weft_runtime::exec::nodes::nodes;
 use weft_runtime::exec::{CudaModel, Executor, Generate, Next, check_plan, step_by_step};
-use weft_testsuite::emulate::{Distance, Emulated};
+use weft_testsuite::emulate::{Distance, Emulated, too_far};
 use weft_testsuite::kernel_cases::{Case, TARGET, cases};
 use weft_testsuite::kernel_families::{Covered, Family, is_odd};
 use weft_testsuite::{gpu, nvrtc, on_device};
@@ -39,8 +39,7 @@ fn every_family_has_three_shapes_and_odd_ones() {
 }
 
 fn far(case: &Case, distances: &[Distance]) -> Vec<String> {
-    let far = distances.iter().filter(|d| !d.is_close());
-    far.map(|d| format!("{}: {d:?}", case.name)).collect()
+    too_far(distances).iter().map(|d| format!("{}: {d:?}", case.name)).collect()
 }
 
 #[test]

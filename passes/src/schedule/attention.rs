@@ -3,7 +3,7 @@
 use super::{GEMV_ROWS, TILE_HEAD};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
-use weft_ir::plan::{Attention, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, Work};
+use weft_ir::plan::{Attention, CLUSTER_KEYS, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, Work};
 use weft_ir::shape::{Bindings, Dim};
 use weft_ir::target::Target;
 
@@ -92,15 +92,35 @@ pub(super) fn group_heads(a: &Attention) -> usize {
 }
 
 /// Tensor cores take all heads of a key head for the price of one, so what is left is to share the keys: a block an
-/// SM, of eight warps with one tile each in flight; where blocks form clusters, five with two (measured on an H200).
-/// The projection behind it streams its weight while the one before has not ended where that is not prevented.
+/// SM, of eight warps with one tile each in flight; or a cluster with nine warps a block, alone while keys are few.
 fn group(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let heads = group_heads(a);
-    let splits = target.profile.sms as usize / blocks(a, heads, 1);
-    let splits = splits.clamp(1, most_splits(a, bind)) as u32;
-    let (splits, cluster) = clustered(a, splits, target);
-    let (warps, depth) = if cluster > 1 { (5, 2) } else { (8, 1) };
-    Schedule::AttentionGroup { warps, heads: heads as u32, depth, splits, cluster, late: true }
+    let wanted = target.profile.sms as usize / blocks(a, heads, 1);
+    let splits = wanted.clamp(1, most_splits(a, bind)) as u32;
+    let (splits, cluster) = joined(a, heads, splits, target);
+    let few = a.visible(bind.context) <= cluster as usize * CLUSTER_KEYS;
+    let (warps, splits) = match cluster > 1 {
+        true => (9, if few { cluster } else { splits }),
+        false => (8, splits),
+    };
+    let late = starts_late(cluster);
+    Schedule::AttentionGroup { warps, heads: heads as u32, depth: 1, splits, cluster, late }
+}
+
+/// Clusters join their splits fastest, but few of them start at once beside the kernel before: whole steps gain where
+/// one cluster for each block of heads, of a step of one token, takes up to a third of the SMs, and lose where it
+/// takes more (docs/performance.md).
+fn joined(a: &Attention, heads: usize, splits: u32, target: &Target) -> (u32, u32) {
+    match 3 * blocks(a, heads, 1) * MAX_CLUSTER as usize <= target.profile.sms as usize {
+        true => clustered(a, splits, target),
+        false => (splits, 1),
+    }
+}
+
+/// The weight that the projection behind it would stream takes the bandwidth of keys, and its blocks the SMs of
+/// clusters, which cost more than the head start gains where all splits are soon done.
+pub(super) fn starts_late(cluster: u32) -> bool {
+    cluster > 1
 }
 
 /// At most so many splits in whole clusters, and the blocks of one; no clusters where the target has none, or where
@@ -129,7 +149,7 @@ fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
         divisors(a.group).find(|h| h * slice <= HEAD_REGISTERS && fills(h)).unwrap_or(1)
     };
     let alone = pack(1, most_splits(a, bind));
-    let (splits, cluster) = clustered(a, splits(a, alone, bind, target), target);
+    let (splits, cluster) = joined(a, alone, splits(a, alone, bind, target), target);
     // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
     let depth = if slice <= 16 { 4 } else { 2 };
     // As many warps as have keys where a token sees the most.
@@ -140,7 +160,7 @@ fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
         0 | 1 => alone,
         tokens => pack(tokens, splits as usize).max(alone),
     };
-    Schedule::AttentionRow { warps, heads: heads as u32, depth, splits, cluster, late: true }
+    Schedule::AttentionRow { warps, heads: heads as u32, depth, splits, cluster, late: starts_late(cluster) }
 }
 
 /// Two blocks an SM.

@@ -5,7 +5,9 @@
 //! an estimate (ptxas has the last word; a candidate that does not run is reported and passed over).
 
 use super::ahead::{AHEAD, RowOf, set_ahead};
-use super::attention::{GROUP_HEADS, clustered, clusters, group_heads, groups, most_splits, splits};
+use super::attention::{
+    GROUP_HEADS, clustered, clusters, group_heads, groups, most_splits, splits, starts_late,
+};
 use super::{GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
@@ -205,14 +207,14 @@ fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Ve
     let grouped = group_heads(a);
     let groups = shares(grouped).into_iter().flat_map(|(splits, cluster)| {
         let heads = grouped as u32;
-        [4, 5, 8, 2, 3, 9, 16].into_iter().flat_map(move |warps| {
+        [9, 8, 5, 4, 2, 3, 16].into_iter().flat_map(move |warps| {
             [1, 2, 3, 4].map(|depth| Schedule::AttentionGroup {
                 warps,
                 heads,
                 depth,
                 splits,
                 cluster,
-                late: true,
+                late: starts_late(cluster),
             })
         })
     });
@@ -227,7 +229,7 @@ fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Ve
                     depth,
                     splits,
                     cluster,
-                    late: true,
+                    late: starts_late(cluster),
                 })
             })
         };

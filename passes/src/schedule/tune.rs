@@ -33,8 +33,21 @@ pub struct Task {
     pub work: u32,
     /// Its name.
     pub name: String,
-    /// Schedules, the estimate's first.
+    /// Schedules, the estimate's first, then the plan's own.
     pub candidates: Vec<Schedule>,
+    /// How many of the first have been chosen before: they are always measured, alone and in a step.
+    pub chosen: usize,
+}
+
+impl Task {
+    /// Adds a schedule to those that have been chosen before.
+    fn choose(&mut self, schedule: &Schedule) {
+        if !self.candidates[..self.chosen].contains(schedule) {
+            self.candidates.retain(|c| c != schedule);
+            self.candidates.insert(self.chosen, schedule.clone());
+            self.chosen += 1;
+        }
+    }
 }
 
 /// What measures schedules. Seconds throughout.
@@ -124,7 +137,12 @@ pub fn tasks(plan: &Plan, entry: &Entry, target: &Target, device: &str) -> Vec<T
         let Some(key) = key(work, &entry.bind, target, device) else { continue };
         let candidates = candidates(work, &entry.bind, target);
         if !candidates.is_empty() && seen.insert(key.clone()) {
-            out.push(Task { key, work: d.work, name: work.name.clone(), candidates });
+            let mut task = Task { key, work: d.work, name: work.name.clone(), candidates, chosen: 1 };
+            let kernel = entry.kernels.get(&d.work).and_then(|k| plan.kernels.get(k.index()));
+            if let Some(kernel) = kernel {
+                task.choose(&kernel.schedule);
+            }
+            out.push(task);
         }
     }
     out
@@ -165,8 +183,11 @@ pub fn tune<E>(
             continue;
         }
         let end = timer.elapsed() + share;
-        let all = with_known(task, database);
-        let (best, found) = fastest(&all, settings, end, timer);
+        let mut task = task.clone();
+        if let Some(known) = database.get(&task.key) {
+            task.choose(&known.schedule);
+        }
+        let (best, found) = fastest(&task, settings, end, timer);
         match best {
             Some(measured) => {
                 database.insert(task.key.clone(), measured.clone());
@@ -177,16 +198,6 @@ pub fn tune<E>(
         }
     }
     Ok(reports)
-}
-
-/// The task, with what the database has as its second candidate: it is measured even where time is short.
-fn with_known(task: &Task, database: &Database) -> Task {
-    let mut task = task.clone();
-    if let Some(known) = database.get(&task.key) {
-        task.candidates.retain(|c| *c != known.schedule);
-        task.candidates.insert(task.candidates.len().min(1), known.schedule.clone());
-    }
-    task
 }
 
 /// What was measured of a task.
@@ -213,9 +224,12 @@ fn fastest<'t>(
     let tried = times.alone.len();
     times.alone.sort_by(|a, b| a.0.total_cmp(&b.0));
     let Some((least, first)) = times.alone.first().copied() else { return (None, times) };
-    let mut wanted: Vec<(f64, &Schedule)> = times.alone.clone();
-    wanted.retain(|(seconds, _)| *seconds <= least * SLOWER);
-    wanted.truncate(FINALISTS);
+    let finalists =
+        |(i, (seconds, _)): &(usize, &(f64, &Schedule))| *i < FINALISTS && *seconds <= least * SLOWER;
+    let fast: Vec<_> = times.alone.iter().enumerate().filter(finalists).map(|(_, t)| *t).collect();
+    // What was chosen before is compared in a step however it does alone: no step becomes slower by tuning.
+    let before = |t: &&(f64, &Schedule)| task.candidates[..task.chosen].contains(t.1) && !fast.contains(t);
+    let wanted: Vec<_> = times.alone.iter().filter(before).chain(&fast).copied().collect();
     // Where there is a choice.
     if wanted.len() > 1 || !refinements(&task.key, first).is_empty() {
         in_step(task, &wanted, start + (end - start) * FINALS, timer, &mut times);

@@ -3,7 +3,7 @@
 use crate::{database, gemv_key, linear, odd, plan_with, product, target};
 use weft_ir::plan::Schedule;
 use weft_ir::shape::Bindings;
-use weft_passes::schedule::database::{Database, key};
+use weft_passes::schedule::database::{Database, Measured, key};
 use weft_passes::schedule::tune::{Outcome, Settings, Task, TaskReport, Timer, tasks, tune};
 
 /// Times by schedule, on a clock that each measurement moves.
@@ -43,7 +43,7 @@ fn row(warps: u32, heads: u32) -> Schedule {
 }
 
 fn task(name: &str, columns: usize, candidates: Vec<Schedule>) -> Task {
-    Task { key: gemv_key(columns, 64), work: 0, name: name.into(), candidates }
+    Task { key: gemv_key(columns, 64), work: 0, name: name.into(), candidates, chosen: 1 }
 }
 
 fn run(tasks: &[Task], database: &mut Database, budget: f64, timer: &mut Recorded) -> Vec<TaskReport> {
@@ -75,8 +75,9 @@ fn the_lowest_median_wins_and_the_first_of_equals() {
     assert_eq!(kept.schedule, row(4, 1));
     assert_eq!((kept.ns, kept.estimated_ns, kept.tried, kept.of, kept.context), (4000, 8000, 4, 4, 64));
     assert_eq!(reports[0].outcome, Outcome::Tuned(kept.clone()));
-    // Those of four warps are near enough to be looked at in a step; what is kept is there for later steps.
-    assert_eq!(timer.prepared, 4 + 2 + 1);
+    // Those of four warps are near enough to be looked at in a step, and the estimate's is in any case; what is kept
+    // is there for later steps.
+    assert_eq!(timer.prepared, 4 + 3 + 1);
 }
 
 /// Launches take as long as [`by_warps`] says; steps take another time.
@@ -130,7 +131,7 @@ fn more_warps_are_faster(s: &Schedule) -> Result<Vec<f64>, String> {
 #[test]
 fn the_finalist_with_the_fastest_step_wins() {
     // 15 µs is more than 1.4 times the fastest: it is not looked at in a step, where it would win.
-    let candidates = vec![row(15, 1), row(12, 1), row(10, 1), row(11, 2), row(13, 1), row(2, 7)];
+    let candidates = vec![row(12, 1), row(15, 1), row(10, 1), row(11, 2), row(13, 1), row(2, 7)];
     let tasks =
         [task("a", 1, candidates), task("b", 2, vec![row(6, 1), row(5, 1)]), task("c", 3, vec![row(9, 1)])];
     let (mut database, mut timer) = (Database::default(), Steps::new(1.0, more_warps_are_faster));
@@ -153,11 +154,27 @@ fn the_finalist_with_the_fastest_step_wins() {
     // What is noted is the time of a launch alone, of the estimate's too.
     let noted =
         |n| database.get(&gemv_key(n, 64)).map(|m| (m.schedule.clone(), m.ns, m.estimated_ns, m.tried));
-    assert_eq!(noted(1), Some((row(13, 1), 13_000, 15_000, 5)));
+    assert_eq!(noted(1), Some((row(13, 1), 13_000, 12_000, 5)));
     assert_eq!(noted(2), Some((row(6, 1), 6000, 6000, 2)));
     let why: Vec<(Schedule, &str)> =
         reports[0].failures.iter().map(|(s, why)| (s.clone(), why.as_str())).collect();
     assert_eq!(why, [(row(2, 7), "it does not launch"), (row(11, 2), "no room in a step")]);
+}
+
+/// However slow it is alone, so that no step becomes slower by tuning.
+#[test]
+fn what_was_chosen_before_is_timed_in_a_step() {
+    let candidates = vec![row(30, 1), row(20, 1), row(10, 1), row(40, 1)];
+    let tasks = [Task { chosen: 2, ..task("a", 1, candidates) }];
+    let (mut database, mut timer) = (Database::default(), Steps::new(1.0, more_warps_are_faster));
+    let known = Measured { schedule: row(25, 1), ns: 1, estimated_ns: 1, tried: 1, of: 1, context: 64 };
+    database.insert(gemv_key(1, 64), known);
+    let settings = Settings { budget: 1000.0, context: 64, again: true };
+    let saved = &mut |_: &Database, _, _| Ok::<(), ()>(());
+    tune(&tasks, &mut database, &settings, &mut timer, saved).expect("saves");
+    let timed: Vec<Schedule> = timer.timed.iter().map(|(s, _)| s.clone()).collect();
+    assert_eq!(timed, [row(20, 1), row(25, 1), row(30, 1), row(10, 1)]);
+    assert_eq!(timer.kept, [("a".to_owned(), row(30, 1))]);
 }
 
 #[test]

@@ -28,16 +28,7 @@ pub(super) fn emulate(plan: &Plan, weights: &Weights, data: u64) -> Result<(), S
         let runs = (1..16).map(&mut one).collect::<Result<Vec<_>, String>>()?;
         let all: Vec<&Vec<Distance>> = runs.iter().chain([&first]).collect();
         for i in 0..first.len() {
-            let mean = |of: &dyn Fn(&Distance) -> f64| {
-                let squares: f64 = all.iter().map(|r| of(&r[i]) * of(&r[i])).sum();
-                (squares / all.len() as f64).sqrt()
-            };
-            let together = Distance {
-                kernel: first[i].kernel.clone(),
-                kernel_rmse: mean(&|d| d.kernel_rmse),
-                rounded_rmse: mean(&|d| d.rounded_rmse),
-                ulp: mean(&|d| d.ulp),
-            };
+            let together = Distance::together(&all.iter().map(|run| &run[i]).collect::<Vec<_>>());
             // Sums in f32 in another order: the reference's may be nearly exact in all runs.
             let is_f32 =
                 work_of(plan, &together).is_some_and(|(w, _)| w.writes.iter().all(|o| o.dtype == DType::F32));
