@@ -140,6 +140,15 @@ impl Maker {
     /// # Panics
     /// When its kernel is too far from the reference, or spills.
     pub fn check(&self, m: &MatMul, rows: usize, tweak: &dyn Fn(&mut Schedule)) {
+        self.check_within(m, rows, 0, tweak);
+    }
+
+    /// As [`Maker::check`], where a thread may spill some bytes: without a bound of its own, ptxas spills a little to
+    /// fit one more block on an SM, which is for `weft tune` to judge.
+    ///
+    /// # Panics
+    /// When its kernel is too far from the reference, or spills more.
+    pub fn check_within(&self, m: &MatMul, rows: usize, bytes: u32, tweak: &dyn Fn(&mut Schedule)) {
         let plan = self.plan(m.clone(), rows, tweak);
         let distances = Emulated::with_weights(&plan, self).step("step", &self.inputs);
         let far: Vec<&Distance> = distances.iter().filter(|d| !d.is_close()).collect();
@@ -149,10 +158,10 @@ impl Maker {
         for b in compile_all(&nvrtc, &kernels, "sm_90a") {
             let used = b.compiled.report.kernel(&b.name).expect("a report");
             let schedule = &plan.kernels[0].schedule;
-            assert_eq!(
-                (used.spill_stores, used.spill_loads, used.stack),
-                (0, 0, 0),
-                "{rows} rows, {schedule:?}"
+            let spilled = [used.spill_stores, used.spill_loads, used.stack];
+            assert!(
+                spilled.iter().all(|s| *s <= bytes),
+                "{rows} rows, {schedule:?}: {spilled:?} bytes spilled"
             );
         }
     }

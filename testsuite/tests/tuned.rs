@@ -8,6 +8,8 @@ use weft_passes::schedule::candidates::{candidates, legal};
 use weft_passes::schedule::database::{Database, Key, Measured, Shape};
 use weft_testsuite::product::{gated_after_norm, plain};
 
+/// Bytes that a candidate may spill for one more block on an SM.
+const SQUEEZED: u32 = 16;
 /// Shapes whose schedules a database has; made up.
 const MEASURED: &[(usize, usize, [u32; 6])] = &[
     // columns, k, [warps, lanes, split, columns, depth, blocks]
@@ -93,7 +95,7 @@ fn candidates_compute_the_same() {
             // A sample that has every team.
             let step = (all.len() / 12).max(1);
             for schedule in all.iter().step_by(step) {
-                maker.check(&m, rows, &|s| *s = schedule.clone());
+                maker.check_within(&m, rows, SQUEEZED, &|s| *s = schedule.clone());
             }
         }
     }

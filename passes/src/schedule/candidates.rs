@@ -17,6 +17,8 @@ use weft_ir::target::Target;
 
 /// Registers of a thread that candidates may take by estimate, of 255.
 const REGISTERS: usize = 200;
+/// Registers by estimate that the compiler still fits into 8 without spilling.
+const SQUEEZED: usize = 9;
 /// Bytes that an SM should have in flight: a few microseconds of its share of the bandwidth.
 const IN_FLIGHT: usize = 64 * 1024;
 /// Warps of a block that candidates have. Those that are no powers of two share rows out evenly where others do not
@@ -276,6 +278,14 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
             };
             let threads = warps * 32 * resident.max(&1);
             need(threads <= target.threads, || format!("{resident} blocks of {warps} warps on an SM"))?;
+            if *resident > 1 {
+                // The compiler is told how many registers are left, and makes do with somewhat fewer than by estimate.
+                let about = registers(work, m, *rows as usize, *staged, &team);
+                let most = target.registers / threads / 8 * 8;
+                need(about <= most as usize * SQUEEZED / 8, || {
+                    format!("about {about} registers a thread, of {most} for {resident} blocks on an SM")
+                })?;
+            }
             let bulk = *ahead == 0 || target.features.tma && RowOf::product(work, m).pieces().is_some();
             need(bulk, || format!("{ahead} bytes ahead of rows that cannot be prefetched in bulk"))?;
             legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)
