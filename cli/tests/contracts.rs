@@ -31,14 +31,30 @@ fn the_summary_counts_sites_and_says_why_others_did_not_match() {
     assert_eq!(attention["numerics"], "reassociate");
     let prologue = of("norm-prologue");
     let misses = prologue["steps"]["prefill"]["misses"].as_array().expect("misses");
-    assert_eq!(misses[0]["why"], "tiles of tensor cores take no computed left operand");
+    assert_eq!(
+        misses[0]["why"],
+        "only decode and short steps in bf16 make a norm with the product: in longer ones each block of columns would make it again"
+    );
     assert!(misses[0]["first"].as_str().expect("a place").starts_with("model.layers.0"));
+    assert_eq!(
+        (&prologue["steps"]["short"]["matched"], &prologue["steps"]["decode"]["matched"]),
+        (&5.into(), &5.into())
+    );
 }
 
 #[test]
 fn what_is_required_and_holds_lets_the_bundle_be_written() {
     let dir = folder();
-    let required = ["--require", "attention=all", "--require", "rope=4", "--require", "prefill:residual=all"];
+    let required = [
+        "--require",
+        "attention=all",
+        "--require",
+        "rope=4",
+        "--require",
+        "prefill:residual=all",
+        "--require",
+        "short:norm-prologue=all",
+    ];
     compile(dir.path(), &required).ok();
     assert!(dir.path().join("b/plan.ron").exists());
 }
@@ -52,7 +68,7 @@ fn what_is_required_and_does_not_hold_fails_with_the_sites() {
         &[
             "no bundle was written",
             "norm-prologue=all: 0 of 5 sites in prefill steps",
-            "tiles of tensor cores take no computed left operand: model.layers.0",
+            "only decode and short steps in bf16 make a norm with the product: in longer ones each block of columns would make it again: model.layers.0",
             "rope=5: 4 of 4 sites in decode steps",
         ],
     );

@@ -204,14 +204,16 @@ fn passes_are_dumped_as_text_and_pictures() {
     let expected = [
         "01-build.txt",
         "02-eqsat-decode.txt",
-        "03-eqsat-prefill.txt",
-        "04-lower.txt",
-        "05-schedule.txt",
-        "06-memory-plan.txt",
-        "07-launch.txt",
+        "03-eqsat-short.txt",
+        "04-eqsat-prefill.txt",
+        "05-lower.txt",
+        "06-schedule.txt",
+        "07-memory-plan.txt",
+        "08-launch.txt",
         "layer-built.svg",
         "layer-decode.svg",
         "layer-prefill.svg",
+        "layer-short.svg",
     ];
     assert_eq!(names("one"), expected);
     for name in expected {

@@ -11,6 +11,7 @@ pub mod lower;
 pub mod memory_plan;
 pub mod numerics;
 pub mod pipeline;
+pub mod products;
 pub mod provenance;
 pub mod rules_page;
 pub mod schedule;
@@ -27,4 +28,5 @@ pub fn names() -> Vec<&'static str> {
 
 pub use numerics::{Numerics, Selection};
 pub use pipeline::{Compiled, Error, Form, compile};
+pub use products::Products;
 pub use provenance::Provenance;

@@ -3,6 +3,7 @@
 use crate::context::{Context, Options};
 use crate::eqsat::{self, CostModel};
 use crate::memory_plan::Arena;
+use crate::products::Products;
 use crate::provenance::{self, Provenance};
 use crate::{fusion, generation, launch, lower, memory_plan, schedule, siblings};
 use std::collections::BTreeSet;
@@ -42,7 +43,8 @@ pub struct Compiled {
 /// A form of the step: a graph, and what became of its nodes.
 #[derive(Debug)]
 pub struct Form {
-    /// `decode`, `prefill` (all steps of a decoder but decode), `encode`, or `all`.
+    /// `decode`, `short` (prefill and scoring steps of few tokens), `prefill` (the other steps of a decoder),
+    /// `encode`, or `all`.
     pub name: &'static str,
     /// The graph as it was lowered.
     pub graph: Graph,
@@ -54,13 +56,11 @@ fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
     faults.iter().map(|f| format!("  {f}")).collect::<Vec<_>>().join("\n")
 }
 
-/// A form of the step: the graph that serves some roles.
+/// A form of the step: the graph that serves some buckets.
 struct Variant {
     graph: Graph,
-    /// Whether it serves decode steps, whose products stream weights and may compute their left operand.
-    decode: bool,
-    /// Whether it serves the other roles.
-    others: bool,
+    /// How its products are made; none below level 2, where one form serves all.
+    products: Option<Products>,
     /// For each node, the node of the graph as built with the same value.
     origins: Vec<Option<NodeId>>,
     histories: Vec<Option<Arc<eqsat::History>>>,
@@ -68,29 +68,36 @@ struct Variant {
 
 impl Variant {
     fn name(&self) -> &'static str {
-        match (self.graph.is_encoder(), self.decode) {
-            (true, _) => "encode",
-            (false, true) => "decode",
-            (false, false) => "prefill",
+        match (self.graph.is_encoder(), self.products) {
+            (true, _) => Products::Tiles.name(true),
+            (false, Some(products)) => products.name(false),
+            (false, None) => "all",
         }
     }
 
     /// Name of the dump after rewriting.
     fn dump_name(&self) -> &'static str {
-        match (self.name(), self.others) {
-            ("encode", _) => "eqsat-encode",
-            ("decode", false) => "eqsat-decode",
-            ("decode", true) => "eqsat",
-            _ => "eqsat-prefill",
+        match (self.graph.is_encoder(), self.products) {
+            (true, _) => "eqsat-encode",
+            (false, Some(Products::Streams)) => "eqsat-decode",
+            (false, Some(Products::ShortTiles)) => "eqsat-short",
+            (false, Some(Products::Tiles)) => "eqsat-prefill",
+            (false, None) => "eqsat",
         }
     }
 
-    fn serves(&self, role: Role) -> bool {
-        if role == Role::Decode { self.decode } else { self.others }
+    /// Whether it is the form of a bucket.
+    fn serves(&self, bucket: &schedule::Bucket, o: &Options) -> bool {
+        self.products.is_none_or(|products| products == Products::of(bucket, o))
+    }
+
+    /// Whether its steps are chains of launches rather than of work.
+    fn few_tokens(&self) -> bool {
+        self.products.is_some_and(Products::compute_left)
     }
 }
 
-/// The graph optimised for decode, and for all other steps; below level 2 it is one and the same.
+/// The graph optimised for each form of the step that there are buckets of; below level 2 it is one and the same.
 fn variants(
     c: &Context,
     graph: &Graph,
@@ -99,19 +106,20 @@ fn variants(
     let o = &c.options;
     if o.opt_level < 2 {
         let origins = graph.ids().map(Some).collect();
-        let all =
-            Variant { graph: graph.clone(), decode: true, others: true, origins, histories: Vec::new() };
+        let all = Variant { graph: graph.clone(), products: None, origins, histories: Vec::new() };
         return Ok((vec![all], Vec::new()));
     }
+    let model = |products| {
+        let largest = buckets.iter().rev().find(|b| Products::of(b, o) == products)?;
+        Some(CostModel { bind: largest.bind, profile: o.target.profile, products })
+    };
+    let models: Vec<CostModel> = Products::ALL.into_iter().filter_map(model).collect();
+    let rewritten = eqsat::run(graph, &models, &o.selection).map_err(Error::Lower)?;
     let mut variants = Vec::new();
     let mut reports = Vec::new();
-    for decode in [true, false] {
-        let largest = buckets.iter().rev().find(|b| (b.role == Role::Decode) == decode);
-        let Some(bucket) = largest else { continue };
-        let model = CostModel { bind: bucket.bind, profile: o.target.profile, prologues: decode };
-        let (graph, report) = eqsat::run(graph, &model, &o.selection).map_err(Error::Lower)?;
+    for (model, (graph, report)) in models.into_iter().zip(rewritten) {
         let (origins, histories) = (report.origins.clone(), report.histories.clone());
-        variants.push(Variant { graph, decode, others: !decode, origins, histories });
+        variants.push(Variant { graph, products: Some(model.products), origins, histories });
         reports.push(report);
     }
     Ok((variants, reports))
@@ -151,8 +159,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         .timed("lower", |c| {
             let all = variants.iter().zip(&sites).map(|(v, sites)| lower::Variant {
                 graph: &v.graph,
-                prologues: v.decode,
-                decode: v.serves(Role::Decode) && !v.others,
+                products: v.products.unwrap_or(Products::Tiles),
                 sites,
             });
             let all: Vec<_> = all.collect();
@@ -161,7 +168,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         .map_err(Error::Lower)?;
     if o.opt_level >= 2 {
         c.timed("siblings", |_| {
-            for (i, placed) in placed.iter_mut().enumerate().filter(|(i, _)| variants[*i].decode) {
+            for (i, placed) in placed.iter_mut().enumerate().filter(|(i, _)| variants[*i].few_tokens()) {
                 siblings::run(&mut lowered, i, placed, &o.selection);
             }
         });
@@ -174,7 +181,8 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
             .collect()
         });
     }
-    let decode = variants.iter().position(|v| v.serves(Role::Decode) && !v.graph.is_encoder());
+    let decode =
+        variants.iter().position(|v| !v.graph.is_encoder() && v.products.is_none_or(Products::stream));
     let rows = buckets.iter().filter(|b| b.role == Role::Decode).map(|b| b.bind.rows).max();
     let decode = decode.filter(|_| rows.is_some_and(|n| n <= generation::MOST_ROWS));
     let advance = c.timed("generation", |_| {
@@ -194,9 +202,10 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
             .collect();
         provenance::gather(&lowered, &bodies, &o.selection)
     };
-    let forms = variants.iter().zip(placed).map(|(v, p)| {
-        let name = if v.decode && v.others { "all" } else { v.name() };
-        Form { name, graph: p.graph, dispatches: p.dispatches }
+    let forms = variants.iter().zip(placed).map(|(v, p)| Form {
+        name: v.name(),
+        graph: p.graph,
+        dispatches: p.dispatches,
     });
     let forms: Vec<Form> = forms.collect();
     let plan = |kernels, bodies, entries| Plan {
@@ -218,7 +227,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         lowered.bodies.iter().map(body).collect()
     };
     c.dump("lower", || text(plan(Vec::new(), unlaunched(), Vec::new())));
-    let body_of = |b: &schedule::Bucket| variants.iter().position(|v| v.serves(b.role)).unwrap_or(0);
+    let body_of = |b: &schedule::Bucket| variants.iter().position(|v| v.serves(b, &o)).unwrap_or(0);
     let (kernels, chosen) = c.timed("schedule", |_| {
         let uses = |body: usize| -> BTreeSet<u32> { lowered.bodies[body].iter().map(|d| d.work).collect() };
         let uses: Vec<BTreeSet<u32>> = (0..lowered.bodies.len()).map(uses).collect();

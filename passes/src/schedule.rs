@@ -8,16 +8,18 @@ mod ahead;
 mod attention;
 pub mod candidates;
 pub mod database;
+mod gemm;
 mod gemv;
 mod routed;
 mod row;
 pub mod tune;
 
 use database::Database;
+use gemm::no_mma;
+pub(crate) use gemm::no_tiles;
 pub(crate) use row::{REDUCTIONS as ROW_REDUCTIONS, takes as takes_rows};
 
 use std::collections::BTreeMap;
-use weft_ir::dtype::DType;
 use weft_ir::ids::KernelId;
 use weft_ir::plan::{
     Compute, Extent, Grid, KernelSpec, Loop, MatMul, Role, Schedule, ScheduleSource, Scratch, Work,
@@ -27,6 +29,10 @@ use weft_ir::target::Target;
 
 /// Most rows that a GEMV keeps accumulators for.
 pub const GEMV_ROWS: usize = 8;
+
+/// Most tokens of a short step: its products compute their left operand, which the blocks of more rows would do too
+/// often.
+pub const SHORT_TOKENS: usize = 64;
 
 /// Longest keys and values that tiled attention keeps in registers, in elements.
 pub(crate) const TILE_HEAD: [usize; 2] = [192, 128];
@@ -225,34 +231,6 @@ fn loop_schedule(l: &Loop, bind: &Bindings) -> Schedule {
     Schedule::BlockRow { threads: threads as u32 }
 }
 
-/// Why tensor cores cannot take a matrix product, if so.
-fn no_tensor_cores(work: &Work, m: &MatMul, target: &Target) -> Option<String> {
-    let b = &work.reads[m.b.index()];
-    let plain = m.plain_left().is_some_and(|x| work.reads[x.index()].dtype == b.dtype);
-    if let Some(why) = no_mma(b.dtype, m.k, target) {
-        Some(why)
-    } else if !plain {
-        Some("the left operand is computed".into())
-    } else if !m.stages.is_empty() {
-        Some("row reductions beside the product".into())
-    } else {
-        None
-    }
-}
-
-/// Why tensor cores cannot take a product of this length of such operands, if so.
-fn no_mma(dtype: DType, k: usize, target: &Target) -> Option<String> {
-    if !target.features.mma_sync || !target.features.cp_async {
-        Some(format!("{} has no mma.sync or cp.async", target.name))
-    } else if !dtype.is_half() {
-        Some(format!("tensor cores take f16 and bf16, not {dtype}"))
-    } else if !k.is_multiple_of(8) {
-        Some(format!("k = {k} is not a multiple of 8 (16-byte rows)"))
-    } else {
-        None
-    }
-}
-
 fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) -> (Schedule, Option<String>) {
     let rows = m.m.eval(bind);
     if m.row.is_some()
@@ -260,44 +238,16 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
     {
         return (schedule, None);
     }
-    let fallback = no_tensor_cores(work, m, target);
-    if rows <= GEMV_ROWS || fallback.is_some() {
-        let rows = rows.min(GEMV_ROWS).next_power_of_two() as u32;
-        let many = m.m.eval(bind) > GEMV_ROWS;
-        let fallback = fallback.filter(|_| many).map(|why| format!("more than {GEMV_ROWS} rows: {why}"));
-        return (gemv::schedule(work, m, rows, target), fallback);
+    let left = gemm::left(work, m, target);
+    let (few, fallback) = (rows <= GEMV_ROWS, left.as_ref().err().cloned());
+    match left {
+        Ok(left) if !few => (gemm::schedule(m, &left, rows, target), None),
+        Ok(_) | Err(_) => {
+            let taken = rows.min(GEMV_ROWS).next_power_of_two() as u32;
+            let fallback = fallback.filter(|_| !few).map(|why| format!("more than {GEMV_ROWS} rows: {why}"));
+            (gemv::schedule(work, m, taken, target), fallback)
+        }
     }
-    let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.columns().div_ceil(tn);
-    if rows <= 16 {
-        return (short_prompt(m, &|tn| blocks(16, tn) >= target.profile.sms as usize), None);
-    }
-    let (tile_m, tile_n, warps_m, warps_n) = if rows <= 32 || blocks(64, 64) < target.profile.sms as usize {
-        (32, 64, 2, 2)
-    } else if blocks(128, 128) >= target.profile.sms as usize {
-        (128, 128, 2, 4)
-    } else {
-        (64, 64, 2, 2)
-    };
-    // Shared memory: at most 83 KB, which every target has.
-    let (tile_k, stages) = if tile_m == 128 || !m.k.is_multiple_of(64) { (32, 4) } else { (64, 3) };
-    (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, None)
-}
-
-/// Tiles of at most 16 rows stream the weight like a decode step: as many multiprocessors as there are must take part
-/// (`fills` says whether tiles of so many columns give each a block), and each must keep some 24 KB of it on the way.
-fn short_prompt(m: &MatMul, fills: &dyn Fn(usize) -> bool) -> Schedule {
-    let tile_n: u32 = [64, 32].into_iter().find(|&n| fills(n as usize)).unwrap_or(16);
-    // Deep stages, since a stage costs a barrier; as many as make 24 KB, in at most 83 KB of shared memory.
-    let (tile_k, stages) = match (tile_n, m.k) {
-        (64, k) if k.is_multiple_of(128) => (128, 3),
-        (32, k) if k.is_multiple_of(256) => (256, 3),
-        (16, k) if k.is_multiple_of(256) => (256, 4),
-        (64, k) if k.is_multiple_of(64) => (64, 5),
-        (32, k) if k.is_multiple_of(64) => (64, 8),
-        (16, k) if k.is_multiple_of(64) => (64, 10),
-        _ => (32, 8),
-    };
-    Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n: tile_n / 16, stages }
 }
 
 /// What a schedule needs for its blocks to join their results.

@@ -1,4 +1,4 @@
-//! Independent loops of a decode step that could run at the same time become one kernel.
+//! Independent loops of a step of few tokens that could run at the same time become one kernel.
 //!
 //! Before: works and the dispatches of a body. After: fewer of both; what is computed, and its rounding, is the same.
 //! Tests: `passes/tests/siblings.rs`.
@@ -21,8 +21,8 @@ pub const NAME: &str = "sibling-loops";
 /// What it does to the numbers.
 pub const NUMERICS: Numerics = Numerics::Exact;
 /// What it does, for the generated page.
-pub const SUMMARY: &str = "independent loops of a decode step over the same points, or over points that differ in one \
-                           extent, are one kernel";
+pub const SUMMARY: &str = "independent loops of a decode or short step over the same points, or over points that differ \
+                           in one extent, are one kernel";
 
 /// Most arrays of a merged work.
 const OPERANDS: usize = 24;

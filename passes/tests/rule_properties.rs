@@ -13,7 +13,7 @@ use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::{Bindings, Dim, Sym};
 use weft_ir::target::Target;
 use weft_passes::eqsat::{CostModel, equalities, rules};
-use weft_passes::{Numerics, Selection};
+use weft_passes::{Numerics, Products, Selection};
 
 const BIND: Bindings = Bindings { tokens: 3, seqs: 1, rows: 1, context: 4, slots: 8 };
 const T: Dim = Dim::Sym(Sym::Tokens);
@@ -276,7 +276,7 @@ fn evaluate<R: Real>(
 #[test]
 fn equalities_hold_on_random_instances() {
     let profile = Target::parse("sm_90").expect("sm_90").profile;
-    let model = CostModel { bind: BIND, profile, prologues: true };
+    let model = CostModel { bind: BIND, profile, products: Products::Streams };
     for rule in rules::all() {
         let mut checked = 0;
         for seed in 0..INSTANCES {

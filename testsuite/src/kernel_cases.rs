@@ -4,7 +4,7 @@
 use crate::attention;
 use crate::emulate::ragged;
 use crate::kernel_families::{Covered, cover};
-use crate::product::{Maker, at, gated_after_norm, load_at, norm, op, plain, store};
+use crate::product::{Maker, at, gated_after_norm, load_at, norm, op, plain, rounded, store};
 use crate::{fixture, product};
 use serde_json::{Value, json};
 use weft_frontend::checkpoint::Checkpoint;
@@ -261,7 +261,7 @@ fn of_attention(
     Case { name, plan: apart(plan), weights: Box::new(arrays), steps, loops: false }
 }
 
-/// Every tile of the products of many rows, and skinny products of odd lengths.
+/// Every tile of the products of many rows, also behind a norm, and skinny products of odd lengths.
 fn tiles() -> Vec<Case> {
     let gemm = |tile_m, tile_n, tile_k, (warps_m, warps_n), stages| Schedule::Gemm {
         tile_m,
@@ -298,11 +298,22 @@ fn tiles() -> Vec<Case> {
         ((8, 19, 264), gemv(8, (4, 32, 2), 1, 1, 2, true)),
         ((5, 45, 1032), gemv(8, (4, 32, 4), 1, 2, 5, true)),
     ];
+    let normed = [
+        ((13, 37, 72), gemm(16, 16, 64, (1, 1), 10)),
+        ((11, 70, 264), gemm(16, 32, 128, (1, 2), 5)),
+        ((16, 301, 136), gemm(16, 128, 64, (1, 4), 4)),
+        ((37, 75, 40), gemm(32, 64, 64, (2, 2), 3)),
+        ((61, 130, 104), gemm(64, 128, 32, (2, 4), 4)),
+    ];
     let all = tiled.into_iter().chain(skinny);
     let case = |((rows, n, k), schedule): ((usize, usize, usize), Schedule)| {
         of_product(format!("{rows}×{n}×{k} {schedule:?}"), plain(n, k, rows), rows, schedule)
     };
-    all.map(case).collect()
+    let behind_norm = |((rows, n, k), schedule): ((usize, usize, usize), Schedule)| {
+        let (maker, m) = gated_after_norm(n, k, rows);
+        of_product(format!("norm {rows}×{n}×{k} {schedule:?}"), (maker, rounded(m)), rows, schedule)
+    };
+    all.map(case).chain(normed.into_iter().map(behind_norm)).collect()
 }
 
 /// Attention of few tokens by keys and by tiles of keys, with and without splits; of many tokens by tiles.

@@ -36,6 +36,8 @@ families! {
     GemvDraw,
     /// Tiles of a product on tensor cores.
     Gemm,
+    /// The same with a left operand that is computed, a norm's.
+    GemmLeft,
     /// Tiles of whole rows, with reductions over them.
     GemmRow,
     /// Attention of one token, by keys.
@@ -87,6 +89,7 @@ impl Family {
             },
             Schedule::Gemm { .. } => match &work.compute {
                 Compute::MatMul(m) if m.row.is_some() => Family::GemmRow,
+                Compute::MatMul(m) if m.plain_left().is_none() => Family::GemmLeft,
                 _ => Family::Gemm,
             },
             Schedule::AttentionRow { splits: 1, .. } => Family::AttentionRow,

@@ -247,6 +247,11 @@ pub fn norm(x: OperandId, gamma: OperandId, k: usize) -> (Scalar, Vec<Stage>, Sc
     (a, stages, Scalar::unary(Unary::Rsqrt, op(Binary::Add, mean, Scalar::Float(1e-5))))
 }
 
+/// The same with a left operand that is rounded to bf16: what tiles on tensor cores compute.
+pub fn rounded(m: MatMul) -> MatMul {
+    MatMul { a: Scalar::Cast(DType::BF16, Box::new(m.a)), ..m }
+}
+
 /// x · wᵀ, [rows, k] · [n, k]ᵀ in bf16, stored as f32.
 pub fn plain(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
     let mut mk = Maker::default();

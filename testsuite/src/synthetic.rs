@@ -7,6 +7,20 @@ use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::dtype::DType;
 use weft_ir::graph::Graph;
 
+/// Graph of a shape of `peers/shapes` with some layers, in bf16.
+///
+/// # Panics
+/// When there is no such shape, or it does not build.
+pub fn shape(name: &str, layers: usize) -> Graph {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/shapes").join(name).join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    config["num_hidden_layers"] = layers.into();
+    let shape = Checkpoint::of_config(&path, config.to_string().as_bytes(), DType::BF16, &[]);
+    let shape = shape.unwrap_or_else(|e| panic!("{e}"));
+    weft_frontend::models::build(&shape, DType::BF16).unwrap_or_else(|e| panic!("{e}"))
+}
+
 /// Graph of DeepSeek-V3's shape (its public `config.json`, but for the FP8) with the first layers only, of which
 /// three are dense; bf16.
 ///

@@ -6,7 +6,7 @@ use weft_ir::dtype::DType;
 use weft_ir::target::{TARGETS, Target};
 use weft_testsuite::fixture::{Fixture, List, checkpoints, compile};
 use weft_testsuite::nvrtc::{compile_all, load};
-use weft_testsuite::synthetic::{SMOLLM2, deepseek_v3};
+use weft_testsuite::synthetic::{SMOLLM2, deepseek_v3, shape};
 
 fn check(graph: &weft_ir::graph::Graph, target: &Target, dtype: DType, opt_level: u8) {
     let Some(nvrtc) = load() else { return };
@@ -64,6 +64,16 @@ fn smollm2_for_every_target() {
     let graph = weft_frontend::models::build(&checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"));
     for target in TARGETS {
         check(&graph, target, DType::BF16, 2);
+    }
+}
+
+/// Two layers of public shapes: the kernels of all of them.
+#[test]
+fn public_shapes() {
+    let target = Target::parse("sm_90").expect("sm_90");
+    for name in ["llama-3.2-1b", "qwen3-4b", "llama-3.1-8b"] {
+        eprintln!("{name}");
+        check(&shape(name, 2), target, DType::BF16, 2);
     }
 }
 

@@ -3,10 +3,11 @@
 //! through NVRTC without spills.
 
 use weft_ir::dtype::DType;
+use weft_ir::ids::OperandId;
 use weft_ir::plan::{BufferKind, Compute, MatMul, Scalar, Schedule, Stage};
 use weft_ir::scalar::{Binary, Reduce, Unary};
 use weft_ir::shape::Dim;
-use weft_testsuite::product::{self, Maker, TOKENS, at, less, load_at, norm, not, op, store};
+use weft_testsuite::product::{self, Maker, TOKENS, at, less, load_at, norm, not, op, rounded, store};
 
 #[test]
 fn plain() {
@@ -31,6 +32,74 @@ fn short_prompts() {
             });
         }
     }
+}
+
+/// Tiles that compute their left operand: a norm's f32 row and 16-bit weights, with the sum beside the products, as wide
+/// and deep as short steps make them.
+#[test]
+fn norms_in_tiles() {
+    let tiles = [
+        [16, 16, 64, 1, 1, 10],
+        [16, 16, 128, 1, 1, 7],
+        [16, 32, 64, 1, 2, 8],
+        [16, 64, 128, 1, 4, 3],
+        [16, 128, 64, 1, 4, 4],
+        [32, 64, 64, 2, 2, 3],
+        [32, 128, 64, 2, 4, 3],
+        [64, 64, 32, 2, 2, 4],
+        [64, 128, 32, 2, 4, 4],
+    ];
+    for [tile_m, tile_n, tile_k, warps_m, warps_n, stages] in tiles {
+        for (rows, n, k) in [(16, 35, 520), (9, 17, 72), (tile_m as usize + 5, 70, 136)] {
+            let (maker, m) = product::gated_after_norm(n, k, rows);
+            maker.check(&rounded(m), rows.max(9), &|schedule| {
+                assert!(matches!(schedule, Schedule::Gemm { .. }), "{schedule:?}");
+                *schedule = Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages };
+            });
+        }
+    }
+}
+
+/// A sum of arrays, of rows that are looked up, with the largest element of a row beside the products; what an expression
+/// makes of the zeros behind the end of a row does not count.
+#[test]
+fn computed_operands_in_tiles() {
+    for (rows, n, k) in [(16, 35, 72), (37, 70, 264), (11, 130, 520)] {
+        let mut mk = Maker::default();
+        let x = mk.floats("x", DType::F32, &[rows + 3, k], 1.0);
+        let y = mk.floats("y", DType::BF16, &[rows, k], 1.0);
+        let places = mk.ints("places", (0..rows).map(|r| (r * 7 % (rows + 3)) as i32).collect());
+        let b = mk.floats("w", DType::BF16, &[n, k], 0.2);
+        mk.write("z", DType::F32, vec![TOKENS, Dim::Const(n)], BufferKind::Output("z".into()));
+        let x = || load_at(x, &[load_at(places, &[at(0)]), at(1)]);
+        let a = op(Binary::Add, op(Binary::Div, x(), load_at(y, &[at(0), at(1)])), Scalar::Float(3.0));
+        let a = op(Binary::Min, op(Binary::Max, a, Scalar::Float(-4.0)), Scalar::Float(4.0));
+        let largest = Stage { op: Reduce::Max, value: op(Binary::Sub, x(), Scalar::Float(5.0)) };
+        let value = op(Binary::Add, Scalar::Acc(0), Scalar::Reduced(0));
+        let stores = vec![store(0, &[at(0), at(1)], value, None)];
+        let stages = vec![largest];
+        let m = MatMul { m: TOKENS, n, group: 1, k, a, b, stages, row: None, stores, draw: None };
+        mk.check(&rounded(m), rows, &|s| assert!(matches!(s, Schedule::Gemm { .. }), "{s:?}"));
+    }
+}
+
+/// What tiles cannot compute is left to the skinny kernels, and said.
+#[test]
+fn what_tiles_do_not_compute() {
+    let why = |m: MatMul, maker: &Maker| {
+        let plan = maker.plan(m, 24, &|s| assert!(matches!(s, Schedule::Gemv { .. }), "{s:?}"));
+        plan.kernels[0].fallback.clone().expect("a reason")
+    };
+    let (maker, m) = product::gated_after_norm(21, 136, 24);
+    assert!(why(m, &maker).contains("not rounded to bf16"));
+    let (maker, m) = after_norm(21, 136, 24, true);
+    assert!(why(rounded(m), &maker).contains("a pass over the row of its own"));
+    let (maker, mut m) = product::gated_after_norm(21, 136, 24);
+    m.a = op(Binary::Mul, m.a, load_at(OperandId::new(0), &[at(0), Scalar::Int(0)]));
+    assert!(why(rounded(m), &maker).contains("reads what is not along k"));
+    let (maker, mut m) = product::gated_after_norm(21, 136, 24);
+    m.a = load_at(OperandId::new(0), &[at(0), op(Binary::Sub, Scalar::Int(135), at(1))]);
+    assert!(why(rounded(m), &maker).contains("not read along k"));
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Requirement {
             Some((body, fusion)) => (Some(body.to_string()), fusion),
             None => (None, name),
         };
-        let bodies = ["decode", "prefill", "encode"];
+        let bodies = weft_passes::products::FORMS;
         if let Some(body) = body.as_deref().filter(|b| !bodies.contains(b)) {
             return Err(format!("'{body}' is no form of the step; there are {}", bodies.join(", ")));
         }

@@ -1,16 +1,17 @@
 //! Tiled matrix product on tensor cores: acc[m, n] = Σₖ a[m, k] · b[n, k].
 //!
 //! A block makes a tile; both operands go through shared memory in stages that `cp.async` fills ahead of
-//! use. Rows are padded by 16 bytes, so that the eight rows of an `ldmatrix` lie in different banks. Each
-//! warp holds its part of the tile as `mma.sync` m16n8k16 accumulators (PTX ISA 9.7.14.5).
+//! use. Rows are padded by 8 elements, so that the eight rows of an `ldmatrix` lie in different banks. Each
+//! warp holds its part of the tile as `mma.sync` m16n8k16 accumulators (PTX ISA 9.7.14.5). The left operand may be
+//! computed from what is copied ([`super::gemm_left`]).
 
+use super::gemm_left::{Left, Place};
 use super::warp::{Threads, threads};
 use super::{Body, Point, gemm_row};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{Axis, Expr, MatrixCount, Mem, Stmt, Unroll};
-use weft_ir::plan::MatMul;
-use weft_ir::shape::Shape;
+use weft_ir::kernel::{Axis, Expr, MatrixCount, Stmt, Unroll};
+use weft_ir::plan::{MatMul, Scalar};
 
 /// Tile of a block, its warps, and stages in flight.
 pub(super) struct Tile {
@@ -25,66 +26,104 @@ pub(super) struct Tile {
 /// Elements of 16 bits in a 16-byte copy.
 pub(super) const CHUNK: u32 = 8;
 
-/// One operand's way to shared memory.
-struct Operand {
-    mem: Mem,
-    shape: Shape,
-    shared: SharedId,
+/// An array's way to shared memory: [stages, rows, tile.k], rows padded.
+pub(super) struct Copied {
+    operand: usize,
+    /// Index of element (row, k) of the tile, by Coord 0 = row of the operand and Coord 1 = k.
+    index: Vec<Scalar>,
+    pub shared: SharedId,
     /// Rows of the tile.
-    rows: u32,
+    pub rows: u32,
     /// First row of the tile in the operand.
     first: Expr,
     /// Rows of the operand.
     count: Expr,
 }
 
-pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), String> {
-    let a = m.plain_left().ok_or("the left operand is not an array")?;
-    if !m.stages.is_empty() {
-        return Err("row reductions beside the product".into());
+impl Copied {
+    /// Declares its shared memory; `rows`: those of the tile, its first one, and those there are.
+    pub fn declare(
+        b: &mut Body<'_>,
+        (name, operand, index): (&str, usize, Vec<Scalar>),
+        tile: &Tile,
+        (rows, first, count): (u32, Expr, Expr),
+    ) -> Copied {
+        let dtype = b.work.reads[operand].dtype;
+        let shared = b.k.shared(name, dtype, tile.stages * rows * (tile.k + CHUNK));
+        Copied { operand, index, shared, rows, first, count }
     }
-    let (a, w) = (a.index(), m.b.index());
+
+    /// Starts the copies of a step of k into a stage. Rows and columns past the end are filled with zeros.
+    fn start(&self, b: &mut Body<'_>, tile: &Tile, k: usize, step: Expr, stage: Expr) -> Result<(), String> {
+        let operand = &b.work.reads[self.operand];
+        let (shape, piece) = (operand.shape.clone(), 16 / operand.dtype.size() as u32);
+        let threads = tile.warps_m * tile.warps_n * 32;
+        let across = tile.k / piece;
+        let chunks = self.rows * across;
+        let pitch = i64::from(tile.k + CHUNK);
+        b.unrolled("i", chunks.div_ceil(threads), |b, i| {
+            let chunk = i * i64::from(threads) + Expr::ThreadIdx;
+            let chunk = b.k.let_("chunk", DType::I32, chunk);
+            let copy = |b: &mut Body<'_>| -> Result<(), String> {
+                let row = b.k.let_("row", DType::I32, chunk.clone() / i64::from(across));
+                let column = chunk.clone() % i64::from(across) * i64::from(piece);
+                let column = b.k.let_("column", DType::I32, column);
+                let from = b.k.let_("from", DType::I32, self.first.clone() + row.clone());
+                let at_k = b.k.let_("at_k", DType::I32, step * i64::from(tile.k) + column.clone());
+                let valid = from.clone().lt(self.count.clone()).and(at_k.clone().lt(Expr::int(k as i64)));
+                let shared_index = (stage * i64::from(self.rows) + row) * pitch + column;
+                // Where a row is looked up, the last one stands for those past the end.
+                let looked_up = self.index.iter().any(|i| !matches!(i, Scalar::Coord(_) | Scalar::Int(_)));
+                let from = if looked_up { from.min(self.count.clone() - 1) } else { from };
+                let point = Point::at(vec![from, at_k]);
+                let at: Result<Vec<Expr>, String> = self.index.iter().map(|i| b.lower(i, &point)).collect();
+                let global_index = b.flat(&shape, &at?);
+                b.k.push(Stmt::CpAsync {
+                    shared: self.shared,
+                    shared_index,
+                    global: b.reads[self.operand],
+                    global_index,
+                    bytes: 16,
+                    valid: Some(valid),
+                });
+                Ok(())
+            };
+            if chunks.is_multiple_of(threads) {
+                copy(b)
+            } else {
+                b.if_then(chunk.clone().lt(Expr::int(i64::from(chunks))), copy)
+            }
+        })
+    }
+}
+
+pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), String> {
+    let w = m.b.index();
     let dtype = b.work.reads[w].dtype;
     let (wm, wn) = (tile.m / tile.warps_m, tile.n / tile.warps_n);
     let (mt, nt) = (wm / 16, wn / 8);
     if wm % 16 != 0 || wn % 16 != 0 || !tile.k.is_multiple_of(16) {
         return Err(format!("a warp's tile of {wm}×{wn}×{} is not whole fragments", tile.k));
     }
-    let pitch = tile.k + CHUNK;
-    let a_shared = b.k.shared("a_tile", dtype, tile.stages * tile.m * pitch);
-    let b_shared = b.k.shared("b_tile", dtype, tile.stages * tile.n * pitch);
     b.wait_for_dependencies();
 
     let t = threads(b);
     let first_row = b.k.let_("first_row", DType::I32, Expr::BlockIdx(Axis::Y) * i64::from(tile.m));
     let first_column = b.k.let_("first_column", DType::I32, Expr::BlockIdx(Axis::X) * i64::from(tile.n));
-    let operands = [
-        Operand {
-            mem: b.reads[a],
-            shape: b.work.reads[a].shape.clone(),
-            shared: a_shared,
-            rows: tile.m,
-            first: first_row.clone(),
-            count: b.extent(m.m),
-        },
-        Operand {
-            mem: b.reads[w],
-            shape: b.work.reads[w].shape.clone(),
-            shared: b_shared,
-            rows: tile.n,
-            first: first_column.clone(),
-            count: Expr::int(m.columns() as i64),
-        },
-    ];
+    let (mut left, mut copies) = Left::declare(b, m, tile, &first_row)?;
+    let columns = (tile.n, first_column.clone(), Expr::int(m.columns() as i64));
+    let right = Copied::declare(b, ("b_tile", w, vec![Scalar::Coord(0), Scalar::Coord(1)]), tile, columns);
+    let b_shared = right.shared;
+    copies.push(right);
+    let pitch = tile.k + CHUNK;
     let steps = (m.k as u32).div_ceil(tile.k);
     let ahead = tile.stages - 1;
     let acc = b.k.array("acc", DType::F32, mt * nt * 4, Some(Expr::float(0.0)));
+    left.start(b, m, mt);
 
     b.k.comment("Fill all stages but one.");
     b.unrolled("stage", ahead, |b, stage| {
-        for o in &operands {
-            copy_tile(b, o, tile, m.k, stage.clone(), stage.clone())?;
-        }
+        copies.iter().try_for_each(|c| c.start(b, tile, m.k, stage.clone(), stage.clone()))?;
         b.k.push(Stmt::CpAsyncCommit);
         Ok(())
     })?;
@@ -95,19 +134,17 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
         b.k.push(Stmt::CpAsyncWait { pending: ahead - 1 });
         b.k.push(Stmt::Barrier);
         let next = b.k.let_("next", DType::I32, step.clone() + i64::from(ahead));
-        for o in &operands {
-            let stage = next.clone() % i64::from(tile.stages);
-            copy_tile(b, o, tile, m.k, next.clone(), stage)?;
-        }
+        let into = next.clone() % i64::from(tile.stages);
+        copies.iter().try_for_each(|c| c.start(b, tile, m.k, next.clone(), into.clone()))?;
         b.k.push(Stmt::CpAsyncCommit);
-        let stage = b.k.let_("stage", DType::I32, step % i64::from(tile.stages));
-        let (pm, pn) = (i64::from(tile.m * pitch), i64::from(tile.n * pitch));
-        let a_base = stage.clone() * pm + warp_m.clone() * i64::from(pitch);
-        let a_base = b.k.let_("a_base", DType::I32, a_base);
-        let b_base = stage * pn + warp_n.clone() * i64::from(pitch);
+        let stage = b.k.let_("stage", DType::I32, step.clone() % i64::from(tile.stages));
+        let b_base = (stage.clone() * i64::from(tile.n) + warp_n.clone()) * i64::from(pitch);
         let b_base = b.k.let_("b_base", DType::I32, b_base);
-        b.unrolled("kk", tile.k / 16, |b, kk| {
-            let a_regs = load_a(b, &t, a_shared, a_base + kk.clone() * 16, mt, pitch)?;
+        let along = (Expr::int(0), Expr::int(i64::from(tile.k / 16)), Expr::int(1));
+        b.for_loop("kk", along, left.unroll(), |b, kk| {
+            let (stage, step, warp_row, first_row) = (&stage, &step, &warp_m, &first_row);
+            let place = Place { stage, step, kk: kk.clone(), warp_row, first_row };
+            let a_regs = left.fragments(b, m, (&t, tile), mt, &place)?;
             let b_regs = load_b(b, &t, b_shared, b_base + kk * 16, nt, pitch)?;
             multiply(b, dtype, acc, a_regs, b_regs, mt, nt)
         })
@@ -126,51 +163,8 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
         };
         return gemm_row::store(b, m, epilogue, &t, &tile);
     }
-    store_tile(b, m, &t, acc, (mt, nt), first_row + warp_m, first_column + warp_n)
-}
-
-/// Starts the copies of one operand's rows for a step of k into a stage. Rows and columns past the end
-/// are filled with zeros.
-fn copy_tile(
-    b: &mut Body<'_>,
-    o: &Operand,
-    tile: &Tile,
-    k: usize,
-    step: Expr,
-    stage: Expr,
-) -> Result<(), String> {
-    let threads = tile.warps_m * tile.warps_n * 32;
-    let across = tile.k / CHUNK;
-    let chunks = o.rows * across;
-    let pitch = i64::from(tile.k + CHUNK);
-    b.unrolled("i", chunks.div_ceil(threads), |b, i| {
-        let chunk = i * i64::from(threads) + Expr::ThreadIdx;
-        let chunk = b.k.let_("chunk", DType::I32, chunk);
-        let copy = |b: &mut Body<'_>| -> Result<(), String> {
-            let row = b.k.let_("row", DType::I32, chunk.clone() / i64::from(across));
-            let column = chunk.clone() % i64::from(across) * i64::from(CHUNK);
-            let column = b.k.let_("column", DType::I32, column);
-            let from = b.k.let_("from", DType::I32, o.first.clone() + row.clone());
-            let at_k = b.k.let_("at_k", DType::I32, step * i64::from(tile.k) + column.clone());
-            let valid = from.clone().lt(o.count.clone()).and(at_k.clone().lt(Expr::int(k as i64)));
-            let shared_index = (stage * i64::from(o.rows) + row) * pitch + column;
-            let global_index = b.flat(&o.shape, &[from, at_k]);
-            b.k.push(Stmt::CpAsync {
-                shared: o.shared,
-                shared_index,
-                global: o.mem,
-                global_index,
-                bytes: 16,
-                valid: Some(valid),
-            });
-            Ok(())
-        };
-        if chunks.is_multiple_of(threads) {
-            copy(b)
-        } else {
-            b.if_then(chunk.clone().lt(Expr::int(i64::from(chunks))), copy)
-        }
-    })
+    let reduced = left.reduced(b, m, mt)?;
+    store_tile(b, m, &t, (acc, &reduced), (mt, nt), first_row + warp_m, first_column + warp_n)
 }
 
 /// Loads `mt` 16×16 fragments of A: the four matrices of an `ldmatrix.x4` are its quarters.
@@ -257,7 +251,7 @@ fn store_tile(
     b: &mut Body<'_>,
     m: &MatMul,
     t: &Threads,
-    acc: VarId,
+    (acc, reduced): (VarId, &[VarId]),
     (mt, nt): (u32, u32),
     row: Expr,
     column: Expr,
@@ -276,9 +270,11 @@ fn store_tile(
                 let point = if points == 2 { c + i.clone() % 2 } else { c / 2 };
                 let point = b.k.let_("c", DType::I32, point);
                 let inside = r.clone().lt(rows).and(point.clone().lt(Expr::int(m.n as i64)));
-                let first = (mi.clone() * i64::from(nt) + ni) * 4 + i * m.group as i64;
+                let first = (mi.clone() * i64::from(nt) + ni) * 4 + i.clone() * m.group as i64;
                 let acc = (0..m.group as i64).map(|g| Expr::elem(acc, first.clone() + g)).collect();
-                let at = Point { coords: vec![r, point], acc, ..Point::default() };
+                let slot = mi * 2 + i / points;
+                let reduced = reduced.iter().map(|&v| Expr::elem(v, slot.clone())).collect();
+                let at = Point { coords: vec![r, point], acc, reduced, ..Point::default() };
                 b.if_then(inside, |b| b.stores(&m.stores, &at))
             })
         })

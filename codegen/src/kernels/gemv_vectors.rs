@@ -7,7 +7,7 @@ use super::gemv::Shape;
 use super::warp::vector_lanes;
 use weft_ir::ids::VarId;
 use weft_ir::kernel::{CacheHint, Expr, Stmt};
-use weft_ir::plan::{MatMul, Scalar};
+use weft_ir::plan::{MatMul, Scalar, loads_along_k};
 
 /// Most accesses of a thread to one array that are in flight together.
 const IN_FLIGHT: u32 = 4;
@@ -49,9 +49,8 @@ pub(super) struct Vectors {
 impl Vectors {
     /// The accesses, where all that depends on k is read along it, element by element.
     pub fn find(b: &Body<'_>, m: &MatMul, s: &Shape) -> Option<Vectors> {
-        let mut loads = Vec::new();
         let values = std::iter::once(&m.a).chain(m.stages.iter().map(|stage| &stage.value));
-        let vectors = values.into_iter().all(|value| along_k(value, &mut loads));
+        let loads = loads_along_k(values)?;
         let mut lanes = 16;
         for load in &loads {
             let Scalar::Load(o, _) = load else { return None };
@@ -59,7 +58,7 @@ impl Vectors {
             let row = operand.shape.last().and_then(|d| d.as_const())?;
             lanes = lanes.min(vector_lanes(operand.dtype, row)).min(vector_lanes(operand.dtype, m.k));
         }
-        if !vectors || loads.is_empty() || lanes < 4 {
+        if loads.is_empty() || lanes < 4 {
             return None;
         }
         let (count, threads) = (m.k as u32 / lanes, s.warps * 32);
@@ -199,26 +198,5 @@ impl Vectors {
         let (mem, dst_at) = (b.reads[o.index()], turn * i64::from(self.lanes));
         b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes: self.lanes, hint });
         Ok(())
-    }
-}
-
-/// Collects the loads that depend on k; whether each is certain, and reads along k.
-fn along_k(s: &Scalar, out: &mut Vec<Scalar>) -> bool {
-    let depends = |s: &Scalar| {
-        let mut found = false;
-        s.visit(&mut |part| found |= *part == Scalar::Coord(1));
-        found
-    };
-    match s {
-        Scalar::Load(_, index) if depends(s) => {
-            let Some((last, rest)) = index.split_last() else { return false };
-            let plain = *last == Scalar::Coord(1) && !rest.iter().any(depends);
-            if plain && !out.contains(s) {
-                out.push(s.clone());
-            }
-            plain
-        }
-        Scalar::Select(c, x, y) => along_k(c, out) && ![x, y].into_iter().any(|part| depends(part)),
-        _ => s.children().into_iter().all(|part| along_k(part, out)),
     }
 }

@@ -17,6 +17,7 @@ mod body;
 mod elementwise;
 mod few;
 mod gemm;
+mod gemm_left;
 mod gemm_row;
 mod gemv;
 mod gemv_draw;

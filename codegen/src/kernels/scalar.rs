@@ -108,6 +108,9 @@ impl Body<'_> {
             Scalar::Cast(to, a) => {
                 let (x, from) = self.expr(a, p, hoist)?;
                 match (from, kind_of(*to)) {
+                    (_, Kind::Float) if to.is_half() => {
+                        (x.cast(DType::F32).cast(*to).cast(DType::F32), Kind::Float)
+                    }
                     (f, t) if f == t => (x, t),
                     (_, Kind::Float) => (x.cast(DType::F32), Kind::Float),
                     (_, Kind::Int) => (x.cast(DType::I32), Kind::Int),

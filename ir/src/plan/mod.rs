@@ -6,6 +6,7 @@
 
 mod advance;
 mod cost;
+mod left;
 mod routed;
 mod scalar;
 mod schedule;
@@ -15,6 +16,7 @@ mod work;
 
 pub use advance::{Advance, Control, Generation};
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, kernel_cost, step_cost};
+pub use left::{TiledLeft, loads_along_k};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule, ScheduleSource};

@@ -33,7 +33,8 @@ pub enum Scalar {
     Compare(Compare, Box<Scalar>, Box<Scalar>),
     /// `condition ? a : b`; only the chosen side is evaluated (it may guard a load).
     Select(Box<Scalar>, Box<Scalar>, Box<Scalar>),
-    /// Conversion between integer and float kinds. Between floats it is not written: it would round.
+    /// Conversion between integer and float kinds. To a 16-bit float it rounds; what is stored so is rounded there
+    /// anyway, and is not written as one.
     Cast(DType, Box<Scalar>),
     /// Result of a reduction stage of the same row: an earlier one of a loop; in a matmul's epilogue, any of
     /// its stages along k and any earlier one along n.

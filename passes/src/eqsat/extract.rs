@@ -8,6 +8,7 @@
 use super::analysis::Block;
 use super::attention;
 use super::language::{Kind, Node};
+use crate::products::Products;
 use egg::Id;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use weft_ir::graph::Op;
@@ -21,9 +22,8 @@ pub struct CostModel {
     pub bind: Bindings,
     /// Figures of the GPU.
     pub profile: DeviceProfile,
-    /// Whether matrix products take a computed left operand and row sums (the streaming kernels of decode
-    /// do, tiles on tensor cores do not).
-    pub prologues: bool,
+    /// How matrix products are made: whether they take a computed left operand and row sums.
+    pub products: Products,
 }
 
 /// A choice for a class: the e-node, and the cost of every class below and including it.
@@ -184,8 +184,8 @@ fn own_cost(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, class: Id, nod
             let flops = 2.0 * elements(class) * k / m.profile.tensor_flops;
             flops.max(traffic(read + bytes(a) + bytes(class))) + m.profile.launch
         }
-        // In a streaming kernel the sum runs beside the products.
-        Op::Reduce(_) if m.prologues => arithmetic,
+        // The sum runs beside the products.
+        Op::Reduce(_) if m.products.compute_left() => arithmetic,
         Op::Reduce(_) => m.profile.launch + traffic(bytes(node.children[0])),
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast(_) => arithmetic,
         Op::Input(_)
@@ -281,7 +281,7 @@ fn left_operand(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, a: Id) -> 
             }
         }
     }
-    if stored || (computed && !m.prologues) {
+    if stored || (computed && !m.products.compute_left()) {
         let bytes = m.bind.elements(&g[a].data.ty.shape) * g[a].data.ty.dtype().size();
         m.profile.launch + 2.0 * bytes as f64 / m.profile.bandwidth
     } else {

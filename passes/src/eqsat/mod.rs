@@ -3,7 +3,7 @@
 //!
 //! Before: the graph of primitives. After: an equal graph of primitives that lowers to fewer kernels:
 //! linear layers merged, rows paired for the epilogues that combine them, scales moved behind products.
-//! Runs for decode and for the other steps, whose costs differ. Tests: `passes/tests/eqsat.rs`.
+//! A block is saturated once, and extracted for each form of the step, whose costs differ. Tests: `passes/tests/eqsat.rs`.
 
 mod analysis;
 mod assemble;
@@ -58,8 +58,6 @@ pub struct Report {
 struct Template {
     nodes: Vec<Made>,
     outputs: Vec<Source>,
-    applied: BTreeMap<&'static str, usize>,
-    limited: bool,
 }
 
 /// A node of a template.
@@ -81,30 +79,41 @@ enum Source {
     Node(u32),
 }
 
-/// Rewrites a graph with the rules that are on.
+/// Rewrites a graph with the rules that are on, for each of some cost models.
 ///
 /// # Errors
 /// A rule that builds what does not type: a fault of Weft.
-pub fn run(graph: &Graph, model: &CostModel, selection: &Selection) -> Result<(Graph, Report), String> {
+pub fn run(
+    graph: &Graph,
+    models: &[CostModel],
+    selection: &Selection,
+) -> Result<Vec<(Graph, Report)>, String> {
     let segments = segments(graph);
-    let mut templates: HashMap<&str, Template> = HashMap::new();
-    let mut report = Report { segments: segments.len(), ..Report::default() };
+    let mut explored: HashMap<&str, Explored> = HashMap::new();
     for s in &segments {
-        if !templates.contains_key(s.signature.as_str()) {
-            templates.insert(&s.signature, saturate(graph, s, model, selection)?);
-        }
-        let t = &templates[s.signature.as_str()];
-        for (rule, n) in &t.applied {
-            *report.applied.entry(rule).or_default() += n;
-        }
-        if t.limited {
-            report.limited.push(s.name.clone());
+        if !explored.contains_key(s.signature.as_str()) {
+            explored.insert(&s.signature, explore(graph, s, selection)?);
         }
     }
-    report.distinct = templates.len();
-    let (rewritten, origins) = assemble::assemble(graph, &segments, &templates);
-    (report.origins, report.histories) = origins.into_iter().unzip();
-    Ok((rewritten, report))
+    let of_model = |model: &CostModel| {
+        let mut templates: HashMap<&str, Template> = HashMap::new();
+        let mut report = Report { segments: segments.len(), ..Report::default() };
+        for s in &segments {
+            let e = &explored[s.signature.as_str()];
+            templates.entry(&s.signature).or_insert_with(|| choose(graph, s, e, model));
+            for (rule, n) in &e.applied {
+                *report.applied.entry(rule).or_default() += n;
+            }
+            if e.limited {
+                report.limited.push(s.name.clone());
+            }
+        }
+        report.distinct = templates.len();
+        let (rewritten, origins) = assemble::assemble(graph, &segments, &templates);
+        (report.origins, report.histories) = origins.into_iter().unzip();
+        (rewritten, report)
+    };
+    Ok(models.iter().map(of_model).collect())
 }
 
 /// The e-graph of a saturated segment.
@@ -160,32 +169,20 @@ fn explore(graph: &Graph, s: &Segment, selection: &Selection) -> Result<Explored
     Ok(Explored { g, class_of, applied, limited })
 }
 
-fn saturate(
-    graph: &Graph,
-    s: &Segment,
-    model: &CostModel,
-    selection: &Selection,
-) -> Result<Template, String> {
-    let e = explore(graph, s, selection)?;
+/// The cheapest form of a saturated segment.
+fn choose(graph: &Graph, s: &Segment, e: &Explored, model: &CostModel) -> Template {
     let outputs: Vec<Id> = s.outputs.iter().map(|o| e.class_of[o]).collect();
     let extracted = extract::extract(&e.g, model, &outputs);
     let histories = history::histories(graph, s, &e.g, model, &extracted, &e.class_of);
-    let mut t = template(&e.g, &extracted.chosen, s, &e.class_of, e.applied, e.limited);
+    let mut t = template(&e.g, &extracted.chosen, s, &e.class_of);
     for made in &mut t.nodes {
         made.history = histories.get(&made.class).cloned().map(Arc::new);
     }
-    Ok(t)
+    t
 }
 
-fn template(
-    g: &Block,
-    chosen: &extract::Chosen,
-    s: &Segment,
-    class_of: &HashMap<NodeId, Id>,
-    applied: BTreeMap<&'static str, usize>,
-    limited: bool,
-) -> Template {
-    let mut t = Template { nodes: Vec::new(), outputs: Vec::new(), applied, limited };
+fn template(g: &Block, chosen: &extract::Chosen, s: &Segment, class_of: &HashMap<NodeId, Id>) -> Template {
+    let mut t = Template { nodes: Vec::new(), outputs: Vec::new() };
     let mut done: HashMap<Id, Source> = HashMap::new();
     let mut was: HashMap<Id, usize> = HashMap::new();
     for (i, n) in s.nodes.iter().enumerate() {

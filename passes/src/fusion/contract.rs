@@ -3,6 +3,7 @@
 use super::{Group, Site, Sites, View, all};
 use crate::lower::Forms;
 use crate::numerics::{Numerics, Selection};
+use crate::products::Products;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
@@ -29,7 +30,7 @@ pub struct Contract {
 /// The contracts of one form of the step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BodyContracts {
-    /// `decode`, `prefill` (all steps of a decoder but decode) or `encode`.
+    /// `decode`, `short` (prefill and scoring steps of few tokens), `prefill` (the other steps of a decoder) or `encode`.
     pub body: &'static str,
     /// One a fusion, in the order of [`all`].
     pub contracts: Vec<Contract>,
@@ -124,9 +125,19 @@ fn reason(
     let missing: Vec<NodeId> = group.iter().copied().filter(|n| !kernel.contains(n)).collect();
     let reduces = |n: &NodeId| matches!(v.op(*n), Op::Reduce(_) | Op::Softmax);
     if linear && group.iter().any(reduces) {
-        return match forms.prologues {
-            false => "tiles of tensor cores take no computed left operand".into(),
-            true => "the norm's result is needed in memory".into(),
+        let left = group.iter().find(|n| v.is_linear(**n)).map(|n| v.input(*n, 0));
+        let before = |x: NodeId| group.iter().filter(|n| reduces(n)).any(|n| v.graph.depends(x, *n));
+        let private = |x: NodeId| v.users[x.index()].iter().all(|u| v.is_linear(*u));
+        return match forms.products {
+            Products::Tiles => {
+                "only decode and short steps in bf16 make a norm with the product: in longer ones \
+                                each block of columns would make it again"
+                    .into()
+            }
+            Products::ShortTiles if left.is_some_and(|x| before(x) && private(x)) => {
+                "tiles make no pass over a row before the products, which this norm needs".into()
+            }
+            Products::ShortTiles | Products::Streams => "the norm's result is needed in memory".into(),
         };
     }
     if let Some(hint) = site.hint {

@@ -158,7 +158,7 @@ impl Emitter<'_> {
 
     /// The work of a site.
     pub(super) fn experts(&mut self, site: &ExpertSite) -> Result<Made, Stop> {
-        let (graph, prologues) = (self.graph, self.forms.prologues);
+        let (graph, streams) = (self.graph, self.forms.products.stream());
         let first = site.products.first().copied().unwrap_or(site.out);
         let node = graph.node(first);
         let (a, index) = (node.inputs[0], node.inputs[2]);
@@ -169,7 +169,7 @@ impl Emitter<'_> {
         let experts = known(graph.ty(node.inputs[1]).shape[0])?;
         let (picks, n, k) = (known(shape[1])?, known(shape[2])?, known(graph.ty(a).shape[2])?);
         // While tokens are few, each pair reads its matrix by itself.
-        let sorted = if prologues { None } else { Some(self.sorted(first, index, (picks, experts))?) };
+        let sorted = if streams { None } else { Some(self.sorted(first, index, (picks, experts))?) };
         let write = self.write(site.out)?;
         let mut inl = self.inliner(shape.clone());
         let at = coords(3);

@@ -8,6 +8,7 @@ use super::{Variant, rows};
 use crate::context::Options;
 use crate::fusion::NORM_LINEAR;
 use crate::numerics::Numerics;
+use crate::products::Products;
 use crate::schedule;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use weft_ir::graph::{Graph, Op};
@@ -53,10 +54,8 @@ pub struct Forms {
     pub regions: BTreeMap<NodeId, Region>,
     /// For each stored result of a region, its product.
     pub product_of: BTreeMap<NodeId, NodeId>,
-    /// Whether products may compute their left operand.
-    pub prologues: bool,
-    /// Whether every step has one token a sequence.
-    pub decode: bool,
+    /// How products are made: what they take as their left operand.
+    pub products: Products,
     /// Whether reductions over its rows may be made for it.
     pub norm_prologues: bool,
     /// For each value inside a region, its product.
@@ -85,7 +84,6 @@ impl Forms {
         forced: &HashSet<NodeId>,
     ) -> Forms {
         let opt_level = options.opt_level;
-        let prologues = variant.prologues && opt_level >= 2;
         let norm = options.selection.allows(NORM_LINEAR.name, NORM_LINEAR.numerics);
         let users = graph.users();
         let kept: HashSet<NodeId> = graph.roots().into_iter().chain(forced.iter().copied()).collect();
@@ -94,9 +92,8 @@ impl Forms {
             of: vec![Form::Inline; graph.nodes.len()],
             regions: BTreeMap::new(),
             product_of: BTreeMap::new(),
-            prologues,
-            decode: variant.decode,
-            norm_prologues: prologues && norm,
+            products: variant.products,
+            norm_prologues: variant.products.compute_left() && norm,
             region_of: HashMap::new(),
             attention: BTreeMap::new(),
             attention_of: HashMap::new(),
@@ -212,7 +209,7 @@ impl Forms {
             }
             Op::MatMul { .. } => {
                 let left = self.regions.contains_key(&user) && graph.node(user).inputs[0] == input;
-                !(left && self.prologues)
+                !(left && self.products.compute_left())
             }
             // A product that draws computes a row's place itself.
             Op::Penalize | Op::Sample if self.is_drawn(user) => {
@@ -251,7 +248,9 @@ impl Forms {
         let node = graph.node(input);
         let one = |x: NodeId| graph.ty(x).shape.last() == Some(&Dim::Const(1));
         let of_row = one(input) || (matches!(node.op, Op::Broadcast(_)) && one(node.inputs[0]));
-        let left = user == product && graph.node(product).inputs[0] == input;
+        // Tiles make no pass over a row before the products.
+        let passes = self.products.stream();
+        let left = passes && user == product && graph.node(product).inputs[0] == input;
         (left || (user != product && of_row)).then_some(product)
     }
 
@@ -273,7 +272,7 @@ impl Forms {
         kept: &HashSet<NodeId>,
         covered: &mut HashSet<NodeId>,
     ) {
-        for site in routing::find(graph, &self.users, load, kept, self.prologues) {
+        for site in routing::find(graph, &self.users, load, kept, self.products.stream()) {
             covered.extend(site.nodes.iter().copied().filter(|n| !site.outputs.contains(n)));
             self.routing.push(site);
         }
@@ -299,8 +298,8 @@ impl Forms {
         // A tile sums a row in another order than a row loop.
         let reorders = options.selection.numerics >= Numerics::Reassociates;
         for id in graph.ids().filter(|&id| is_linear(graph, load, id) && !own.contains(&id)) {
-            let rows = !self.prologues && reorders && takes_rows(graph, id, options.target);
-            let draws = self.prologues;
+            let rows = !self.products.stream() && reorders && takes_rows(graph, id, options.target);
+            let draws = self.products.stream();
             let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows, draws };
             let region = region::find(graph, id, &limits);
             taken.extend(region.nodes());

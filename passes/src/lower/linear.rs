@@ -6,9 +6,11 @@ use super::inline::Inliner;
 use super::region::{Known, Origin, Region};
 use super::row_region::RowChain;
 use super::{Stop, forms};
+use crate::products::Products;
+use crate::schedule;
 use weft_ir::graph::Op;
 use weft_ir::ids::NodeId;
-use weft_ir::plan::{Compute, Draw, DrawPenalties, MatMul, RowEpilogue, Scalar, Store};
+use weft_ir::plan::{Compute, Draw, DrawPenalties, MatMul, Operand, RowEpilogue, Scalar, Store};
 use weft_ir::scalar::{Binary, Compare};
 use weft_ir::shape::Dim;
 
@@ -27,7 +29,7 @@ impl Emitter<'_> {
         // The left operand and the sums beside the product are over (m, k), the epilogue over (m, point).
         let over_k = vec![m, Dim::Const(k)];
         let mut inl = self.inliner(over_k);
-        if forms.prologues {
+        if forms.products.compute_left() {
             inl.rows = 1;
             inl.reduced = Some(Dim::Const(k));
             inl.beside_product = true;
@@ -86,10 +88,36 @@ impl Emitter<'_> {
         });
         let stages = std::mem::take(&mut inl.stages);
         let (reads, ops) = finish(inl);
-        let compute =
-            Compute::MatMul(MatMul { m, n, group: region.group, k, a, b, stages, row, stores, draw });
+        let mut product = MatMul { m, n, group: region.group, k, a, b, stages, row, stores, draw };
+        if forms.products == Products::ShortTiles {
+            let operands: Vec<Operand> = reads.iter().map(|(o, _)| o.clone()).collect();
+            if !fits_tiles(&mut product, &operands) {
+                let stored = forms.of[left.index()].is_buffer();
+                let sum = ops.iter().copied().find(|n| matches!(graph.node(*n).op, Op::Reduce(_)));
+                return Err(Stop::Materialise(sum.filter(|_| stored).unwrap_or(left)));
+            }
+        }
+        let compute = Compute::MatMul(product);
         Ok(Made { compute, reads, writes, ops, rules, scope: node.scope.clone() })
     }
+}
+
+/// Rounds a computed left operand to the type that tensor cores take; whether their tiles can make it, and should.
+/// Where no tile can make the product at all, its kernel takes what it is given.
+fn fits_tiles(product: &mut MatMul, reads: &[Operand]) -> bool {
+    let dtype = reads[product.b.index()].dtype;
+    if !dtype.is_half() || schedule::no_tiles(product.k).is_some() {
+        return true;
+    }
+    if product.plain_left().is_none_or(|x| reads[x.index()].dtype != dtype) {
+        let value = std::mem::replace(&mut product.a, Scalar::Bool(true));
+        product.a = Scalar::Cast(dtype, Box::new(value));
+    }
+    let mut costly = false;
+    let values = std::iter::once(&product.a).chain(product.stages.iter().map(|stage| &stage.value));
+    // Every warp of every block would compute it again.
+    values.for_each(|v| v.visit(&mut |e| costly |= matches!(e, Scalar::Unary(op, _) if op.is_costly())));
+    !costly && product.tiled_left(reads).is_ok()
 }
 
 /// Sampling from a region's logits.

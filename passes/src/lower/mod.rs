@@ -30,6 +30,7 @@ pub use forms::{Form, Forms, is_linear};
 
 use crate::context::{Context, Options};
 use crate::fusion::Sites;
+use crate::products::Products;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
 use weft_ir::plan::{Buffer, Dispatch, Work};
@@ -50,10 +51,8 @@ pub struct Lowered {
 pub struct Variant<'a> {
     /// The graph.
     pub graph: &'a Graph,
-    /// Whether its products may compute their left operand.
-    pub prologues: bool,
-    /// Whether it serves decode steps alone.
-    pub decode: bool,
+    /// How its products are made.
+    pub products: Products,
     /// Sites of the fusions; those that are off are cut.
     pub sites: &'a Sites,
 }
