@@ -64,6 +64,8 @@ impl Left {
             }
             TiledLeft::Computed(loads) => loads,
         };
+        // Without a bound, ptxas spills some bytes to fit one more block.
+        b.k.min_blocks(1);
         let (mut parts, mut copies) = (Vec::new(), Vec::new());
         for load in loads {
             let mut of_row = false;
