@@ -186,6 +186,7 @@ fn glm4_is_a_gemma_without_caps_and_windows() {
     let mut glm = Draft::of("gemma2").set(&family("glm4", "Glm4ForCausalLM")).set(&[
         ("rope_parameters", json!({"rope_theta": 10000.0, "partial_rotary_factor": 1.0})),
         ("hidden_act", json!("gelu_pytorch_tanh")),
+        ("hidden_activation", Value::Null),
         ("tie_word_embeddings", json!(false)),
         ("layer_types", Value::Null),
         ("sliding_window", Value::Null),
@@ -226,11 +227,13 @@ fn glm4_is_a_gemma_without_caps_and_windows() {
 #[test]
 fn cohere2_is_a_parallel_stablelm() {
     let mut stable = Draft::of("llama").set(&family("stablelm", "StableLmForCausalLM")).set(&[
+        ("rms_norm_eps", Value::Null),
         ("use_parallel_residual", json!(true)),
         ("partial_rotary_factor", json!(1.0)),
         ("layer_norm_eps", json!(1e-5)),
     ]);
     let mut cohere = Draft::of("llama").set(&family("cohere2", "Cohere2ForCausalLM")).set(&[
+        ("rms_norm_eps", Value::Null),
         ("logit_scale", json!(1.0)),
         ("sliding_window", json!(64)),
         ("layer_types", json!(["sliding_attention", "sliding_attention"])),
@@ -294,6 +297,7 @@ fn starcoder2_is_a_sequential_neox_with_whole_rotation() {
             ("rope_parameters", Value::Null),
             ("use_parallel_residual", Value::Null),
             ("attention_bias", Value::Null),
+            ("layer_norm_eps", Value::Null),
             ("num_key_value_heads", json!(4)),
         ]),
         &names,
