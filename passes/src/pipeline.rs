@@ -6,6 +6,7 @@ use crate::memory_plan::Arena;
 use crate::products::Products;
 use crate::provenance::{self, Provenance};
 use crate::{fusion, generation, launch, lower, memory_plan, schedule, siblings};
+use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use weft_ir::graph::Graph;
@@ -131,7 +132,8 @@ fn find_sites(variants: &[Variant], o: &Options) -> Result<Vec<fusion::Sites>, S
         0 => Ok(fusion::Sites::default()),
         _ => fusion::find(&v.graph, &o.selection),
     };
-    variants.iter().map(find).collect()
+    let found: Vec<_> = variants.par_iter().map(find).collect();
+    found.into_iter().collect()
 }
 
 /// Compiles a graph.

@@ -66,7 +66,8 @@ fn siblings<'a>(all: &'a [Dispatch], works: &'a [Work], i: usize) -> impl Iterat
         !common(&a.writes, &b.reads) && !common(&a.writes, &b.writes) && !common(&a.reads, &b.writes)
     };
     let end = if is_loop(&all[i]) { all.len() } else { 0 };
-    (i + 1..end).filter(move |&j| is_loop(&all[j]) && all[i..j].iter().all(|d| apart(d, &all[j])))
+    // What a loop depends on is mostly right before it.
+    (i + 1..end).filter(move |&j| is_loop(&all[j]) && all[i..j].iter().rev().all(|d| apart(d, &all[j])))
 }
 
 /// A merged work and the buffers of its arrays.

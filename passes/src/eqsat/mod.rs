@@ -24,6 +24,7 @@ use crate::numerics::Selection;
 use analysis::{Block, Types};
 use egg::{BackoffScheduler, EGraph, Id, Runner, StopReason};
 use language::Node;
+use rayon::prelude::*;
 use rules::Rule;
 use segment::{Segment, segments};
 use std::collections::{BTreeMap, HashMap};
@@ -113,7 +114,7 @@ pub fn run(
         (report.origins, report.histories) = origins.into_iter().unzip();
         (rewritten, report)
     };
-    Ok(models.iter().map(of_model).collect())
+    Ok(models.par_iter().map(of_model).collect())
 }
 
 /// The e-graph of a saturated segment.
