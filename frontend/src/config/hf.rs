@@ -6,11 +6,12 @@
 //! matter (an error unless its value changes nothing), or unknown ([`super::unread`]).
 
 use super::fields::Fields;
-use super::rope::{Around, Ropes};
+use super::rope::Around;
+use super::ropes::{self, Ropes};
 use super::spec::{self, Bias, HeadDim, KvHeads, MlpWidth, Spec};
 use super::{
     Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, experts, layers,
-    particular, quantization, rope,
+    particular, quantization,
 };
 use crate::error::{Error, Result};
 use crate::read;
@@ -81,7 +82,7 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
     let none =
         Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: false, scaling: RopeScaling::None };
     let Ropes { full: rope, local: local_rope } = match spec.positions {
-        PositionKind::Rotary => rope::read(&mut f, spec, Around { head_dim, max_position })?,
+        PositionKind::Rotary => ropes::read(&mut f, spec, Around { head_dim, max_position })?,
         PositionKind::Learned | PositionKind::Alibi | PositionKind::AlibiUnscaled => {
             Ropes { full: none, local: None }
         }

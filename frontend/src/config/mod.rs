@@ -18,6 +18,7 @@ mod particular;
 pub mod pooling;
 mod quantization;
 mod rope;
+mod ropes;
 mod spec;
 mod unread;
 

@@ -191,7 +191,6 @@ fn roberta(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
 /// Gives ModernBERT's settings the names that other families have.
 pub(super) fn modernbert_names(f: &mut Fields) -> Result<()> {
     f.rename("global_rope_theta", "rope_theta")?;
-    f.rename("local_rope_theta", "rope_local_base_freq")?;
     // The window's whole width; a token sees half of it on each side.
     let width = f.size("local_attention")?.unwrap_or(128);
     f.map.insert("sliding_window".to_owned(), (width / 2 + 1).into());
