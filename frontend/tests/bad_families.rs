@@ -69,7 +69,8 @@ fn windows() {
     bad("qwen2", &[("layer_types", types)], &["layer_types", "layer 0 slides without a sliding_window"]);
     let chunked = json!(["chunked_attention", "full_attention"]);
     bad("qwen3", &[("layer_types", chunked)], &["layer_types[0]", "chunked_attention"]);
-    let pattern = [("layer_types", Value::Null), ("sliding_window_pattern", json!(0))];
+    let newer = ("_sliding_window_pattern", Value::Null);
+    let pattern = [("layer_types", Value::Null), newer, ("sliding_window_pattern", json!(0))];
     bad("gemma3", &pattern, &["sliding_window_pattern", "positive integer"]);
     let letters = [("sliding_window", json!(8)), ("sliding_window_pattern", json!("LLLG"))];
     bad("llama", &as_family("exaone4", "Exaone4ForCausalLM", &letters), &["sliding_window_pattern", "LLLG"]);

@@ -118,3 +118,17 @@ fn the_base_of_windows_is_given_once() {
     assert_eq!(theta(json!({"global_rope_theta": 8e4, "local_rope_theta": 7e3})), 7e3);
     assert_eq!(theta(json!({"global_rope_theta": 8e4, "local_rope_theta": null})), 8e4, "the global one");
 }
+
+#[test]
+fn the_pattern_of_windows_is_given_once() {
+    let windows = |changes: Value| parse("tiny/gemma3", changes).expect("read").attention;
+    let alone = windows(json!({"sliding_window_pattern": 2}));
+    assert_ne!(alone, windows(json!({})), "the pattern says nothing");
+    assert_eq!(windows(json!({"_sliding_window_pattern": 2})), alone);
+    assert_eq!(windows(json!({"_sliding_window_pattern": 2, "sliding_window_pattern": 2})), alone);
+    refused(
+        "tiny/gemma3",
+        json!({"_sliding_window_pattern": 3, "sliding_window_pattern": 2}),
+        &["_sliding_window_pattern", "3 contradicts sliding_window_pattern = 2"],
+    );
+}
