@@ -132,7 +132,7 @@ pub fn warnings(checkpoint: &Checkpoint, graph: &Graph) -> Vec<String> {
     if !config.unknown.is_empty() {
         let keys = config.unknown.join(", ");
         out.push(format!(
-            "config: keys that Weft does not know turn nothing on, and were passed over: {keys}"
+            "config: keys that Weft does not know have empty values, and were passed over: {keys}"
         ));
     }
     if !config.ignored.is_empty() {

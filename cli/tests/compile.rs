@@ -144,7 +144,7 @@ fn fallbacks_and_choices_are_reported() {
 }
 
 #[test]
-fn keys_that_turn_nothing_on_and_unused_tensors_are_warnings() {
+fn empty_keys_and_unused_tensors_are_warnings() {
     let dir = folder();
     let llama = fixture("tiny/llama");
     let model = dir.path().join("model");
@@ -156,7 +156,7 @@ fn keys_that_turn_nothing_on_and_unused_tensors_are_warnings() {
     tensors.push(("model.extra.weight".into(), extra));
     safetensors::serialize_to_file(tensors, None, &model.join("model.safetensors")).expect("writes");
     let config = fs::read_to_string(llama.join("config.json")).expect("reads");
-    let config = config.replacen('{', "{\"flux_capacitance\": false,", 1);
+    let config = config.replacen('{', "{\"flux_capacitance\": [],", 1);
     fs::write(model.join("config.json"), config).expect("writes");
     let run = weft(dir.path(), ["compile", "model", "--target", "sm_90", "--no-check", "-o", "b"]);
     run.ok();

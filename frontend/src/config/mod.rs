@@ -2,7 +2,7 @@
 //!
 //! [`ModelConfig`] is read from a Hugging Face `config.json` (older and newer spelling, see [`hf`]) or
 //! from GGUF metadata (see [`gguf`]). Models read only this. A value that changes the result and is not
-//! handled is a named error; so is a key that Weft does not know, unless its value turns nothing on
+//! handled is a named error; so is a key that Weft does not know, unless its value is empty
 //! ([`ModelConfig::unknown`]) or the user says to pass it over ([`ModelConfig::ignored`]).
 
 mod activation;
@@ -156,7 +156,7 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Token that fills up a batch.
     pub pad_token_id: Option<u32>,
-    /// Keys that Weft does not know, whose values turn nothing on: worth a warning.
+    /// Keys that Weft does not know, whose values are empty: worth a warning.
     pub unknown: Vec<String>,
     /// Keys that Weft does not know, which the user said to pass over.
     pub ignored: Vec<String>,

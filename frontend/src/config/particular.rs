@@ -110,8 +110,12 @@ fn dual_chunks(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         return Err(d.malformed("local_size", format!("{local} is not below chunk_size = {size}")));
     };
     let original = d.size("original_max_position_embeddings")?.unwrap_or(chunk);
-    if let Some((key, value)) = d.map.iter().find(|(_, v)| !v.is_null() && *v != &Value::Bool(false)) {
-        return Err(Error::unsupported(&d.path, d.name(key), value, "absent or false"));
+    if d.boolean("sparse_attention_enabled")? == Some(true) {
+        let field = d.name("sparse_attention_enabled");
+        return Err(Error::unsupported(&d.path, field, true, "absent or false"));
+    }
+    if let Some((key, value)) = d.map.iter().find(|(_, v)| !v.is_null()) {
+        return Err(Error::unsupported(&d.path, d.name(key), value, "absent"));
     }
     c.max_position = c.max_position.min(chunk).min(original);
     c.rope.dynamic = true;
