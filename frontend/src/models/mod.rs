@@ -1,7 +1,7 @@
 //! Model builders: from a checkpoint's configuration and tensor names to a graph of primitives.
 //!
-//! One module a form, for the families that differ by configuration alone, made of shared [`blocks`]. Blocks expand to primitives; fused ops come from
-//! rewrite rules alone.
+//! One module a form, which is that of several families where they differ by configuration alone. Modules are made
+//! of shared [`blocks`], which expand to primitives; fused ops come from rewrite rules alone.
 
 mod bert;
 pub mod blocks;
