@@ -40,7 +40,7 @@ pub enum Command {
     /// Say what of driver, GPU, NVRTC and cache is there, and what to do about the rest.
     Doctor(DoctorArgs),
     /// List the model families that can be compiled.
-    Models,
+    Models(ModelsArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
 }
@@ -436,6 +436,14 @@ pub struct SynthArgs {
 /// `weft doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weft models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
     /// Print as JSON.
     #[arg(long)]
     pub json: bool,

@@ -31,9 +31,11 @@ pub fn options(
     max_batch: usize,
 ) -> Result<Options> {
     let max_seq = max_seq(checkpoint, args);
-    if let Some(most) = checkpoint.config().position_limit().filter(|&most| max_seq > most) {
+    let config = checkpoint.config();
+    if let Some(why) = config.position_bound().filter(|_| max_seq > config.max_position) {
+        let most = config.max_position;
         return Err(Error::input(format!(
-            "--max-seq {max_seq}: the model has {most} positions; give at most that"
+            "--max-seq {max_seq}: the model has {most} positions: {why}; give at most {most}"
         )));
     }
     let dtype = args.dtype.map_or_else(|| default_dtype(checkpoint), DType::from);
@@ -143,11 +145,9 @@ pub fn warnings(checkpoint: &Checkpoint, graph: &Graph) -> Vec<String> {
     if !unused.is_empty() {
         let few: Vec<&str> = unused.iter().take(5).map(String::as_str).collect();
         let more = if unused.len() > few.len() { ", …" } else { "" };
-        out.push(format!(
-            "weights: the model does not use {} tensors: {}{more}",
-            unused.len(),
-            few.join(", ")
-        ));
+        let (count, few) = (unused.len(), few.join(", "));
+        let noun = if count == 1 { "tensor" } else { "tensors" };
+        out.push(format!("weights: the model does not use {count} {noun}: {few}{more}"));
     }
     out
 }

@@ -80,7 +80,7 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
     let max_position = f.size("max_position_embeddings")?.unwrap_or(spec.max_position);
     let attention = layers::read(&mut f, spec, layers)?;
     let none =
-        Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: false, scaling: RopeScaling::None };
+        Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: None, scaling: RopeScaling::None };
     let Ropes { full: rope, local: local_rope } = match spec.positions {
         PositionKind::Rotary => ropes::read(&mut f, spec, Around { head_dim, max_position })?,
         PositionKind::Learned | PositionKind::Alibi | PositionKind::AlibiUnscaled => {

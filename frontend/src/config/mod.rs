@@ -25,8 +25,8 @@ mod unread;
 pub use activation::Activation;
 pub use experts::{Clamped, Experts, Groups, Latent, Scoring, Shared};
 pub use quantization::Quantization;
-pub use rope::KINDS as ROPE_TYPES;
-pub use rope::{Rope, RopeScaling};
+pub use rope::{BOUNDED as BOUNDED_ROPE_TYPES, KINDS as ROPE_TYPES};
+pub use rope::{Dynamic, Rope, RopeScaling};
 
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -247,12 +247,25 @@ impl ModelConfig {
     /// Longest context that gives the model's result, whatever the user asks for: positions are a table's
     /// rows, or the rope's scaling depends on the length.
     pub fn position_limit(&self) -> Option<usize> {
-        let bound = match (self.positions, &self.rope.scaling) {
-            (PositionKind::Learned, _) | (PositionKind::Rotary, RopeScaling::LongRope { .. }) => true,
-            (PositionKind::Rotary, _) => self.rope.dynamic,
-            (PositionKind::Alibi | PositionKind::AlibiUnscaled, _) => false,
-        };
-        bound.then_some(self.max_position)
+        self.position_bound().map(|_| self.max_position)
+    }
+
+    /// Why [`ModelConfig::position_limit`] is one.
+    pub fn position_bound(&self) -> Option<&'static str> {
+        match (self.positions, &self.rope.scaling, self.rope.dynamic) {
+            (PositionKind::Learned, ..) => Some("they are learned, one by one"),
+            (PositionKind::Alibi | PositionKind::AlibiUnscaled, ..) => None,
+            (PositionKind::Rotary, RopeScaling::LongRope { .. }, _) => {
+                Some("in a longer context rope_type longrope takes other factors, which Weft does not do")
+            }
+            (PositionKind::Rotary, _, Some(Dynamic::Base)) => {
+                Some("in a longer context rope_type dynamic takes another base, which Weft does not do")
+            }
+            (PositionKind::Rotary, _, Some(Dynamic::Chunks)) => Some(
+                "a longer context is of several chunks (dual_chunk_attention_config), which Weft does not do",
+            ),
+            (PositionKind::Rotary, _, None) => None,
+        }
     }
 
     /// Checks what must hold between the fields, whatever file they came from.

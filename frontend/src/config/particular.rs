@@ -1,7 +1,7 @@
 //! Settings that only some families have.
 
 use super::fields::{Fields, same};
-use super::{ModelConfig, Norm, Placement, PositionKind, QkNorm};
+use super::{Dynamic, ModelConfig, Norm, Placement, PositionKind, QkNorm};
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
 
@@ -118,7 +118,7 @@ fn dual_chunks(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         return Err(Error::unsupported(&d.path, d.name(key), value, "absent"));
     }
     c.max_position = c.max_position.min(chunk).min(original);
-    c.rope.dynamic = true;
+    c.rope.dynamic = Some(Dynamic::Chunks);
     Ok(())
 }
 

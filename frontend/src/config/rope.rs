@@ -18,11 +18,20 @@ pub struct Rope {
     pub dim: usize,
     /// Whether a pair is two neighbours (2i, 2i + 1), not (i, i + dim / 2).
     pub interleaved: bool,
-    /// Whether rotations depend on the length beyond [`super::ModelConfig::max_position`] ("dynamic" NTK, dual chunks):
-    /// up to there they are as they are.
-    pub dynamic: bool,
+    /// What makes rotations depend on the length beyond [`super::ModelConfig::max_position`]: up to there they are as
+    /// they are.
+    pub dynamic: Option<Dynamic>,
     /// Change of the frequencies.
     pub scaling: RopeScaling,
+}
+
+/// Why rotations depend on the length of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Dynamic {
+    /// `rope_type` "dynamic": the base grows with the length (NTK).
+    Base,
+    /// Dual chunk attention (An et al. 2024).
+    Chunks,
 }
 
 /// Change of the rotary frequencies.
@@ -130,17 +139,21 @@ pub(super) fn one(
     for unused in ["factor", "finetuned", "original_max_position_embeddings"] {
         r.map.remove(unused);
     }
+    let dynamic = (kind == "dynamic").then_some(Dynamic::Base);
     match r.map.iter().find(|(_, v)| !v.is_null()) {
         Some((key, value)) => {
             let supported = format!("the settings of rope_type {kind}");
             Err(Error::unsupported(&r.path, r.name(key), value, supported))
         }
-        None => Ok(Rope { theta, dim, interleaved: spec.interleaved, dynamic: kind == "dynamic", scaling }),
+        None => Ok(Rope { theta, dim, interleaved: spec.interleaved, dynamic, scaling }),
     }
 }
 
 /// The values of `rope_type` that are supported, as errors list them.
 pub const KINDS: &str = "default, linear, dynamic, llama3, yarn, longrope";
+
+/// Which of [`KINDS`] are bounded, and to what.
+pub const BOUNDED: &str = "dynamic and longrope within the original context alone";
 
 fn scaling(
     r: &mut Fields,
