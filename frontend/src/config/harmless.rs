@@ -120,7 +120,6 @@ const HEADS: &[&str] = &[
     "classifier_dropout",
     "classifier_pooling",
     "decoder_bias",
-    "num_nextn_predict_layers",
     "pooler_fc_size",
     "pooler_num_attention_heads",
     "pooler_num_fc_layers",

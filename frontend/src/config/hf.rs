@@ -112,6 +112,7 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
         hidden_size,
         intermediate_size: mlp_width(&mut f, spec, hidden_size)?,
         layers,
+        draft_layers: draft_layers(&mut f, spec)?,
         heads,
         kv_heads: kv_heads(&mut f, spec, heads)?,
         head_dim,
@@ -220,6 +221,12 @@ fn mlp_width(f: &mut Fields, spec: &Spec, hidden_size: usize) -> Result<usize> {
         MlpWidth::KeyOrFour(key) => Ok(f.size(key)?.unwrap_or(hidden_size.saturating_mul(4))),
         MlpWidth::Four => Ok(hidden_size.saturating_mul(4)),
     }
+}
+
+/// DeepSeek V3 has one behind the last layer, which its class does not load.
+fn draft_layers(f: &mut Fields, spec: &Spec) -> Result<usize> {
+    let default = usize::from(spec.model_type == "deepseek_v3");
+    Ok(f.size("num_nextn_predict_layers")?.unwrap_or(default).min(MAX_COUNT))
 }
 
 fn activation(f: &mut Fields, spec: &Spec) -> Result<Activation> {

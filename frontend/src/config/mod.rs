@@ -86,6 +86,8 @@ pub struct ModelConfig {
     pub intermediate_size: usize,
     /// Number of blocks.
     pub layers: usize,
+    /// Blocks behind the last that a file may hold, which draft tokens: they are not built.
+    pub draft_layers: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.

@@ -136,6 +136,7 @@ pub fn read(file: &Gguf, ignore: &[String]) -> Result<ModelConfig> {
             (_, None) => return Err(m.absent("feed_forward_length")),
         },
         layers,
+        draft_layers: 0,
         heads,
         kv_heads,
         head_dim,
