@@ -55,6 +55,21 @@ fn families_that_are_not_built() {
             &[&format!("model_type = {family}"), "supported: llama"],
         );
     }
+    // A model of texts and images, whose texts go through a family that is built.
+    let part =
+        "its text part alone is gemma3_text: give a folder that Gemma3ForCausalLM of transformers saved";
+    bad("llama", &[("model_type", json!("gemma3"))], &["model_type = gemma3", part, "GGUF"]);
+    let wrapped = |text: Value| [("model_type", json!("llava")), ("text_config", text)];
+    bad("llama", &wrapped(json!({"model_type": "gemma3_text"})), &["model_type = llava", part]);
+    bad(
+        "llama",
+        &wrapped(json!({"model_type": "mistral"})),
+        &["text part alone is mistral", "MistralForCausalLM"],
+    );
+    for other in [json!({"model_type": "mamba"}), json!({}), json!(7)] {
+        let text = parse("llama", &wrapped(other)).expect_err("accepted");
+        assert!(text.ends_with("modernbert"), "{text}");
+    }
     let class = [("architectures", json!(["Qwen2ForSequenceClassification"]))];
     bad("qwen2", &class, &["architectures", "Qwen2ForCausalLM"]);
 }

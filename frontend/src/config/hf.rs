@@ -54,7 +54,8 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
     let model_type = model_type
         .ok_or_else(|| Error::missing(path, "model_type", format!("supported model types: {}", known())))?;
     let Some(spec) = spec::find(&model_type) else {
-        return Err(Error::unsupported(path, "model_type", model_type, known()));
+        let part = text_part(&f, &model_type).unwrap_or_default();
+        return Err(Error::unsupported(path, "model_type", model_type, known() + &part));
     };
     check_architecture(&mut f, spec)?;
     if matches!(spec.head_dim, HeadDim::Ratio) {
@@ -156,6 +157,16 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
     (config.unknown, config.ignored) = (passed.off, passed.ignored);
     config.check(path)?;
     Ok(config)
+}
+
+/// Where a family that is not built has texts go through one that is, how to get that.
+fn text_part(f: &Fields, model_type: &str) -> Option<String> {
+    let named = f.map.get("text_config").and_then(|text| text.get("model_type")).and_then(Value::as_str);
+    let spec = spec::find(named.or((model_type == "gemma3").then_some("gemma3_text"))?)?;
+    Some(format!(
+        "; its text part alone is {}: give a folder that {} of transformers saved, or a GGUF file of the model",
+        spec.model_type, spec.architecture
+    ))
 }
 
 /// GPT-2's names of dimensions, and those of the families that took them over.
