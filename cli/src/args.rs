@@ -40,7 +40,7 @@ pub enum Command {
     /// Say what of driver, GPU, NVRTC and cache is there, and what to do about the rest.
     Doctor(DoctorArgs),
     /// List the model families that can be compiled.
-    Models,
+    Models(ModelsArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
 }
@@ -103,6 +103,10 @@ pub struct BuildArgs {
     /// How its configuration is read.
     #[command(flatten)]
     pub keys: ConfigArgs,
+    /// Pass over tensors whose names begin so, which are of the model's own modules and which Weft does not read and
+    /// refuses; may be given several times.
+    #[arg(long, value_name = "PREFIX")]
+    pub ignore_tensor: Vec<String>,
     /// 0: one kernel an op; 1: fused loops; 2: all fusions [default: 2].
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub opt_level: Option<u8>,
@@ -436,6 +440,14 @@ pub struct SynthArgs {
 /// `weft doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weft models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
     /// Print as JSON.
     #[arg(long)]
     pub json: bool,

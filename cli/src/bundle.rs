@@ -53,6 +53,7 @@ pub fn manifest(checkpoint: &Checkpoint, model: &Path, plan: &Plan, kernels: &[E
         vocab_size: config.vocab_size,
         eos_token_ids: config.eos_token_ids.clone(),
         ignored_keys: config.ignored.clone(),
+        ignored_tensors: checkpoint.ignored_tensors().to_vec(),
         kernels: kernels
             .iter()
             .map(|k| KernelFile {
@@ -244,9 +245,12 @@ pub fn parse_plan(file: &Path, text: &str, manifest: &Manifest) -> Result<Plan> 
 /// The command that makes a bundle again.
 pub fn remedy(manifest: &Manifest) -> String {
     let mut command = format!("weft compile {} --target {}", manifest.checkpoint, manifest.target);
-    for key in &manifest.ignored_keys {
-        command.push_str(" --ignore-config-key ");
-        command.push_str(key);
+    let options =
+        [("--ignore-config-key", &manifest.ignored_keys), ("--ignore-tensor", &manifest.ignored_tensors)];
+    for (option, values) in options {
+        for value in values {
+            command.push_str(&format!(" {option} {value}"));
+        }
     }
     command
 }
@@ -280,6 +284,6 @@ impl Bundle {
                 )));
             }
         }
-        Ok(Checkpoint::open_ignoring(&m.checkpoint, &m.ignored_keys)?)
+        Ok(Checkpoint::open_ignoring(&m.checkpoint, &m.ignored_keys)?.ignoring_tensors(&m.ignored_tensors))
     }
 }

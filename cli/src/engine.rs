@@ -93,7 +93,7 @@ impl Source {
         let bundle = if bundle::is_bundle(path) { Some(bundle::read(path)?) } else { None };
         let checkpoint = match &bundle {
             Some(bundle) => bundle.checkpoint(path)?,
-            None => Checkpoint::open_ignoring(path, &build.keys.ignore_config_key)?,
+            None => model::open(path, build)?,
         };
         Ok(Source { path: path.to_owned(), checkpoint, bundle })
     }
@@ -174,7 +174,9 @@ impl Source {
             return Ok(bundle.plan);
         }
         let options = model::options(&self.checkpoint, request.build, target, self.sequences(&request)?)?;
-        Ok(model::compile(&self.checkpoint, options)?.plan)
+        let compiled = model::compile(&self.checkpoint, options)?;
+        model::warn(&model::warnings(&self.checkpoint, &compiled.graph));
+        Ok(compiled.plan)
     }
 
     /// The target that a bundle was compiled for; `None` for a checkpoint.
@@ -201,8 +203,9 @@ impl Source {
         if request.build.dtype.is_none() {
             options.dtype = DType::F32;
         }
+        let graph = models::build(&self.checkpoint, options.dtype)?;
+        model::warn(&model::warnings(&self.checkpoint, &graph));
         if options.opt_level == 0 {
-            let graph = models::build(&self.checkpoint, options.dtype)?;
             let (max_seq, max_batch) = (options.max_seq, options.max_batch);
             let step_tokens = CpuOptions::default().step_tokens;
             // A sequence of an encoder lies whole in a step.
@@ -210,7 +213,6 @@ impl Source {
             let options = CpuOptions { max_seq, max_batch, step_tokens, precision: Precision::F32 };
             return Ok(Box::new(CpuModel::graph(graph, &weights, &options)?));
         }
-        let graph = models::build(&self.checkpoint, options.dtype)?;
         let plan = weft_passes::compile(&graph, options)?.plan;
         Ok(Box::new(CpuModel::plan(Arc::new(plan), &weights, Precision::F32)?))
     }
@@ -247,6 +249,7 @@ impl Source {
                 let sequences = self.sequences(&request)?;
                 let options = model::options(&self.checkpoint, request.build, target, sequences)?;
                 let compiled = model::compile(&self.checkpoint, options)?;
+                model::warn(&model::warnings(&self.checkpoint, &compiled.graph));
                 let kernels = compiled.kernels.into_iter().map(|k| KernelSource {
                     name: k.name,
                     source: k.source,
@@ -302,13 +305,17 @@ fn check_choices(path: &Path, bundle: &Bundle, build: &BuildArgs) -> Result<()> 
             path.display(),
         )))
     };
-    let ignored = &bundle.manifest.ignored_keys;
-    if let Some(key) = build.keys.ignore_config_key.iter().find(|key| !ignored.contains(key)) {
-        let option = format!("--ignore-config-key {key}");
-        return Err(Error::input(format!(
-            "{}: compiled without {option}; leave it out, or compile again: {again} {option}",
-            path.display(),
-        )));
+    let manifest = &bundle.manifest;
+    for (option, asked, ignored) in [
+        ("--ignore-config-key", &build.keys.ignore_config_key, &manifest.ignored_keys),
+        ("--ignore-tensor", &build.ignore_tensor, &manifest.ignored_tensors),
+    ] {
+        if let Some(value) = asked.iter().find(|value| !ignored.contains(value)) {
+            return Err(Error::input(format!(
+                "{}: compiled without {option} {value}; leave it out, or compile again: {again} {option} {value}",
+                path.display(),
+            )));
+        }
     }
     if let Some(file) = &build.schedules {
         let (path, file) = (path.display(), file.display());

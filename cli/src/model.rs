@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use weft_codegen::Emitted;
 use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::config::ModelConfig;
 use weft_frontend::models;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};
@@ -20,6 +21,14 @@ pub const DEFAULT_TARGET: &str = "sm_90";
 /// Longest context unless another is asked for.
 const DEFAULT_MAX_SEQ: usize = 4096;
 
+/// Opens a checkpoint, read as `args` says.
+///
+/// # Errors
+/// What the frontend reports.
+pub fn open(path: &Path, args: &BuildArgs) -> Result<Checkpoint> {
+    Ok(Checkpoint::open_ignoring(path, &args.keys.ignore_config_key)?.ignoring_tensors(&args.ignore_tensor))
+}
+
 /// What a checkpoint is compiled for: the user's choices, with defaults filled in.
 ///
 /// # Errors
@@ -31,9 +40,11 @@ pub fn options(
     max_batch: usize,
 ) -> Result<Options> {
     let max_seq = max_seq(checkpoint, args);
-    if let Some(most) = checkpoint.config().position_limit().filter(|&most| max_seq > most) {
+    let config = checkpoint.config();
+    if let Some(why) = config.position_bound().filter(|_| max_seq > config.max_position) {
+        let most = config.max_position;
         return Err(Error::input(format!(
-            "--max-seq {max_seq}: the model has {most} positions; give at most that"
+            "--max-seq {max_seq}: the model has {most} positions: {why}; give at most {most}"
         )));
     }
     let dtype = args.dtype.map_or_else(|| default_dtype(checkpoint), DType::from);
@@ -125,29 +136,39 @@ pub fn used_tensors(graph: &Graph) -> Vec<String> {
     used.into_iter().cloned().collect()
 }
 
-/// What a user should know of a checkpoint that was compiled all the same.
-pub fn warnings(checkpoint: &Checkpoint, graph: &Graph) -> Vec<String> {
+/// Prints warnings.
+pub fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+/// What a user should know of a configuration that was read all the same.
+pub fn config_warnings(config: &ModelConfig) -> Vec<String> {
     let mut out = Vec::new();
-    let config = checkpoint.config();
     if !config.unknown.is_empty() {
         let keys = config.unknown.join(", ");
         out.push(format!(
-            "config: keys that Weft does not know turn nothing on, and were passed over: {keys}"
+            "config: keys that Weft does not know have empty values, and were passed over: {keys}"
         ));
     }
     if !config.ignored.is_empty() {
         let keys = config.ignored.join(", ");
         out.push(format!("config: keys that Weft does not know were passed over, as asked: {keys}"));
     }
+    out
+}
+
+/// What a user should know of a checkpoint that was compiled all the same.
+pub fn warnings(checkpoint: &Checkpoint, graph: &Graph) -> Vec<String> {
+    let mut out = config_warnings(checkpoint.config());
     let unused = checkpoint.unused(&used_tensors(graph));
     if !unused.is_empty() {
         let few: Vec<&str> = unused.iter().take(5).map(String::as_str).collect();
         let more = if unused.len() > few.len() { ", …" } else { "" };
-        out.push(format!(
-            "weights: the model does not use {} tensors: {}{more}",
-            unused.len(),
-            few.join(", ")
-        ));
+        let (count, few) = (unused.len(), few.join(", "));
+        let noun = if count == 1 { "tensor" } else { "tensors" };
+        out.push(format!("weights: the model does not use {count} {noun}: {few}{more}"));
     }
     out
 }

@@ -144,7 +144,24 @@ fn fallbacks_and_choices_are_reported() {
 }
 
 #[test]
-fn keys_that_turn_nothing_on_and_unused_tensors_are_warnings() {
+fn a_longer_context_than_the_positions_is_an_error_with_its_reason() {
+    let dir = folder();
+    for (name, why) in [
+        ("variants/phi3-longrope", "rope_type longrope takes other factors"),
+        ("variants/llama-dynamic", "rope_type dynamic takes another base"),
+        ("tiny/gpt2", "they are learned"),
+    ] {
+        let model = fixture(name);
+        let model = model.to_str().expect("UTF-8");
+        let run =
+            weft(dir.path(), ["compile", model, "--target", "sm_90", "--no-check", "--max-seq", "1000000"]);
+        run.fails(2, &["--max-seq 1000000: the model has ", why, "; give at most "]);
+    }
+    compile(dir.path(), "b", &["--max-seq", "1000000"]).ok();
+}
+
+#[test]
+fn empty_keys_and_unused_tensors_are_warnings() {
     let dir = folder();
     let llama = fixture("tiny/llama");
     let model = dir.path().join("model");
@@ -153,14 +170,14 @@ fn keys_that_turn_nothing_on_and_unused_tensors_are_warnings() {
     let read = safetensors::SafeTensors::deserialize(&weights).expect("parses");
     let mut tensors = read.tensors();
     let extra = tensors[0].1.clone();
-    tensors.push(("model.extra.weight".into(), extra));
+    tensors.push(("vision_tower.extra.weight".into(), extra));
     safetensors::serialize_to_file(tensors, None, &model.join("model.safetensors")).expect("writes");
     let config = fs::read_to_string(llama.join("config.json")).expect("reads");
-    let config = config.replacen('{', "{\"flux_capacitance\": false,", 1);
+    let config = config.replacen('{', "{\"flux_capacitance\": [],", 1);
     fs::write(model.join("config.json"), config).expect("writes");
     let run = weft(dir.path(), ["compile", "model", "--target", "sm_90", "--no-check", "-o", "b"]);
     run.ok();
-    for text in ["warning: config", "flux_capacitance", "does not use 1 tensors: model.extra.weight"] {
+    for text in ["warning: config", "flux_capacitance", "does not use 1 tensor: vision_tower.extra.weight"] {
         assert!(run.stderr.contains(text), "{text}: {}", run.stderr);
     }
 }

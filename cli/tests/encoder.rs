@@ -231,6 +231,17 @@ fn texts_are_pooled_as_configured() {
     let max = values(&embed(dir.path(), &model, &["red green"]), 0);
     assert!(max.iter().zip(&cls).all(|(m, c)| m >= c));
 
+    // The default prompt is put before a text, and its case is the text's.
+    let prompts = model.join("config_sentence_transformers.json");
+    fs::write(&prompts, r#"{"default_prompt_name": "q", "prompts": {"q": "RED "}}"#).expect("writes");
+    let prompted = embed(dir.path(), &model, &["green"]);
+    assert_eq!(
+        (&prompted["pooling"]["prompt"], &prompted["embeddings"][0]["text"]),
+        (&"RED ".into(), &"green".into())
+    );
+    assert_eq!(values(&prompted, 0), max);
+    fs::remove_file(&prompts).expect("removes");
+
     // Lines of stdin; what is longer than the model takes is cut off, and said.
     let mut command = command(dir.path());
     command.arg("embed").arg(&model).args(["--device", "cpu"]);

@@ -74,6 +74,21 @@ fn doctor_models_and_completions_print() {
     let json = weft(dir.path(), ["doctor", "--json"]);
     let value: serde_json::Value = serde_json::from_str(json.ok()).expect("JSON");
     assert!(value["checks"].as_array().is_some_and(|c| c.len() >= 4), "{value}");
-    assert!(weft(dir.path(), ["models"]).ok().contains("llama"));
+    let text = weft(dir.path(), ["models"]);
+    let bounded = "dynamic and longrope within the original context alone";
+    for part in ["  llama: ", "  bert: ", bounded, "GGUF 2 and 3", "bf16"] {
+        assert!(text.ok().contains(part), "{part}: {}", text.stdout);
+    }
+    let models: serde_json::Value =
+        serde_json::from_str(weft(dir.path(), ["models", "--json"]).ok()).expect("JSON");
+    let families = |kind: &str| models[kind].as_array().expect("families").clone();
+    let all = [families("decoders"), families("encoders")].concat();
+    assert_eq!(all.len(), weft_frontend::config::MODEL_TYPES.len());
+    for family in all {
+        let of = |key: &str| family[key].as_str().expect("text").to_owned();
+        assert!(text.stdout.contains(&format!("  {}: {}\n", of("model_type"), of("note"))), "{family}");
+    }
+    assert_eq!(models["bounded_rope_types"], bounded);
+    assert!(models["rope_types"].as_array().is_some_and(|types| types.contains(&"yarn".into())), "{models}");
     assert!(weft(dir.path(), ["completions", "bash"]).ok().contains("complete -F _weft"));
 }

@@ -8,6 +8,7 @@
 //! tensor otherwise than Hugging Face does, [`Source::layout`] says how.
 
 use crate::config::{self, ModelConfig};
+use crate::derived::is_derived;
 use crate::error::{Error, Result};
 pub use crate::gguf::names::Layout;
 use crate::gguf::{Gguf, names};
@@ -28,6 +29,7 @@ pub struct Checkpoint {
     root: PathBuf,
     storage: Storage,
     config: ModelConfig,
+    ignored_tensors: Vec<String>,
 }
 
 /// The files behind a checkpoint.
@@ -128,14 +130,13 @@ impl Checkpoint {
         if let Some(quantization) = config.quantization {
             quantized::mark(&mut set, &folder.join("config.json"), quantization)?;
         }
-        Ok(Checkpoint { root: folder.to_owned(), storage: Storage::Safetensors(set), config })
+        Ok(Self::new(folder, Storage::Safetensors(set), config))
     }
 
     fn open_gguf(path: &Path, ignore: &[String]) -> Result<Checkpoint> {
         let file = Gguf::open(path)?;
         let config = config::gguf::read(&file, ignore)?;
-        let root = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Checkpoint { root, storage: Storage::Gguf(file), config })
+        Ok(Self::new(path.parent().unwrap_or(Path::new("")), Storage::Gguf(file), config))
     }
 
     /// The model of a configuration (the text of a `config.json`; `path` is for errors, `ignore` as for
@@ -150,7 +151,22 @@ impl Checkpoint {
     /// What the configuration reports.
     pub fn of_config(path: &Path, text: &[u8], dtype: DType, ignore: &[String]) -> Result<Checkpoint> {
         let config = config::hf::parse(path, text, ignore)?;
-        Ok(Checkpoint { root: path.to_owned(), storage: Storage::Config(dtype), config })
+        Ok(Self::new(path, Storage::Config(dtype), config))
+    }
+
+    fn new(root: &Path, storage: Storage, config: ModelConfig) -> Checkpoint {
+        Checkpoint { root: root.to_owned(), storage, config, ignored_tensors: Vec::new() }
+    }
+
+    /// The same, but for tensors whose stored names begin with these: where the model's builder does not read them, it
+    /// says nothing, though they are of the model's own modules.
+    pub fn ignoring_tensors(self, prefixes: &[String]) -> Checkpoint {
+        Checkpoint { ignored_tensors: prefixes.to_vec(), ..self }
+    }
+
+    /// What [`Checkpoint::ignoring_tensors`] was given.
+    pub fn ignored_tensors(&self) -> &[String] {
+        &self.ignored_tensors
     }
 
     /// The configuration.
@@ -312,22 +328,9 @@ impl Checkpoint {
         let mapped: Vec<String> = used.iter().filter_map(|n| self.stored_name(n)).collect();
         let scales: Vec<String> = mapped.iter().map(|n| quantized::scales_of(n)).collect();
         known.extend(mapped.iter().chain(&scales).map(String::as_str));
-        let derived = |name: &str| {
-            name.ends_with(".rotary_emb.inv_freq")
-                || name.ends_with(".attn_rot_embd")
-                || ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"].contains(&name)
-                // Causal masks that older files of GPT-2 and GPT-NeoX hold.
-                || [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
-                    .iter()
-                    .any(|mask| name.ends_with(mask))
-                || (name == "lm_head.weight" && self.config.tie_word_embeddings)
-                || name.ends_with("embeddings.position_ids")
-                || (self.config.model_type == "bert" && is_pooler(name))
-        };
         self.tensors()
-            .map(|t| t.name.as_str())
-            .filter(|n| !known.contains(n) && !derived(n))
-            .map(str::to_owned)
+            .filter(|t| !known.contains(t.name.as_str()) && !is_derived(t, &self.config, &known))
+            .map(|t| t.name.clone())
             .collect()
     }
 
@@ -344,7 +347,8 @@ impl Checkpoint {
         }
     }
 
-    fn file_of(&self, info: &TensorInfo) -> &Path {
+    /// The file that a tensor is in.
+    pub(crate) fn file_of(&self, info: &TensorInfo) -> &Path {
         self.files().get(info.file).map_or(self.root.as_path(), PathBuf::as_path)
     }
 
@@ -373,9 +377,4 @@ impl Checkpoint {
 
 fn not_a_checkpoint(path: &Path, found: String) -> Error {
     Error::NotACheckpoint { path: path.to_owned(), found, expected: ACCEPTED.to_owned() }
-}
-
-/// Whether a tensor is of BERT's pooler, which is no part of the encoder.
-fn is_pooler(name: &str) -> bool {
-    name.strip_prefix("bert.").unwrap_or(name).starts_with("pooler.")
 }

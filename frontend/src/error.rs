@@ -84,6 +84,20 @@ pub enum Error {
         /// What to do about it, with the names that come near.
         remedy: String,
     },
+    /// Tensors of the model's own modules that Weft does not read.
+    #[error(
+        "{}: {tensors}: of the model's own modules, and Weft does not read them, so the result may depend on them; \
+         {remedy}",
+        .path.display()
+    )]
+    UnreadTensor {
+        /// File of the first.
+        path: PathBuf,
+        /// Their names, of many the first.
+        tensors: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// The tokenizer or chat template refused its input.
     #[error("{}: {field}: {problem}; {remedy}", .path.display())]
     Text {
@@ -187,6 +201,23 @@ impl Error {
         Error::MissingField { path: path.to_owned(), field: clipped(field.into()), remedy: remedy.into() }
     }
 
+    /// An [`Error::UnreadTensor`], which says the first `most` names.
+    pub(crate) fn unread(path: &Path, names: &[&String], most: usize) -> Error {
+        let all = |before: &str| -> Vec<String> {
+            names.iter().take(most).map(|name| format!("{before}{name}")).collect()
+        };
+        let more = names.len().saturating_sub(most);
+        let count = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let noun = if names.len() == 1 { "tensor" } else { "tensors" };
+        let tensors = clipped(format!("{noun} {}{count}", all("").join(", ")));
+        let options = clipped(all("--ignore-tensor ").join(" "));
+        let prefix = if more > 0 { ", or what all of them begin with" } else { "" };
+        let remedy = format!(
+            "use the configuration and weights of the same model; where they change nothing, give {options}{prefix}"
+        );
+        Error::UnreadTensor { path: path.to_owned(), tensors, remedy }
+    }
+
     /// An [`Error::Text`].
     pub(crate) fn text(
         path: &Path,
@@ -230,6 +261,7 @@ impl Error {
             | Error::UnknownKey { path, .. }
             | Error::MissingField { path, .. }
             | Error::MissingTensor { path, .. }
+            | Error::UnreadTensor { path, .. }
             | Error::Text { path, .. }
             | Error::NoSpace { path, .. }
             | Error::Exists { path } => path,

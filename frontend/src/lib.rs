@@ -8,6 +8,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod convert;
+mod derived;
 mod duplicates;
 pub mod error;
 pub mod gguf;

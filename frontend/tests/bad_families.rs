@@ -55,6 +55,21 @@ fn families_that_are_not_built() {
             &[&format!("model_type = {family}"), "supported: llama"],
         );
     }
+    // A model of texts and images, whose texts go through a family that is built.
+    let part =
+        "its text part alone is gemma3_text: give a folder that Gemma3ForCausalLM of transformers saved";
+    bad("llama", &[("model_type", json!("gemma3"))], &["model_type = gemma3", part, "GGUF"]);
+    let wrapped = |text: Value| [("model_type", json!("llava")), ("text_config", text)];
+    bad("llama", &wrapped(json!({"model_type": "gemma3_text"})), &["model_type = llava", part]);
+    bad(
+        "llama",
+        &wrapped(json!({"model_type": "mistral"})),
+        &["text part alone is mistral", "MistralForCausalLM"],
+    );
+    for other in [json!({"model_type": "mamba"}), json!({}), json!(7)] {
+        let text = parse("llama", &wrapped(other)).expect_err("accepted");
+        assert!(text.ends_with("modernbert"), "{text}");
+    }
     let class = [("architectures", json!(["Qwen2ForSequenceClassification"]))];
     bad("qwen2", &class, &["architectures", "Qwen2ForCausalLM"]);
 }
@@ -69,7 +84,8 @@ fn windows() {
     bad("qwen2", &[("layer_types", types)], &["layer_types", "layer 0 slides without a sliding_window"]);
     let chunked = json!(["chunked_attention", "full_attention"]);
     bad("qwen3", &[("layer_types", chunked)], &["layer_types[0]", "chunked_attention"]);
-    let pattern = [("layer_types", Value::Null), ("sliding_window_pattern", json!(0))];
+    let newer = ("_sliding_window_pattern", Value::Null);
+    let pattern = [("layer_types", Value::Null), newer, ("sliding_window_pattern", json!(0))];
     bad("gemma3", &pattern, &["sliding_window_pattern", "positive integer"]);
     let letters = [("sliding_window", json!(8)), ("sliding_window_pattern", json!("LLLG"))];
     bad("llama", &as_family("exaone4", "Exaone4ForCausalLM", &letters), &["sliding_window_pattern", "LLLG"]);

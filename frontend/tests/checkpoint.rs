@@ -77,7 +77,7 @@ fn both_spellings_say_the_same() {
     let plain = parse("");
     assert_eq!((plain.rope.theta, plain.norm_eps, plain.max_position), (10000.0, 1e-6, 2048));
     assert_eq!((plain.bos_token_id, plain.eos_token_ids.as_slice()), (Some(1), &[2][..]));
-    let odd = parse(r#","pad_token_id":-1,"bos_token_id":null,"frobnicate":[],"also":null,"off":false"#);
+    let odd = parse(r#","pad_token_id":-1,"bos_token_id":null,"frobnicate":[],"also":null,"off":{}"#);
     assert_eq!((odd.pad_token_id, odd.bos_token_id), (None, None));
     assert_eq!(odd.unknown, ["frobnicate", "off"]);
 }
@@ -150,7 +150,7 @@ fn gguf_configuration() {
     let path = folder.path().join("model.gguf");
     tiny_gguf()
         .set("tokenizer.ggml.eot_token_id", V::U32(260))
-        .set("llama.something", V::Bool(false))
+        .set("llama.something", V::from(""))
         .write(&path);
     let c = Checkpoint::open(folder.path()).unwrap();
     assert_eq!((c.config().norm_eps, c.config().head_dim, c.config().kv_heads), (1e-5, 32, 1));

@@ -1,5 +1,5 @@
-//! Keys of configurations: those of public checkpoints are known; others are errors unless their values turn nothing on
-//! or the user says to pass them over.
+//! Keys of configurations: those of public checkpoints are known; others are errors unless their values are empty or
+//! the user says to pass them over.
 //!
 //! `configs/public.json` has, for each family, the keys and values that public checkpoints carry. Lists of one entry a
 //! layer are shortened with the number of layers; sizes are of no meaning here.
@@ -74,9 +74,16 @@ fn public_checkpoints_are_read_without_a_warning() {
 #[test]
 fn unknown_keys_with_a_value_are_errors() {
     for family in FAMILIES {
-        for value in
-            [json!(1.21), json!(1.0), json!(0), json!(true), json!("on"), json!([0]), json!({"a": null})]
-        {
+        for value in [
+            json!(1.21),
+            json!(1.0),
+            json!(0),
+            json!(true),
+            json!(false),
+            json!("on"),
+            json!([0]),
+            json!({"a": null}),
+        ] {
             let error = refused(
                 &tiny(family, json!({"flux_capacitance": value})),
                 &[&format!("flux_capacitance = {value}"), "--ignore-config-key flux_capacitance"],
@@ -87,9 +94,22 @@ fn unknown_keys_with_a_value_are_errors() {
 }
 
 #[test]
-fn unknown_keys_that_turn_nothing_on_are_told() {
+fn what_weft_always_does_is_not_turned_off() {
+    for (family, key) in [
+        ("llama", "use_rope"),
+        ("llama", "causal"),
+        ("gemma2", "scale_embedding"),
+        ("qwen3", "use_qk_norm"),
+        ("bert", "use_position_embeddings"),
+    ] {
+        refused(&tiny(family, json!({key: false})), &[&format!("{key} = false")]);
+    }
+}
+
+#[test]
+fn unknown_keys_that_are_empty_are_told() {
     for family in FAMILIES {
-        for value in [json!(false), json!([]), json!({}), json!("")] {
+        for value in [json!([]), json!({}), json!("")] {
             let read = parse(&tiny(family, json!({"flux_capacitance": value})), &[]).expect("read");
             assert_eq!(read.unknown, ["flux_capacitance"], "{family}: {value}");
         }
@@ -222,6 +242,7 @@ fn gguf_metadata_is_judged_alike() {
         (V::F32(1.5), "1.5"),
         (V::U32(0), "0"),
         (V::Bool(true), "true"),
+        (V::Bool(false), "false"),
         (V::from("on"), "\"on\""),
         (V::I32s(vec![1, 2]), "[2 values]"),
     ] {
@@ -230,7 +251,7 @@ fn gguf_metadata_is_judged_alike() {
             assert!(text.contains(part), "{part:?} is not in: {text}");
         }
     }
-    for value in [V::Bool(false), V::from(""), V::I32s(vec![])] {
+    for value in [V::from(""), V::I32s(vec![])] {
         assert_eq!(open(key, value, &[]).expect("read").config().unknown, [key]);
     }
     assert_eq!(open(key, V::U32(1), &[key.to_owned()]).expect("read").config().ignored, [key]);

@@ -166,6 +166,56 @@ fn older_tensor_names_build() {
     assert!(error.contains("encoder.layer.0.intermediate.dense.weight"), "{error}");
 }
 
+/// `config_sentence_transformers.json`.
+#[test]
+fn prompts_of_embeddings() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, value: Value| std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+    let kinds = [("Transformer", ""), ("Pooling", "1_Pooling")];
+    put("modules.json", kinds.map(|(kind, path)| json!({"type": kind, "path": path})).as_slice().into());
+    std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    let mode = |include_prompt: bool| {
+        let mode = json!({"pooling_mode_mean_tokens": true, "include_prompt": include_prompt});
+        put("1_Pooling/config.json", mode);
+    };
+    let read = || Pooling::open(folder.path()).map(|p| p.unwrap().prompt).map_err(|e| e.to_string());
+    let prompted = |name: Value, prompts: Value| {
+        let file = "config_sentence_transformers.json";
+        let version = json!({"sentence_transformers": "3.0.1", "pytorch": "2.3.1"});
+        let of = json!({"__version__": version, "similarity_fn_name": "cosine", "prompts": prompts});
+        let mut of = of.as_object().unwrap().clone();
+        of.insert("default_prompt_name".into(), name);
+        put(file, of.into());
+        read()
+    };
+    mode(false);
+    assert_eq!(read(), Ok(None));
+    let prompts = json!({"query": "query: ", "document": ""});
+    assert_eq!(prompted(json!(null), prompts.clone()), Ok(None));
+    // The class takes the tokens of an empty prompt, too, which begin every text, from the mean.
+    for name in ["query", "document"] {
+        let error = prompted(json!(name), prompts.clone()).unwrap_err();
+        let parts = ["1_Pooling/config.json", "include_prompt = false", "default_prompt_name"];
+        assert!(parts.iter().all(|p| error.contains(p)), "{error}");
+    }
+    mode(true);
+    assert_eq!(prompted(json!("query"), prompts.clone()), Ok(Some("query: ".into())));
+    assert_eq!(prompted(json!("document"), prompts.clone()), Ok(None));
+    for (name, prompts, problem) in [
+        (json!("passage"), prompts, "\"passage\", which in prompts is not there"),
+        (json!("query"), json!({"query": 7}), "\"query\", which in prompts is 7, not text"),
+        (json!("query"), json!(null), "\"query\", which in prompts is not there"),
+        (json!(7), json!({}), "default_prompt_name: is 7"),
+    ] {
+        let error = prompted(name, prompts).unwrap_err();
+        let file = "config_sentence_transformers.json: default_prompt_name";
+        assert!(error.contains(file) && error.contains(problem), "{error}");
+    }
+    put("config_sentence_transformers.json", json!({"truncate_dim": 64, "prompts": {}}));
+    let error = read().unwrap_err();
+    assert!(error.contains("truncate_dim: 64 is unknown to Weft"), "{error}");
+}
+
 #[test]
 fn pooling_files() {
     let folder = tempfile::tempdir().unwrap();
@@ -181,7 +231,7 @@ fn pooling_files() {
     put("modules.json", json!([transformer, module("Pooling", "1_Pooling")]));
     assert!(open().unwrap_err().contains("1_Pooling/config.json"));
     put("1_Pooling/config.json", json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}));
-    let expected = Pooling { mode: PoolingMode::Cls, normalize: false, lower_case: false, max_tokens: None };
+    let expected = Pooling { mode: PoolingMode::Cls, ..Pooling::default() };
     assert_eq!(open(), Ok(Some(expected)));
     put(
         "modules.json",
@@ -189,8 +239,13 @@ fn pooling_files() {
     );
     put("1_Pooling/config.json", json!({"pooling_mode": "max"}));
     put("sentence_bert_config.json", json!({"max_seq_length": 256, "do_lower_case": true}));
-    let expected =
-        Pooling { mode: PoolingMode::Max, normalize: true, lower_case: true, max_tokens: Some(256) };
+    let expected = Pooling {
+        mode: PoolingMode::Max,
+        normalize: true,
+        prompt: None,
+        lower_case: true,
+        max_tokens: Some(256),
+    };
     assert_eq!(open(), Ok(Some(expected)));
     let bad = |parts: &[&str]| {
         let error = open().unwrap_err();
@@ -213,6 +268,10 @@ fn pooling_files() {
     bad(&["pooling_mode_mean_sqrt_len_tokens = true", "pooling_mode_mean_tokens"]);
     put("1_Pooling/config.json", json!({}));
     bad(&["a pooling mode"]);
+    put("1_Pooling/config.json", json!({"pooling_mode": "cls", "pooling_mode_mean_tokens": true}));
+    bad(&["1_Pooling/config.json", "pooling_mode: cls contradicts pooling_mode_mean_tokens"]);
+    put("1_Pooling/config.json", json!({"pooling_mode": "cls", "pool_layers": [0, 6]}));
+    bad(&["1_Pooling/config.json", "pool_layers: [0,6] is unknown to Weft", "remove the key"]);
     put("modules.json", json!([transformer]));
     bad(&["modules.json", "Pooling"]);
     put("modules.json", json!([transformer, module("Dense", "2_Dense")]));

@@ -58,6 +58,9 @@ pub struct Manifest {
     /// Keys of the checkpoint's configuration that Weft does not know and that the user said to pass over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_keys: Vec<String>,
+    /// What the names of tensors begin with that Weft does not read and that the user said to pass over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_tensors: Vec<String>,
     /// Kernels, in the plan's order.
     pub kernels: Vec<KernelFile>,
 }

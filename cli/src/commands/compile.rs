@@ -10,7 +10,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 use weft_codegen::Emitted;
-use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::plan::Plan;
 use weft_ir::target::Target;
 use weft_runtime::compile::Origin;
@@ -22,7 +21,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
         let path = args.model.display();
         return Err(Error::input(format!("{path}: already a bundle; give the checkpoint it came from")));
     }
-    let checkpoint = Checkpoint::open_ignoring(&args.model, &args.build.keys.ignore_config_key)?;
+    let checkpoint = model::open(&args.model, &args.build)?;
     let out = match &args.output {
         Some(out) => out.clone(),
         None => PathBuf::from(format!("{}.weft", model::name(&args.model)?)),
@@ -56,9 +55,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     if args.json {
         return print_json(&summary);
     }
-    for warning in &summary.warnings {
-        eprintln!("warning: {warning}");
-    }
+    model::warn(&summary.warnings);
     write!(std::io::stdout().lock(), "{summary}")?;
     Ok(())
 }

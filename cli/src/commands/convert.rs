@@ -3,7 +3,7 @@
 use super::size;
 use crate::args::ConvertArgs;
 use crate::errors::{Error, Result};
-use crate::progress;
+use crate::{model, progress};
 use std::io::Write;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_frontend::convert::convert;
@@ -15,6 +15,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         let path = args.file.display();
         return Err(Error::input(format!("{path}: not a GGUF file; give a .gguf file")));
     }
+    model::warn(&model::config_warnings(checkpoint.config()));
     let bar = progress::bytes("converting");
     let written = convert(&checkpoint, &args.output, args.dtype.into(), &mut |done, total| {
         progress::tell(&bar, done, total)

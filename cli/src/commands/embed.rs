@@ -7,6 +7,7 @@ use crate::engine::{Request, Source};
 use crate::errors::{Error, Result};
 use crate::progress;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::{IsTerminal, Read, Write};
 use std::time::Instant;
 use weft_frontend::config::pooling::Pooling;
@@ -96,8 +97,14 @@ fn tokens(tokenizer: &Tokenizer, texts: &[String], pooling: &Pooling, most: usiz
     let mut count = 0;
     let mut out = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
-        let lower = pooling.lower_case.then(|| text.to_lowercase());
-        let text = lower.as_deref().unwrap_or(text);
+        let mut text = Cow::from(text);
+        if let Some(prompt) = &pooling.prompt {
+            text.to_mut().insert_str(0, prompt);
+        }
+        if pooling.lower_case {
+            text = text.to_lowercase().into();
+        }
+        let text = text.as_ref();
         let mut ids = tokenizer.encode(text, true)?;
         if ids.len() > most {
             count += 1;

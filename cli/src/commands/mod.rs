@@ -39,7 +39,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Convert(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Doctor(args) => doctor::run(&args),
-        Command::Models => models::run(),
+        Command::Models(args) => models::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

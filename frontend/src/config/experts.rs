@@ -154,7 +154,9 @@ pub(super) fn read(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
 /// The rope of gpt_oss where the file gives none: its class's, not a plain one.
 pub(super) fn default_rope(f: &mut Fields, model_type: &str) {
     let given = |key: &str| f.map.get(key).is_some_and(|v| !v.is_null());
-    if model_type == "gpt_oss" && !given("rope_parameters") && !given("rope_scaling") {
+    // An empty rope_scaling is none.
+    let scaled = given("rope_scaling") && f.map.get("rope_scaling") != Some(&json!({}));
+    if model_type == "gpt_oss" && !given("rope_parameters") && !scaled {
         let rope = json!({
             "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
             "original_max_position_embeddings": 4096,

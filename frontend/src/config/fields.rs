@@ -142,7 +142,7 @@ impl Fields {
                 Some(_) => {}
                 None if is_harmless(model_type, &key) || value.is_null() => {}
                 None => {
-                    let off = value == Value::Bool(false) || keys::is_empty(&value);
+                    let off = keys::is_empty(&value);
                     unread.push(Unread { key, value: (!off).then_some(value) });
                 }
             }

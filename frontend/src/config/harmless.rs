@@ -1,7 +1,7 @@
 //! Keys of `config.json` that do not change the result of inference, by where they come from.
 //!
 //! Of a key that is in no list here, that nothing reads and that is not in [`super::keys`], nothing is known: it is an
-//! error where its value could turn something on ([`super::unread`]).
+//! error unless its value is empty ([`super::unread`]).
 
 /// Attributes of transformers' `PretrainedConfig` itself: bookkeeping, labels, what is returned beside the result.
 const PRETRAINED: &[&str] = &[
@@ -120,7 +120,6 @@ const HEADS: &[&str] = &[
     "classifier_dropout",
     "classifier_pooling",
     "decoder_bias",
-    "num_nextn_predict_layers",
     "pooler_fc_size",
     "pooler_num_attention_heads",
     "pooler_num_fc_layers",
@@ -154,6 +153,9 @@ const RUNTIME: &[&str] = &[
     "skip_bias_add_qkv",
     "slow_but_exact",
     "transformers.js_config",
+    "use_flash_attention",
+    "use_flash_attention_2",
+    "use_flash_attn",
     "use_parallel_embedding",
 ];
 

@@ -6,11 +6,12 @@
 //! matter (an error unless its value changes nothing), or unknown ([`super::unread`]).
 
 use super::fields::Fields;
-use super::rope::{Around, Ropes};
+use super::rope::Around;
+use super::ropes::{self, Ropes};
 use super::spec::{self, Bias, HeadDim, KvHeads, MlpWidth, Spec};
 use super::{
     Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, experts, layers,
-    particular, quantization, rope,
+    particular, quantization,
 };
 use crate::error::{Error, Result};
 use crate::read;
@@ -53,7 +54,8 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
     let model_type = model_type
         .ok_or_else(|| Error::missing(path, "model_type", format!("supported model types: {}", known())))?;
     let Some(spec) = spec::find(&model_type) else {
-        return Err(Error::unsupported(path, "model_type", model_type, known()));
+        let part = text_part(&f, &model_type).unwrap_or_default();
+        return Err(Error::unsupported(path, "model_type", model_type, known() + &part));
     };
     check_architecture(&mut f, spec)?;
     if matches!(spec.head_dim, HeadDim::Ratio) {
@@ -79,9 +81,9 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
     let max_position = f.size("max_position_embeddings")?.unwrap_or(spec.max_position);
     let attention = layers::read(&mut f, spec, layers)?;
     let none =
-        Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: false, scaling: RopeScaling::None };
+        Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: None, scaling: RopeScaling::None };
     let Ropes { full: rope, local: local_rope } = match spec.positions {
-        PositionKind::Rotary => rope::read(&mut f, spec, Around { head_dim, max_position })?,
+        PositionKind::Rotary => ropes::read(&mut f, spec, Around { head_dim, max_position })?,
         PositionKind::Learned | PositionKind::Alibi | PositionKind::AlibiUnscaled => {
             Ropes { full: none, local: None }
         }
@@ -111,6 +113,7 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
         hidden_size,
         intermediate_size: mlp_width(&mut f, spec, hidden_size)?,
         layers,
+        draft_layers: draft_layers(&mut f, spec)?,
         heads,
         kv_heads: kv_heads(&mut f, spec, heads)?,
         head_dim,
@@ -154,6 +157,16 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
     (config.unknown, config.ignored) = (passed.off, passed.ignored);
     config.check(path)?;
     Ok(config)
+}
+
+/// Where a family that is not built has texts go through one that is, how to get that.
+fn text_part(f: &Fields, model_type: &str) -> Option<String> {
+    let named = f.map.get("text_config").and_then(|text| text.get("model_type")).and_then(Value::as_str);
+    let spec = spec::find(named.or((model_type == "gemma3").then_some("gemma3_text"))?)?;
+    Some(format!(
+        "; its text part alone is {}: give a folder that {} of transformers saved, or a GGUF file of the model",
+        spec.model_type, spec.architecture
+    ))
 }
 
 /// GPT-2's names of dimensions, and those of the families that took them over.
@@ -219,6 +232,12 @@ fn mlp_width(f: &mut Fields, spec: &Spec, hidden_size: usize) -> Result<usize> {
         MlpWidth::KeyOrFour(key) => Ok(f.size(key)?.unwrap_or(hidden_size.saturating_mul(4))),
         MlpWidth::Four => Ok(hidden_size.saturating_mul(4)),
     }
+}
+
+/// DeepSeek V3 has one behind the last layer, which its class does not load.
+fn draft_layers(f: &mut Fields, spec: &Spec) -> Result<usize> {
+    let default = usize::from(spec.model_type == "deepseek_v3");
+    Ok(f.size("num_nextn_predict_layers")?.unwrap_or(default).min(MAX_COUNT))
 }
 
 fn activation(f: &mut Fields, spec: &Spec) -> Result<Activation> {

@@ -55,6 +55,8 @@ const MATTERS: &[(&str, Neutral)] = &[
     ("shared_expert_intermediate_size", Neutral::Zero),
     ("use_bias", Neutral::False),
     ("use_bidirectional_attention", Neutral::False),
+    ("use_dynamic_ntk", Neutral::False),
+    ("use_logn_attn", Neutral::False),
     ("use_mrope", Neutral::False),
     ("use_parallel_residual", Neutral::False),
     ("use_qk_norm", Neutral::False),

@@ -86,8 +86,8 @@ fn windows(
         Windows::Pattern(every) => {
             let window = size(f, Some(4096))?;
             let typed = f.map.get("layer_types").is_some_and(|v| !v.is_null());
-            let (newer, older) = (f.take("_sliding_window_pattern"), f.take("sliding_window_pattern"));
-            let every = match older.or(newer).filter(|_| !typed && window.is_some()) {
+            f.rename("_sliding_window_pattern", "sliding_window_pattern")?;
+            let every = match f.take("sliding_window_pattern").filter(|_| !typed && window.is_some()) {
                 None => every,
                 Some(v) => match v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0) {
                     Some(n) => n,

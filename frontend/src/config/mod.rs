@@ -2,7 +2,7 @@
 //!
 //! [`ModelConfig`] is read from a Hugging Face `config.json` (older and newer spelling, see [`hf`]) or
 //! from GGUF metadata (see [`gguf`]). Models read only this. A value that changes the result and is not
-//! handled is a named error; so is a key that Weft does not know, unless its value turns nothing on
+//! handled is a named error; so is a key that Weft does not know, unless its value is empty
 //! ([`ModelConfig::unknown`]) or the user says to pass it over ([`ModelConfig::ignored`]).
 
 mod activation;
@@ -18,14 +18,15 @@ mod particular;
 pub mod pooling;
 mod quantization;
 mod rope;
+mod ropes;
 mod spec;
 mod unread;
 
 pub use activation::Activation;
 pub use experts::{Clamped, Experts, Groups, Latent, Scoring, Shared};
 pub use quantization::Quantization;
-pub use rope::KINDS as ROPE_TYPES;
-pub use rope::{Rope, RopeScaling};
+pub use rope::{BOUNDED as BOUNDED_ROPE_TYPES, KINDS as ROPE_TYPES};
+pub use rope::{Dynamic, Rope, RopeScaling};
 
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -85,6 +86,8 @@ pub struct ModelConfig {
     pub intermediate_size: usize,
     /// Number of blocks.
     pub layers: usize,
+    /// Blocks behind the last that a file may hold, which draft tokens: they are not built.
+    pub draft_layers: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
@@ -155,7 +158,7 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Token that fills up a batch.
     pub pad_token_id: Option<u32>,
-    /// Keys that Weft does not know, whose values turn nothing on: worth a warning.
+    /// Keys that Weft does not know, whose values are empty: worth a warning.
     pub unknown: Vec<String>,
     /// Keys that Weft does not know, which the user said to pass over.
     pub ignored: Vec<String>,
@@ -246,12 +249,25 @@ impl ModelConfig {
     /// Longest context that gives the model's result, whatever the user asks for: positions are a table's
     /// rows, or the rope's scaling depends on the length.
     pub fn position_limit(&self) -> Option<usize> {
-        let bound = match (self.positions, &self.rope.scaling) {
-            (PositionKind::Learned, _) | (PositionKind::Rotary, RopeScaling::LongRope { .. }) => true,
-            (PositionKind::Rotary, _) => self.rope.dynamic,
-            (PositionKind::Alibi | PositionKind::AlibiUnscaled, _) => false,
-        };
-        bound.then_some(self.max_position)
+        self.position_bound().map(|_| self.max_position)
+    }
+
+    /// Why [`ModelConfig::position_limit`] is one.
+    pub fn position_bound(&self) -> Option<&'static str> {
+        match (self.positions, &self.rope.scaling, self.rope.dynamic) {
+            (PositionKind::Learned, ..) => Some("they are learned, one by one"),
+            (PositionKind::Alibi | PositionKind::AlibiUnscaled, ..) => None,
+            (PositionKind::Rotary, RopeScaling::LongRope { .. }, _) => {
+                Some("in a longer context rope_type longrope takes other factors, which Weft does not do")
+            }
+            (PositionKind::Rotary, _, Some(Dynamic::Base)) => {
+                Some("in a longer context rope_type dynamic takes another base, which Weft does not do")
+            }
+            (PositionKind::Rotary, _, Some(Dynamic::Chunks)) => Some(
+                "a longer context is of several chunks (dual_chunk_attention_config), which Weft does not do",
+            ),
+            (PositionKind::Rotary, _, None) => None,
+        }
     }
 
     /// Checks what must hold between the fields, whatever file they came from.

@@ -1,7 +1,7 @@
 //! Settings that only some families have.
 
 use super::fields::{Fields, same};
-use super::{ModelConfig, Norm, Placement, PositionKind, QkNorm};
+use super::{Dynamic, ModelConfig, Norm, Placement, PositionKind, QkNorm};
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
 
@@ -110,11 +110,15 @@ fn dual_chunks(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
         return Err(d.malformed("local_size", format!("{local} is not below chunk_size = {size}")));
     };
     let original = d.size("original_max_position_embeddings")?.unwrap_or(chunk);
-    if let Some((key, value)) = d.map.iter().find(|(_, v)| !v.is_null() && *v != &Value::Bool(false)) {
-        return Err(Error::unsupported(&d.path, d.name(key), value, "absent or false"));
+    if d.boolean("sparse_attention_enabled")? == Some(true) {
+        let field = d.name("sparse_attention_enabled");
+        return Err(Error::unsupported(&d.path, field, true, "absent or false"));
+    }
+    if let Some((key, value)) = d.map.iter().find(|(_, v)| !v.is_null()) {
+        return Err(Error::unsupported(&d.path, d.name(key), value, "absent"));
     }
     c.max_position = c.max_position.min(chunk).min(original);
-    c.rope.dynamic = true;
+    c.rope.dynamic = Some(Dynamic::Chunks);
     Ok(())
 }
 
@@ -191,7 +195,6 @@ fn roberta(f: &mut Fields, c: &mut ModelConfig) -> Result<()> {
 /// Gives ModernBERT's settings the names that other families have.
 pub(super) fn modernbert_names(f: &mut Fields) -> Result<()> {
     f.rename("global_rope_theta", "rope_theta")?;
-    f.rename("local_rope_theta", "rope_local_base_freq")?;
     // The window's whole width; a token sees half of it on each side.
     let width = f.size("local_attention")?.unwrap_or(128);
     f.map.insert("sliding_window".to_owned(), (width / 2 + 1).into());

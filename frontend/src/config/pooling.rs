@@ -1,7 +1,9 @@
-//! How sentence-transformers makes one embedding of a text: `modules.json`, `N_Pooling/config.json` and
-//! `sentence_bert_config.json` beside a checkpoint; `pooling_type` in a GGUF file.
+//! How sentence-transformers makes one embedding of a text: `modules.json`, `N_Pooling/config.json`,
+//! `sentence_bert_config.json` and `config_sentence_transformers.json` beside a checkpoint; `pooling_type` in a GGUF
+//! file.
 
 use super::fields::Fields;
+use super::keys::is_empty;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -30,6 +32,8 @@ pub struct Pooling {
     pub mode: PoolingMode,
     /// Whether it is divided by its length.
     pub normalize: bool,
+    /// What is put before a text: the checkpoint's default prompt.
+    pub prompt: Option<String>,
     /// Whether the text is put in lower case before the tokenizer sees it.
     pub lower_case: bool,
     /// Most tokens of a text, special ones included; further ones are cut off.
@@ -102,6 +106,7 @@ impl Pooling {
             Err(e) => return Err(Error::malformed(&path, "JSON", e, "correct the file's JSON")),
         };
         let (mut mode, mut normalize) = (None, false);
+        let mut without_prompt = None;
         for (i, module) in list.into_iter().enumerate() {
             let Value::Object(map) = module else {
                 return Err(Error::malformed(&path, format!("[{i}]"), "not an object", "give a module"));
@@ -121,7 +126,9 @@ impl Pooling {
                     let text = text.ok_or_else(|| {
                         Error::missing(&path, "the file", "take it over from the model, with modules.json")
                     })?;
-                    mode = Some(read_mode(&path, &text)?);
+                    let (found, include_prompt) = read_mode(&path, &text)?;
+                    mode = Some(found);
+                    without_prompt = (!include_prompt).then_some(path);
                 }
                 ("Normalize", _, Some(_)) => normalize = true,
                 _ => {
@@ -138,14 +145,28 @@ impl Pooling {
             Some(text) => read_transformer(&path, &text)?,
             None => (None, false),
         };
-        Ok(Some(Pooling { mode, normalize, lower_case, max_tokens }))
+        let path = folder.join("config_sentence_transformers.json");
+        let prompt = bytes(&path)?.map_or(Ok(None), |text| default_prompt(&path, &text))?;
+        if let (Some(path), Some(_)) = (without_prompt, &prompt) {
+            let supported =
+                "absent or true, where config_sentence_transformers.json has a default_prompt_name";
+            return Err(Error::unsupported(&path, "include_prompt", false, supported));
+        }
+        let prompt = prompt.filter(|prompt| !prompt.is_empty());
+        Ok(Some(Pooling { mode, normalize, prompt, lower_case, max_tokens }))
     }
 }
 
 impl Default for Pooling {
     /// What sentence-transformers takes for a checkpoint without its files: the mean, as it is.
     fn default() -> Pooling {
-        Pooling { mode: PoolingMode::Mean, normalize: false, lower_case: false, max_tokens: None }
+        Pooling {
+            mode: PoolingMode::Mean,
+            normalize: false,
+            prompt: None,
+            lower_case: false,
+            max_tokens: None,
+        }
     }
 }
 
@@ -154,36 +175,89 @@ fn is_inside(place: &str) -> bool {
     Path::new(place).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
 }
 
-fn read_mode(path: &Path, text: &[u8]) -> Result<PoolingMode> {
+/// The mode, and whether a prompt's tokens are pooled, too.
+fn read_mode(path: &Path, text: &[u8]) -> Result<(PoolingMode, bool)> {
     let mut f = Fields::parse(path, text)?;
+    let include_prompt = f.boolean("include_prompt")?.unwrap_or(true);
+    let flagged = flagged(&mut f)?;
     // Newer files name the mode.
-    if let Some(name) = f.text("pooling_mode")? {
-        return match name.as_str() {
-            "mean" => Ok(PoolingMode::Mean),
-            "cls" => Ok(PoolingMode::Cls),
-            "max" => Ok(PoolingMode::Max),
-            "lasttoken" => Ok(PoolingMode::LastToken),
-            _ => Err(Error::unsupported(path, "pooling_mode", name, "mean, cls, max, lasttoken")),
-        };
-    }
+    let named = f.text("pooling_mode")?;
+    // The width of a hidden state, by its two names.
+    refuse_unknown(f, &["embedding_dimension", "word_embedding_dimension"])?;
+    let mode = match (named, flagged) {
+        (None, Some((_, mode))) => mode,
+        (None, None) => {
+            let remedy = "set pooling_mode_mean_tokens to true";
+            return Err(Error::missing(path, "a pooling mode", remedy));
+        }
+        (Some(name), flagged) => {
+            let mode = match name.as_str() {
+                "mean" => PoolingMode::Mean,
+                "cls" => PoolingMode::Cls,
+                "max" => PoolingMode::Max,
+                "lasttoken" => PoolingMode::LastToken,
+                _ => return Err(Error::unsupported(path, "pooling_mode", name, "mean, cls, max, lasttoken")),
+            };
+            if let Some((key, _)) = flagged.filter(|(_, flagged)| *flagged != mode) {
+                let problem = format!("{name} contradicts {key} = true");
+                return Err(Error::malformed(path, "pooling_mode", problem, "keep one of the two"));
+            }
+            mode
+        }
+    };
+    Ok((mode, include_prompt))
+}
+
+/// The mode that is set to true, and its key.
+fn flagged(f: &mut Fields) -> Result<Option<(&'static str, PoolingMode)>> {
     let mut chosen = None;
     for (key, mode) in MODES {
         if f.boolean(key)? != Some(true) {
             continue;
         }
         match (mode, chosen) {
-            (Some(mode), None) => chosen = Some(*mode),
+            (Some(mode), None) => chosen = Some((*key, *mode)),
             (None, _) => {
                 let supported = "one of pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_max_tokens, \
                      pooling_mode_lasttoken";
-                return Err(Error::unsupported(path, *key, true, supported));
+                return Err(Error::unsupported(&f.path, *key, true, supported));
             }
             (Some(_), Some(_)) => {
-                return Err(Error::unsupported(path, *key, true, "one mode: several are joined"));
+                return Err(Error::unsupported(&f.path, *key, true, "one mode: several are joined"));
             }
         }
     }
-    chosen.ok_or_else(|| Error::missing(path, "a pooling mode", "set pooling_mode_mean_tokens to true"))
+    Ok(chosen)
+}
+
+/// The prompt that is put before every text, where the file asks for one.
+fn default_prompt(path: &Path, text: &[u8]) -> Result<Option<String>> {
+    let mut f = Fields::parse(path, text)?;
+    let name = f.text("default_prompt_name")?;
+    let prompts = f.take("prompts");
+    refuse_unknown(f, &["__version__", "model_type", "similarity_fn_name"])?;
+    let Some(name) = name else { return Ok(None) };
+    match prompts.as_ref().and_then(|all| all.get(&name)) {
+        Some(Value::String(prompt)) => Ok(Some(prompt.clone())),
+        found => {
+            let found = found.map_or("not there".to_owned(), |value| format!("{value}, not text"));
+            let problem = format!("{name:?}, which in prompts is {found}");
+            let remedy = "add it to prompts, or set default_prompt_name to null";
+            Err(Error::malformed(path, "default_prompt_name", problem, remedy))
+        }
+    }
+}
+
+/// Refuses keys that nobody read, but for empty ones and these.
+fn refuse_unknown(f: Fields, harmless: &[&str]) -> Result<()> {
+    let neutral = |value: &Value| value.is_null() || is_empty(value);
+    match f.map.iter().find(|(key, value)| !harmless.contains(&key.as_str()) && !neutral(value)) {
+        None => Ok(()),
+        Some((key, value)) => {
+            let problem = format!("{value} is unknown to Weft, and embeddings may depend on it");
+            Err(Error::malformed(&f.path, key, problem, "where they do not, remove the key"))
+        }
+    }
 }
 
 /// Most tokens, and whether texts are put in lower case.

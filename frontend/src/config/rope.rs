@@ -1,13 +1,11 @@
-//! Rotary position embedding: what a configuration says of it.
+//! Rotary position embedding: what one object of a configuration says of it. [`super::ropes`] finds the objects.
 //!
-//! Older spelling: `rope_theta` and `rope_scaling` (`type` or `rope_type`); newer: `rope_parameters`, for
-//! some families one object for each kind of layer. Semantics: `transformers/modeling_rope_utils.py`.
+//! Semantics: `transformers/modeling_rope_utils.py`.
 
 use super::fields::Fields;
 use super::spec::Spec;
 use crate::error::{Error, Result};
 use serde::Serialize;
-use serde_json::Value;
 use std::path::Path;
 
 /// Rotary position embedding (Su et al. 2021) over the first `dim` elements of a head: pair `i` of `dim / 2`
@@ -20,11 +18,20 @@ pub struct Rope {
     pub dim: usize,
     /// Whether a pair is two neighbours (2i, 2i + 1), not (i, i + dim / 2).
     pub interleaved: bool,
-    /// Whether rotations depend on the length beyond [`super::ModelConfig::max_position`] ("dynamic" NTK, dual chunks):
-    /// up to there they are as they are.
-    pub dynamic: bool,
+    /// What makes rotations depend on the length beyond [`super::ModelConfig::max_position`]: up to there they are as
+    /// they are.
+    pub dynamic: Option<Dynamic>,
     /// Change of the frequencies.
     pub scaling: RopeScaling,
+}
+
+/// Why rotations depend on the length of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Dynamic {
+    /// `rope_type` "dynamic": the base grows with the length (NTK).
+    Base,
+    /// Dual chunk attention (An et al. 2024).
+    Chunks,
 }
 
 /// Change of the rotary frequencies.
@@ -80,14 +87,6 @@ pub enum RopeScaling {
     Factors(Vec<f32>),
 }
 
-/// The ropes of a model, before heads are known.
-pub(super) struct Ropes {
-    /// Of full-attention layers.
-    pub full: Rope,
-    /// Of sliding-window layers, where they have their own.
-    pub local: Option<Rope>,
-}
-
 /// What the parser needs to know of the rest of the configuration.
 #[derive(Clone, Copy)]
 pub(super) struct Around {
@@ -95,79 +94,28 @@ pub(super) struct Around {
     pub max_position: usize,
 }
 
-/// Reads the ropes of a configuration.
-pub(super) fn read(f: &mut Fields, spec: &Spec, around: Around) -> Result<Ropes> {
-    if spec.neox_names {
-        // Files that transformers 4.5x wrote have both.
-        f.rename("partial_rotary_factor", "rotary_pct")?;
-        f.rename("rotary_emb_base", "rope_theta")?;
-    }
-    let outer = Outer {
-        theta: f.number("rope_theta")?,
-        partial: match (spec.partial_rotary, spec.neox_names) {
-            (None, _) => None,
-            (Some(_), true) => f.number("rotary_pct")?,
-            (Some(_), false) => f.number("partial_rotary_factor")?,
-        },
-        original: if spec.outer_original { f.size("original_max_position_embeddings")? } else { None },
-    };
-    let local_theta = if spec.local_theta.is_some() { f.number("rope_local_base_freq")? } else { None };
-    let (old, new) = (f.take("rope_scaling"), f.take("rope_parameters"));
-    let (name, value) = match (old, new) {
-        (_, Some(new)) => ("rope_parameters", Some(new)),
-        (Some(old), None) => ("rope_scaling", Some(old)),
-        (None, None) => ("rope_parameters", None),
-    };
-    let mut map = match value {
-        Some(Value::Object(map)) => map,
-        Some(other) => return Err(f.mistyped(name, &other, "an object")),
-        None => serde_json::Map::new(),
-    };
-    let mut part = |key: &str| match map.remove(key) {
-        Some(Value::Object(inner)) => Ok(Some(inner)),
-        None | Some(Value::Null) => Ok(None),
-        Some(other) => Err(f.mistyped(&format!("{name}.{key}"), &other, "an object")),
-    };
-    let (full, local) = match spec.local_theta {
-        Some(_) => (part("full_attention")?, part("sliding_attention")?),
-        None => (None, None),
-    };
-    let nested = full.is_some() || local.is_some();
-    if nested && let Some((key, value)) = map.iter().next() {
-        let supported = "full_attention and sliding_attention, or the settings of one rope";
-        return Err(Error::unsupported(&f.path, format!("{name}.{key}"), value, supported));
-    }
-    let prefix = |key: &str| if nested { format!("{name}.{key}.") } else { format!("{name}.") };
-    let mut fields = Fields {
-        path: f.path.clone(),
-        prefix: prefix("full_attention"),
-        map: full.unwrap_or(if nested { Default::default() } else { map }),
-    };
-    let full = one(&mut fields, spec, &outer, spec.theta, around)?;
-    let Some(default) = spec.local_theta else { return Ok(Ropes { full, local: None }) };
-    // In the older spelling the scaling is of the full-attention layers alone.
-    let default = local_theta.or(default).unwrap_or(full.theta);
-    let outer = Outer { theta: None, ..outer };
-    let map = local.unwrap_or_default();
-    let mut fields = Fields { path: f.path.clone(), prefix: prefix("sliding_attention"), map };
-    let local = one(&mut fields, spec, &outer, default, around)?;
-    Ok(Ropes { full, local: Some(local) })
-}
-
 /// Settings outside the rope's own object.
-struct Outer {
-    theta: Option<f64>,
-    partial: Option<f64>,
-    original: Option<usize>,
+#[derive(Clone, Copy)]
+pub(super) struct Outer {
+    /// Base, and the key that gives it.
+    pub theta: Option<(&'static str, f64)>,
+    pub partial: Option<f64>,
+    pub original: Option<usize>,
 }
 
 /// Reads one object of rope settings.
-fn one(r: &mut Fields, spec: &Spec, outer: &Outer, default_theta: f64, around: Around) -> Result<Rope> {
+pub(super) fn one(
+    r: &mut Fields,
+    spec: &Spec,
+    outer: &Outer,
+    default_theta: f64,
+    around: Around,
+) -> Result<Rope> {
     let theta = match (r.number("rope_theta")?, outer.theta) {
-        (Some(inner), Some(outer)) if inner != outer => {
-            return Err(r.malformed("rope_theta", format!("{inner} contradicts rope_theta = {outer}")));
+        (Some(inner), Some((key, outer))) if inner != outer => {
+            return Err(r.malformed("rope_theta", format!("{inner} contradicts {key} = {outer}")));
         }
-        (inner, outer) => inner.or(outer).unwrap_or(default_theta),
+        (inner, outer) => inner.or(outer.map(|(_, theta)| theta)).unwrap_or(default_theta),
     };
     let older_kind = r.text("type")?;
     let kind = r.text("rope_type")?.or(older_kind).unwrap_or_else(|| "default".to_owned());
@@ -191,17 +139,21 @@ fn one(r: &mut Fields, spec: &Spec, outer: &Outer, default_theta: f64, around: A
     for unused in ["factor", "finetuned", "original_max_position_embeddings"] {
         r.map.remove(unused);
     }
+    let dynamic = (kind == "dynamic").then_some(Dynamic::Base);
     match r.map.iter().find(|(_, v)| !v.is_null()) {
         Some((key, value)) => {
             let supported = format!("the settings of rope_type {kind}");
             Err(Error::unsupported(&r.path, r.name(key), value, supported))
         }
-        None => Ok(Rope { theta, dim, interleaved: spec.interleaved, dynamic: kind == "dynamic", scaling }),
+        None => Ok(Rope { theta, dim, interleaved: spec.interleaved, dynamic, scaling }),
     }
 }
 
 /// The values of `rope_type` that are supported, as errors list them.
 pub const KINDS: &str = "default, linear, dynamic, llama3, yarn, longrope";
+
+/// Which of [`KINDS`] are bounded, and to what.
+pub const BOUNDED: &str = "dynamic and longrope within the original context alone";
 
 fn scaling(
     r: &mut Fields,

@@ -1,6 +1,7 @@
 //! Keys of a configuration that nobody read and that are in no list: an error, since the result may depend on them.
 //!
-//! Two kinds are passed over: those whose value turns nothing on, and those that the user says to ignore.
+//! Two kinds are passed over: those whose value is empty, and those that the user says to ignore. `false` is a value:
+//! it may turn off what Weft always does (`use_rope`, `causal`).
 
 use crate::error::{Error, Result};
 use std::fmt::Display;
@@ -12,14 +13,14 @@ const NAMED: usize = 8;
 /// A key that Weft does not know.
 pub(super) struct Unread<V> {
     pub key: String,
-    /// Its value; `None` where it turns nothing on: false, or nothing in a list, an object or a text.
+    /// Its value; `None` where there is nothing in a list, an object or a text.
     pub value: Option<V>,
 }
 
 /// Keys that were passed over.
 #[derive(Debug, Default)]
 pub(super) struct PassedOver {
-    /// Those whose value turns nothing on.
+    /// Those whose value is empty.
     pub off: Vec<String>,
     /// Those that the user says to ignore.
     pub ignored: Vec<String>,

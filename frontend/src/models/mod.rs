@@ -1,7 +1,7 @@
 //! Model builders: from a checkpoint's configuration and tensor names to a graph of primitives.
 //!
-//! One module a form, for the families that differ by configuration alone, made of shared [`blocks`]. Blocks expand to primitives; fused ops come from
-//! rewrite rules alone.
+//! One module a form, which is that of several families where they differ by configuration alone. Modules are made
+//! of shared [`blocks`], which expand to primitives; fused ops come from rewrite rules alone.
 
 mod bert;
 pub mod blocks;
@@ -20,6 +20,7 @@ mod olmo2;
 mod phi;
 mod phi3;
 mod starcoder2;
+mod unread;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
@@ -101,12 +102,16 @@ pub fn family(checkpoint: &Checkpoint) -> Result<(Kind, &'static Family), Error>
 /// Builds the graph of one step of a checkpoint's model, with activations and weights of type `dtype`.
 ///
 /// # Errors
-/// An unknown `model_type`, a missing tensor, or a tensor whose shape does not fit the configuration.
+/// An unknown `model_type`, a missing tensor, a tensor whose shape does not fit the configuration, or one of the model's
+/// own modules that is not read.
 pub fn build(checkpoint: &Checkpoint, dtype: DType) -> Result<Graph, Error> {
     let (_, family) = family(checkpoint)?;
     let mut builder = ModelBuilder::new(checkpoint, dtype);
     (family.build)(&mut builder);
-    builder.finish()
+    let read = builder.read();
+    let graph = builder.finish()?;
+    unread::judge(checkpoint, &read)?;
+    Ok(graph)
 }
 
 /// The tensors that a checkpoint's model asks for, each once, in the model's order.

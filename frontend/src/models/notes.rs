@@ -11,7 +11,9 @@ pub fn note(model_type: &str) -> Option<&'static str> {
         "gemma3_text" => {
             "as gemma2, with norms of query and key heads and another rope in layers with windows; text alone, causal"
         }
-        "phi3" => "merged projections, partial rotary, LongRoPE, a sliding window",
+        "phi3" => {
+            "merged projections, partial rotary, LongRoPE within the original context, a sliding window"
+        }
         "gpt2" => "learned positions, LayerNorm, scale_attn_weights; no scale_attn_by_inverse_layer_idx",
         "gpt_neox" => "parallel or sequential residual, partial rotary, attention_bias",
         "olmo2" => "norms behind attention and MLP, and of whole queries and keys; attention_bias",
@@ -37,13 +39,17 @@ pub fn note(model_type: &str) -> Option<&'static str> {
         }
         "glm4" => "norms before and after, partial rotary of neighbours, merged gate and up, attention_bias",
         "mixtral" => "softmax router, weights normalised over the chosen experts; a sliding window",
-        "qwen2_moe" | "qwen3_moe" => {
+        "qwen2_moe" => {
             "softmax router, weights normalised or not; dense layers by decoder_sparse_step and mlp_only_layers; \
-             shared expert with gate (qwen2_moe); no sliding window"
+             shared expert with gate; no sliding window"
+        }
+        "qwen3_moe" => {
+            "softmax router, weights normalised or not; dense layers by decoder_sparse_step and mlp_only_layers; \
+             norms of query and key heads; no shared expert, no sliding window"
         }
         "gpt_oss" => "attention sinks, YaRN, alternating windows, expert biases, limited SwiGLU",
         "deepseek_v3" => {
-            "latent attention, absorbed, with latent cache; sigmoid router with correction bias and groups, shared experts, \
+            "latent attention with latent cache; sigmoid router with correction bias and groups, shared experts, \
              dense first layers; no multi-token prediction"
         }
         "bert" => {

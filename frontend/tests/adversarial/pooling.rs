@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 const M: &str = "modules.json";
 const P: &str = "1_Pooling/config.json";
+const C: &str = "config_sentence_transformers.json";
 const S: &str = "sentence_bert_config.json";
 
 /// Modules of which the second, a pooling, is in the folder `place`.
@@ -90,6 +91,45 @@ pub(super) fn pooling(all: &mut Cases) {
         json!({"pooling_mode": "attention"}),
     );
     mode(all, "no mode", &[P, "a pooling mode"], json!({"pooling_mode_mean_tokens": false}));
+    mode(
+        all,
+        "a pooling with a key of its own",
+        &[P, "warp", "unknown"],
+        json!({"pooling_mode": "cls", "warp": 9}),
+    );
+    let prompts = |all: &mut Cases, name, parts, value: Value| {
+        case(all, name, parts, move |folder| {
+            whole(folder);
+            std::fs::create_dir(folder.join("1_Pooling")).unwrap();
+            for (file, value) in
+                [(M, modules("1_Pooling")), (P, json!({"pooling_mode": "mean"})), (C, value.clone())]
+            {
+                write(folder, file, value.to_string());
+            }
+            folder.to_owned()
+        });
+    };
+    prompts(all, "prompts that are no object", &[C, "JSON"], json!([1, 2]));
+    prompts(
+        all,
+        "a prompt that is a number",
+        &[C, "default_prompt_name", "7, not text"],
+        json!({"default_prompt_name": "a", "prompts": {"a": 7}}),
+    );
+    prompts(
+        all,
+        "a prompt among numbers",
+        &[C, "default_prompt_name"],
+        json!({"default_prompt_name": "a", "prompts": [1]}),
+    );
+    case(all, "prompts of a terabyte", &[C, "size", "at most"], |folder| {
+        whole(folder);
+        std::fs::create_dir(folder.join("1_Pooling")).unwrap();
+        write(folder, M, modules("1_Pooling").to_string());
+        write(folder, P, json!({"pooling_mode": "mean"}).to_string());
+        sparse(&folder.join(C), 1 << 40);
+        folder.to_owned()
+    });
     let length = |all: &mut Cases, name, parts, value: Value| {
         with(all, name, parts, modules("1_Pooling"), mean(), json!({"max_seq_length": value}));
     };

@@ -159,11 +159,10 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// A value as errors show it; `None` where it turns nothing on.
+/// A value as errors show it; `None` where it is empty.
 fn shown(value: &Value) -> Option<String> {
     match value {
-        Value::Bool(false) => None,
-        Value::Bool(true) => Some("true".to_owned()),
+        Value::Bool(b) => Some(b.to_string()),
         Value::Unsigned(n) => Some(n.to_string()),
         Value::Signed(n) => Some(n.to_string()),
         Value::F32(x) => Some(x.to_string()),

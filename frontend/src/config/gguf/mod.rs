@@ -115,7 +115,7 @@ pub fn read(file: &Gguf, ignore: &[String]) -> Result<ModelConfig> {
     }
     let max_position = m.required("context_length")?;
     let none =
-        Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: false, scaling: RopeScaling::None };
+        Rope { theta: spec.theta, dim: 0, interleaved: false, dynamic: None, scaling: RopeScaling::None };
     let rope = match spec.positions {
         PositionKind::Rotary => rope::read(&m, spec, head_dim, max_position)?,
         PositionKind::Learned | PositionKind::Alibi | PositionKind::AlibiUnscaled => none,
@@ -136,6 +136,7 @@ pub fn read(file: &Gguf, ignore: &[String]) -> Result<ModelConfig> {
             (_, None) => return Err(m.absent("feed_forward_length")),
         },
         layers,
+        draft_layers: 0,
         heads,
         kv_heads,
         head_dim,

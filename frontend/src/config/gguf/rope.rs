@@ -23,7 +23,7 @@ pub(super) fn read(m: &Metadata, spec: &Spec, head_dim: usize, context: usize) -
         return Err(m.unsupported("rope.dimension_count", dim, supported));
     }
     let theta = m.number("rope.freq_base")?.unwrap_or(spec.theta);
-    let made = |scaling| Rope { theta, dim, interleaved: spec.interleaved, dynamic: false, scaling };
+    let made = |scaling| Rope { theta, dim, interleaved: spec.interleaved, dynamic: None, scaling };
     let path = m.file.path();
     if let Some(short) = m.file.tensor("rope_factors_short.weight") {
         return long_rope(m, short, context).map(made);

@@ -40,6 +40,7 @@ pub struct ModelBuilder<'a> {
     pub dtype: DType,
     checkpoint: &'a Checkpoint,
     asked: Vec<Asked>,
+    read: Vec<String>,
     fault: Option<Error>,
 }
 
@@ -58,7 +59,7 @@ impl<'a> ModelBuilder<'a> {
     /// An empty model.
     pub fn new(checkpoint: &'a Checkpoint, dtype: DType) -> Self {
         let (g, config) = (GraphBuilder::new(), checkpoint.config());
-        ModelBuilder { g, config, dtype, checkpoint, asked: Vec::new(), fault: None }
+        ModelBuilder { g, config, dtype, checkpoint, asked: Vec::new(), read: Vec::new(), fault: None }
     }
 
     /// Runs a closure with a part added to the scope of the nodes it makes.
@@ -116,6 +117,11 @@ impl<'a> ModelBuilder<'a> {
         std::mem::take(&mut self.asked)
     }
 
+    /// Stored names of the tensors that the model read until now; a tensor may be read twice.
+    pub fn read(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.read)
+    }
+
     fn take(&mut self, asked: Asked, dtype: DType) -> NodeId {
         let found = self.checkpoint.source_of(&asked.name, &asked.shape);
         let shape = asked.shape.clone();
@@ -125,6 +131,8 @@ impl<'a> ModelBuilder<'a> {
             Ok(source) => source,
             Err(e) => return self.missing(e, shape),
         };
+        self.read.push(source.tensor.clone());
+        self.read.extend(source.scales.iter().map(|scales| scales.tensor.clone()));
         let dims = |s: &[usize]| s.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
         let stored = ValueType { encoding: source.encoding, shape: dims(&source.stored_shape) };
         let mut w = self.g.weight(&source.tensor, stored);
