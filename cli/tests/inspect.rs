@@ -102,6 +102,12 @@ fn what_is_not_there_is_named() {
     let sass = inspect(dir.path(), &["--kernel", QKV, "--emit", "sass"]);
     sass.fails(1, &["WEFT_NVDISASM", "pip download", "nvidia-cuda-nvdisasm"]);
     inspect(dir.path(), &["--emit", "ptx"]).fails(2, &["--kernel"]);
+    // What prints no code takes no form of it, rather than ignore it.
+    for other in [["--explain", QKV], ["--entry", "decode_1"], ["--context", "64"]] {
+        let run = inspect(dir.path(), &[&other[..], &["--emit", "sass"]].concat());
+        run.fails(2, &["--emit", other[0], "cannot be used with"]);
+    }
+    inspect(dir.path(), &["--emit", "sass", "--json"]).fails(2, &["--emit", "--json", "cannot be used with"]);
     let llama = fixture("tiny/llama");
     weft(dir.path(), ["inspect".as_ref(), llama.as_os_str()]).fails(2, &["not a bundle", "weft compile"]);
     fs::remove_file(dir.path().join("b/explain.json")).expect("removes");
