@@ -163,6 +163,7 @@ fn a_kernel_is_explained() {
         "merge-linears (exact)",
         "norm-prologue (full)",
         "cache-write (exact)",
+        "cache-write-epilogue (exact)",
         "matmul.t",
     ];
     for part in parts {

@@ -13,7 +13,7 @@ mod contract;
 mod rules;
 mod view;
 
-pub(crate) use rules::NORM_LINEAR;
+pub(crate) use rules::{NORM_LINEAR, ROUTER};
 
 pub use contract::{BodyContracts, Contract, Miss, contracts};
 pub use view::View;
