@@ -205,17 +205,22 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         .map_err(Error::Lower)?;
     c.dump("lower", || unscheduled(&o, &lowered));
     if o.opt_level >= 2 {
-        c.timed("siblings", |_| {
-            for (i, placed) in placed.iter_mut().enumerate().filter(|(i, _)| variants[*i].few_tokens()) {
-                siblings::run(&mut lowered, i, placed, &o.selection);
-            }
+        let loops: Vec<fusion::Contract> = c.timed("siblings", |_| {
+            let each = placed.iter_mut().enumerate().map(|(i, placed)| match variants[i].few_tokens() {
+                true => siblings::run(&mut lowered, i, placed, &o.selection),
+                false => siblings::nowhere(&o.selection),
+            });
+            each.collect()
         });
         c.dump_changed("siblings", "lower", || unscheduled(&o, &lowered));
         c.contracts = c.timed("contracts", |_| {
-            let of = variants.iter().zip(&sites).zip(&placed);
-            of.map(|((v, s), p)| fusion::BodyContracts {
+            let of = variants.iter().zip(&sites).zip(&placed).zip(loops);
+            of.map(|(((v, s), p), loops)| fusion::BodyContracts {
                 body: v.name(),
-                contracts: fusion::contracts(&v.graph, s, &o.selection, &p.dispatches, &p.forms),
+                contracts: fusion::contracts(&v.graph, s, &o.selection, &p.dispatches, &p.forms)
+                    .into_iter()
+                    .chain([loops])
+                    .collect(),
             })
             .collect()
         });

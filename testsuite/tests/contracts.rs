@@ -26,14 +26,14 @@ fn compiled(graph: &Graph, selection: Selection) -> Compiled {
 /// A line a fusion: matched / sites in each form of the step, then the reasons.
 fn table(c: &Compiled) -> String {
     let mut out = String::new();
-    for (i, fusion) in fusion::all().iter().enumerate() {
+    for (i, name) in weft_passes::contract_names().iter().enumerate() {
         let rows: Vec<_> = c.context.contracts.iter().map(|b| (b.body, &b.contracts[i])).collect();
         if rows.iter().all(|(_, c)| c.candidates == 0) {
             continue;
         }
         let cells: Vec<String> =
             rows.iter().map(|(body, c)| format!("{body} {}/{}", c.matched, c.candidates)).collect();
-        writeln!(out, "{}: {}", fusion.name, cells.join(", ")).expect("a string");
+        writeln!(out, "{name}: {}", cells.join(", ")).expect("a string");
         let mut reasons: Vec<(&str, &str)> =
             rows.iter().flat_map(|(body, c)| c.misses.iter().map(move |m| (*body, m.why.as_str()))).collect();
         reasons.sort_unstable();
