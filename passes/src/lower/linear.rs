@@ -162,6 +162,13 @@ fn over_rows(
 ) -> Result<(RowEpilogue, Vec<Store>), Stop> {
     let at = coords(2);
     let value = element(inl, region, chain.source, 0)?;
+    // A kernel that reduces the rows it makes has no sums of those it reads.
+    let sum = |n: &NodeId| matches!(inl.graph.node(*n).op, Op::Reduce(_) | Op::Softmax);
+    if !inl.stages.is_empty()
+        && let Some(sum) = inl.ops.iter().copied().find(sum)
+    {
+        return Err(Stop::Materialise(sum));
+    }
     inl.known.clear();
     inl.known.insert(chain.source, (at.clone(), Scalar::Acc(0)));
     inl.inside.extend(&chain.inside);
