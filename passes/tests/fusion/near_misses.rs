@@ -31,7 +31,7 @@ const CASES: [(&str, Make, &[&str]); 19] = [
     ("attention-epilogue", scores, &["plain", "sum"]),
     ("absorb-latent", latent, &["rows themselves", "computed rows"]),
     ("router", router, &["no weights", "no choice"]),
-    ("grouped-experts", experts, &["one matrix"]),
+    ("grouped-experts", experts, &["one matrix", "by itself"]),
     ("head-sample", head_sample, &["no product"]),
     ("elementwise", chain, &["used twice", "one op", "reduced between"]),
     ("fold-cast", cast, &["of whole numbers", "at load"]),
@@ -232,6 +232,11 @@ fn experts(m: &mut Maker, change: &str) -> NodeId {
     }
     let logits = m.linear(x, "router", 4);
     let index = m.g.top_k(logits, 2);
+    if change == "by itself" {
+        let rows = m.g.reshape(x, vec![T, C(1), C(WIDTH)]);
+        let w = m.weight("a", &[4, 8, WIDTH]);
+        return m.g.routed_matmul(rows, w, index, DType::F32);
+    }
     let (gate, up) = routed_pair(m, x, [index, index]);
     let gate = m.g.unary(Unary::Silu, gate);
     m.bin(Binary::Mul, gate, up)
