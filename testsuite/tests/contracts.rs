@@ -17,7 +17,7 @@ use weft_runtime::exec::CpuModel;
 use weft_testsuite::encoder;
 use weft_testsuite::fixture::{Bytes, Fixture, List, compile_with};
 use weft_testsuite::golden::tiny;
-use weft_testsuite::synthetic::{LlamaShape, SMOLLM2, deepseek_v3};
+use weft_testsuite::synthetic::{LlamaShape, SMOLLM2, deepseek_v3, minilm};
 
 const SIZES: (usize, usize) = (64, 2);
 
@@ -298,4 +298,29 @@ fn smollm2_fuses_everywhere() {
     }
     let dispatches = decode_dispatches(&c);
     assert!(dispatches <= 30 * 6 + 4, "{dispatches} dispatches");
+}
+
+/// All 6 layers of MiniLM match every encoder fusion, in at most 6 dispatches a layer and 4 more.
+#[test]
+fn minilm_fuses_everywhere() {
+    let c = compiled(&minilm(), Selection::default());
+    let [encode] = &c.context.contracts[..] else { panic!("an encoder has one form of the step") };
+    assert_eq!(encode.body, "encode");
+    for f in &encode.contracts {
+        assert_eq!(f.matched, f.candidates, "{}: {:?}", f.fusion, f.misses.first());
+    }
+    for (name, sites) in [
+        ("layer-norm", 13),
+        ("residual-norm", 12),
+        ("merge-linears", 6),
+        ("linear-bias", 36),
+        ("linear-activation", 6),
+        ("residual", 12),
+        ("attention", 6),
+    ] {
+        let f = encode.contracts.iter().find(|c| c.fusion == name).expect(name);
+        assert_eq!((f.matched, f.candidates), (sites, sites), "{name}");
+    }
+    let dispatches = c.plan.bodies[0].dispatches.len();
+    assert!(dispatches <= 6 * 6 + 4, "{dispatches} dispatches");
 }
