@@ -315,7 +315,8 @@ pub struct InspectArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["entry", "context", "explain", "json"])]
     pub kernel: Option<String>,
     /// As what.
-    #[arg(long, value_enum, default_value_t = EmitArg::Cuda, requires = "kernel")]
+    #[arg(long, value_enum, default_value_t = EmitArg::Cuda, requires = "kernel",
+        conflicts_with_all = ["entry", "context", "explain", "json"])]
     pub emit: EmitArg,
     /// Say which parts of the model this kernel computes, from which weights, and by which rules.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["entry", "context"])]

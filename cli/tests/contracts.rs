@@ -54,6 +54,8 @@ fn what_is_required_and_holds_lets_the_bundle_be_written() {
         "prefill:residual=all",
         "--require",
         "short:norm-prologue=all",
+        "--require",
+        "sibling-loops=all",
     ];
     compile(dir.path(), &required).ok();
     assert!(dir.path().join("b/plan.ron").exists());
@@ -84,6 +86,7 @@ fn what_is_off_has_no_sites() {
     for (off, fusion) in [
         (["--disable", "attention"], "attention"),
         (["--disable", "rope"], "rope"),
+        (["--disable", "sibling-loops"], "sibling-loops"),
         (["--numerics", "exact"], "norm-prologue"),
         (["--numerics", "exact"], "attention"),
         (["--numerics", "reassociate"], "norm-prologue"),

@@ -102,6 +102,12 @@ fn what_is_not_there_is_named() {
     let sass = inspect(dir.path(), &["--kernel", QKV, "--emit", "sass"]);
     sass.fails(1, &["WEFT_NVDISASM", "pip download", "nvidia-cuda-nvdisasm"]);
     inspect(dir.path(), &["--emit", "ptx"]).fails(2, &["--kernel"]);
+    // What prints no code takes no form of it, rather than ignore it.
+    for other in [["--explain", QKV], ["--entry", "decode_1"], ["--context", "64"]] {
+        let run = inspect(dir.path(), &[&other[..], &["--emit", "sass"]].concat());
+        run.fails(2, &["--emit", other[0], "cannot be used with"]);
+    }
+    inspect(dir.path(), &["--emit", "sass", "--json"]).fails(2, &["--emit", "--json", "cannot be used with"]);
     let llama = fixture("tiny/llama");
     weft(dir.path(), ["inspect".as_ref(), llama.as_os_str()]).fails(2, &["not a bundle", "weft compile"]);
     fs::remove_file(dir.path().join("b/explain.json")).expect("removes");
@@ -157,6 +163,7 @@ fn a_kernel_is_explained() {
         "merge-linears (exact)",
         "norm-prologue (full)",
         "cache-write (exact)",
+        "cache-write-epilogue (exact)",
         "matmul.t",
     ];
     for part in parts {
@@ -190,6 +197,9 @@ fn a_kernel_is_explained() {
 fn passes_are_dumped_as_text_and_pictures() {
     let dir = folder();
     compile(dir.path(), &["--dump-passes", "one"]).ok();
+    // Of what is in the folder, only an earlier run's dumps go: those of a level with fewer passes.
+    compile(dir.path(), &["--dump-passes", "two", "--opt-level", "0"]).ok();
+    fs::write(dir.path().join("two/01-notes.txt"), "mine").expect("writes");
     compile(dir.path(), &["--dump-passes", "two"]).ok();
     compile(dir.path(), &["--dump-passes", "plain", "--opt-level", "0"]).ok();
     let names = |folder: &str| {
@@ -207,22 +217,33 @@ fn passes_are_dumped_as_text_and_pictures() {
         "03-eqsat-short.txt",
         "04-eqsat-prefill.txt",
         "05-lower.txt",
-        "06-schedule.txt",
-        "07-memory-plan.txt",
-        "08-launch.txt",
+        "06-siblings.txt",
+        "07-generation.txt",
+        "08-schedule.txt",
+        "09-memory-plan.txt",
+        "10-launch.txt",
         "layer-built.svg",
         "layer-decode.svg",
         "layer-prefill.svg",
         "layer-short.svg",
     ];
     assert_eq!(names("one"), expected);
+    let others: Vec<String> = names("two").into_iter().filter(|n| !expected.contains(&n.as_str())).collect();
+    assert_eq!(others, ["01-notes.txt"]);
+    assert_eq!(names("two").len(), expected.len() + 1);
     for name in expected {
         assert_eq!(read("one", name), read("two", name), "{name} differs from run to run");
     }
     assert_eq!(read("plain", "02-eqsat.txt"), "(unchanged)\n");
+    // What siblings merged is there apart before it, and the advance after its pass only.
+    let siblings = weft::passes::siblings::NAME;
+    let has = |name: &str| (read("one", name).contains(siblings), read("one", name).contains("\"advance\""));
+    assert_eq!(has("05-lower.txt"), (false, false));
+    assert_eq!(has("06-siblings.txt"), (true, false));
+    assert_eq!(has("07-generation.txt"), (true, true));
     assert_eq!(
         fs::read_to_string(dir.path().join("b/plan.ron")).expect("reads"),
-        read("plain", "06-launch.txt")
+        read("plain", "07-launch.txt")
     );
     let (built, decode) = (read("one", "layer-built.svg"), read("one", "layer-decode.svg"));
     // 9 weights a layer, which merging makes 6.

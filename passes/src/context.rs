@@ -11,6 +11,22 @@ use weft_ir::target::Target;
 /// Text of a dump that is as after the pass before.
 pub const UNCHANGED: &str = "(unchanged)\n";
 
+/// Names of the dumps, in order: passes, `eqsat-…` for a form of the step.
+pub const DUMPS: [&str; 12] = [
+    "build",
+    "eqsat",
+    "eqsat-encode",
+    "eqsat-decode",
+    "eqsat-short",
+    "eqsat-prefill",
+    "lower",
+    "siblings",
+    "generation",
+    "schedule",
+    "memory-plan",
+    "launch",
+];
+
 /// What a user chooses.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -73,16 +89,55 @@ impl Context {
     /// Keeps the IR's text after a pass, when dumps are wanted.
     pub fn dump(&mut self, name: &'static str, text: impl FnOnce() -> String) {
         if self.options.dump {
+            debug_assert!(DUMPS.contains(&name), "{name} is not in DUMPS");
             self.dumps.push((name, text()));
         }
     }
 
-    /// Keeps the IR's text after a pass, or that it is as it was after an earlier one.
+    /// Keeps the IR's text after a pass, or that it is as it was after an earlier one. Where the earlier one changed
+    /// nothing either, its text is that of the dump before it.
     pub fn dump_changed(&mut self, name: &'static str, before: &'static str, text: impl FnOnce() -> String) {
         self.dump(name, text);
-        let last = self.dumps.iter().rfind(|(pass, _)| *pass == before).map(|(_, text)| text.clone());
-        if let Some((_, text)) = self.dumps.last_mut().filter(|(_, text)| last.as_ref() == Some(text)) {
+        let Some(((_, text), earlier)) = self.dumps.split_last_mut() else { return };
+        let from = earlier.iter().rposition(|(pass, _)| *pass == before);
+        let until = earlier.iter().take(from.map_or(0, |i| i + 1));
+        if until.rev().find(|(_, kept)| kept != UNCHANGED).is_some_and(|(_, last)| last == text) {
             *text = UNCHANGED.into();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Context, Options, UNCHANGED};
+    use weft_ir::dtype::DType;
+    use weft_ir::target::Target;
+
+    fn context(dump: bool) -> Context {
+        Context::new(Options {
+            target: Target::parse("sm_90").expect("sm_90"),
+            dtype: DType::BF16,
+            opt_level: 2,
+            max_seq: 64,
+            max_batch: 1,
+            selection: Default::default(),
+            dump,
+            schedules: Default::default(),
+        })
+    }
+
+    #[test]
+    fn several_passes_that_change_nothing_are_all_unchanged() {
+        let mut c = context(true);
+        c.dump("lower", || "a".into());
+        c.dump_changed("siblings", "lower", || "a".into());
+        c.dump_changed("generation", "siblings", || "a".into());
+        c.dump_changed("schedule", "generation", || "b".into());
+        c.dump_changed("launch", "schedule", || "a".into());
+        let texts: Vec<&str> = c.dumps.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(texts, ["a", UNCHANGED, UNCHANGED, "b", "a"]);
+        let mut c = context(false);
+        c.dump_changed("siblings", "lower", || unreachable!("no dump is wanted"));
+        assert!(c.dumps.is_empty());
     }
 }

@@ -26,6 +26,11 @@ pub fn names() -> Vec<&'static str> {
     all.into_iter().collect()
 }
 
+/// Names that contracts have and `--require` takes: of fusions, and of the pass that merges loops; in order.
+pub fn contract_names() -> Vec<&'static str> {
+    fusion::all().into_iter().map(|f| f.name).chain([siblings::NAME]).collect()
+}
+
 pub use numerics::{Numerics, Selection};
 pub use pipeline::{Compiled, Error, Form, compile};
 pub use products::Products;

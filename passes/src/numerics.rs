@@ -67,4 +67,11 @@ impl Selection {
     pub fn allows(&self, name: &str, class: Numerics) -> bool {
         class <= self.numerics && !self.disabled.iter().any(|d| d == name)
     }
+    /// Why one of this name is off.
+    pub(crate) fn why_off(&self, name: &str) -> String {
+        match self.disabled.iter().any(|d| d == name) {
+            true => "it is disabled".into(),
+            false => format!("--numerics {} leaves it out", self.numerics),
+        }
+    }
 }

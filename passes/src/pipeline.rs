@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
-use weft_ir::plan::{Body, Dispatch, Entry, Plan, Role};
+use weft_ir::plan::{Body, Dispatch, Entry, KernelSpec, Plan, Role};
 use weft_ir::verify;
 
 /// Why a graph did not compile.
@@ -136,6 +136,43 @@ fn find_sites(variants: &[Variant], o: &Options) -> Result<Vec<fusion::Sites>, S
     found.into_iter().collect()
 }
 
+/// A plan of what was lowered.
+fn assemble(
+    o: &Options,
+    lowered: &lower::Lowered,
+    (kernels, bodies, entries): (Vec<KernelSpec>, Vec<Body>, Vec<Entry>),
+) -> Plan {
+    Plan {
+        target: o.target.name.into(),
+        dtype: o.dtype,
+        opt_level: o.opt_level,
+        max_seq: o.max_seq,
+        max_batch: o.max_batch,
+        buffers: lowered.buffers.clone(),
+        works: lowered.works.clone(),
+        kernels,
+        bodies,
+        entries,
+        generation: None,
+    }
+}
+
+/// The bodies before launches are known.
+fn unlaunched(lowered: &lower::Lowered) -> Vec<Body> {
+    let body = |d: &Vec<_>| Body { dispatches: d.clone(), launches: Vec::new() };
+    lowered.bodies.iter().map(body).collect()
+}
+
+/// A plan as dumps show it.
+fn text(plan: &Plan) -> String {
+    plan.to_ron().unwrap_or_else(|e| e.to_string())
+}
+
+/// What was lowered, as dumps before `schedule` show it.
+fn unscheduled(o: &Options, lowered: &lower::Lowered) -> String {
+    text(&assemble(o, lowered, (Vec::new(), unlaunched(lowered), Vec::new())))
+}
+
 /// Compiles a graph.
 ///
 /// # Errors
@@ -168,17 +205,24 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
             lower::run(c, &all)
         })
         .map_err(Error::Lower)?;
+    c.dump("lower", || unscheduled(&o, &lowered));
     if o.opt_level >= 2 {
-        c.timed("siblings", |_| {
-            for (i, placed) in placed.iter_mut().enumerate().filter(|(i, _)| variants[*i].few_tokens()) {
-                siblings::run(&mut lowered, i, placed, &o.selection);
-            }
+        let loops: Vec<fusion::Contract> = c.timed("siblings", |_| {
+            let each = placed.iter_mut().enumerate().map(|(i, placed)| match variants[i].few_tokens() {
+                true => siblings::run(&mut lowered, i, placed, &o.selection),
+                false => siblings::nowhere(&o.selection),
+            });
+            each.collect()
         });
+        c.dump_changed("siblings", "lower", || unscheduled(&o, &lowered));
         c.contracts = c.timed("contracts", |_| {
-            let of = variants.iter().zip(&sites).zip(&placed);
-            of.map(|((v, s), p)| fusion::BodyContracts {
+            let of = variants.iter().zip(&sites).zip(&placed).zip(loops);
+            of.map(|(((v, s), p), loops)| fusion::BodyContracts {
                 body: v.name(),
-                contracts: fusion::contracts(&v.graph, s, &o.selection, &p.dispatches, &p.forms),
+                contracts: fusion::contracts(&v.graph, s, &o.selection, &p.dispatches, &p.forms)
+                    .into_iter()
+                    .chain([loops])
+                    .collect(),
             })
             .collect()
         });
@@ -192,6 +236,8 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         decode.and_then(|d| Some((d, generation::advance(buffers, works, &bodies[d], o.max_seq)?)))
     });
     let lowered = lowered;
+    let last = if o.opt_level >= 2 { "siblings" } else { "lower" };
+    c.dump_changed("generation", last, || unscheduled(&o, &lowered));
     let provenance = {
         let of = variants.iter().zip(&sites).zip(&placed);
         let bodies: Vec<provenance::Body<'_>> = of
@@ -210,25 +256,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         dispatches: p.dispatches,
     });
     let forms: Vec<Form> = forms.collect();
-    let plan = |kernels, bodies, entries| Plan {
-        target: o.target.name.into(),
-        dtype: o.dtype,
-        opt_level: o.opt_level,
-        max_seq: o.max_seq,
-        max_batch: o.max_batch,
-        buffers: lowered.buffers.clone(),
-        works: lowered.works.clone(),
-        kernels,
-        bodies,
-        entries,
-        generation: None,
-    };
-    let text = |p: Plan| p.to_ron().unwrap_or_else(|e| e.to_string());
-    let unlaunched = || -> Vec<Body> {
-        let body = |d: &Vec<_>| Body { dispatches: d.clone(), launches: Vec::new() };
-        lowered.bodies.iter().map(body).collect()
-    };
-    c.dump("lower", || text(plan(Vec::new(), unlaunched(), Vec::new())));
+    let plan = |kernels, bodies, entries| assemble(&o, &lowered, (kernels, bodies, entries));
     let body_of = |b: &schedule::Bucket| variants.iter().position(|v| v.serves(b, &o)).unwrap_or(0);
     let (kernels, chosen) = c.timed("schedule", |_| {
         let uses = |body: usize| -> BTreeSet<u32> { lowered.bodies[body].iter().map(|d| d.work).collect() };
@@ -254,7 +282,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         buckets.iter().zip(&chosen).zip(arenas).map(entry).collect()
     };
     let unplaced = || entries(vec![Arena::default(); buckets.len()]);
-    c.dump("schedule", || text(plan(kernels.clone(), unlaunched(), unplaced())));
+    c.dump("schedule", || text(&plan(kernels.clone(), unlaunched(&lowered), unplaced())));
     let arenas: Vec<Arena> = c.timed("memory-plan", |_| {
         let run = |(b, chosen): (&schedule::Bucket, &schedule::Chosen)| {
             let spec = |d: &Dispatch| chosen.get(&d.work).and_then(|k| kernels.get(k.index()));
@@ -264,7 +292,7 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         buckets.iter().zip(&chosen).map(run).collect()
     });
     c.dump_changed("memory-plan", "schedule", || {
-        text(plan(kernels.clone(), unlaunched(), entries(arenas.clone())))
+        text(&plan(kernels.clone(), unlaunched(&lowered), entries(arenas.clone())))
     });
     let bodies: Vec<Body> = c.timed("launch", |_| {
         let body = |(i, dispatches): (usize, &Vec<_>)| {
@@ -281,6 +309,6 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
         generation::run(body, &lowered.bodies[body], advance, programmatic)
     });
     c.timed("verify-plan", |_| verify::plan::verify(&plan)).map_err(|f| Error::Plan(lines(&f)))?;
-    c.dump_changed("launch", "memory-plan", || text(plan.clone()));
+    c.dump_changed("launch", "memory-plan", || text(&plan));
     Ok(Compiled { plan, context, provenance, forms })
 }

@@ -6,16 +6,18 @@
 
 use crate::eqsat::{History, rules};
 use crate::fusion::{self, Sites};
-use crate::lower::{Lowered, Placed};
+use crate::lower::{Lowered, Placed, Rule};
 use crate::numerics::Selection;
+use crate::siblings;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use weft_ir::graph::{Graph, Op, line};
 use weft_ir::ids::NodeId;
+use weft_ir::plan::Work;
 
 /// Version of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where the works of a plan came from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,8 +39,8 @@ pub struct WorkSource {
     pub sites: Vec<Site>,
     /// Fusions that are one kernel at its first site, in the order of reports.
     pub fusions: Vec<RuleUse>,
-    /// Lowering's steps that made it, in order.
-    pub lowering: Vec<String>,
+    /// Lowering's rules that made it, in order; behind them that of merged loops.
+    pub lowering: Vec<RuleUse>,
     /// Rewrites before lowering, in order.
     pub rewrites: Vec<Rewrite>,
     /// What was not chosen.
@@ -110,11 +112,13 @@ pub struct Alternative {
     pub chosen_cost_s: f64,
 }
 
-/// Numerics class of a rewrite rule or a fusion, by its name.
+/// Numerics class of a rewrite rule, a fusion, the merging of loops or a rule of lowering, by its name.
 pub fn numerics(name: &str) -> Option<&'static str> {
     let rule = rules::all().into_iter().find(|r| r.name == name).map(|r| r.numerics);
     let fusion = || fusion::all().into_iter().find(|f| f.name == name).map(|f| f.numerics);
-    rule.or_else(fusion).map(|n| n.name())
+    let siblings = || (siblings::NAME == name).then_some(siblings::NUMERICS);
+    let lowering = || Rule::ALL.into_iter().find(|r| r.name() == name).map(Rule::numerics);
+    rule.or_else(fusion).or_else(siblings).or_else(lowering).map(|n| n.name())
 }
 
 /// What is known of a body of the plan.
@@ -131,11 +135,14 @@ pub struct Body<'a> {
 
 /// What lowering and fusion know of the works, body by body.
 pub fn gather(lowered: &Lowered, bodies: &[Body<'_>], selection: &Selection) -> Provenance {
-    let mut works: Vec<WorkSource> = lowered
-        .works
-        .iter()
-        .map(|w| WorkSource { work: w.name.clone(), lowering: w.rules.clone(), ..WorkSource::default() })
-        .collect();
+    let used =
+        |rule: &String| RuleUse { rule: rule.clone(), numerics: numerics(rule).unwrap_or_default().into() };
+    let source = |w: &Work| WorkSource {
+        work: w.name.clone(),
+        lowering: w.rules.iter().map(used).collect(),
+        ..WorkSource::default()
+    };
+    let mut works: Vec<WorkSource> = lowered.works.iter().map(source).collect();
     for (at, (body, dispatches)) in bodies.iter().zip(&lowered.bodies).enumerate() {
         let reader = Reader { body, load: body.placed.graph.load_time() };
         for (i, (dispatch, nodes)) in dispatches.iter().zip(&body.placed.dispatches).enumerate() {

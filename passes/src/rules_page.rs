@@ -2,13 +2,14 @@
 
 use crate::eqsat::rules;
 use crate::fusion;
+use crate::lower::Rule;
 use crate::numerics::Numerics;
 use crate::siblings;
 use std::fmt::Write;
 
 const HEAD: &str = "# Rules
 
-Generated from `passes/src/eqsat/rules/` and `passes/src/fusion/rules/`; `cargo xtask bless` writes it again.
+Generated from `passes/src/eqsat/rules/`, `passes/src/fusion/rules/` and `passes/src/lower/rules.rs`; `cargo xtask bless` writes it again.
 
 `weft compile --disable NAME` leaves a rule or fusion out, `--numerics CLASS` all of the classes above CLASS:
 
@@ -61,6 +62,18 @@ pub fn page() -> String {
         let _ = writeln!(out, "| `{}` | `{}` | {summary} | {patterns}{more} |", f.name, f.numerics);
     }
     let (name, class, summary) = (siblings::NAME, siblings::NUMERICS, siblings::SUMMARY);
-    let _ = writeln!(out, "\n## Merged loops\n\n`{name}` (`{class}`): {summary}.");
+    let _ = writeln!(
+        out,
+        "\n## Merged loops\n\n`{name}` (`{class}`): {summary}. Its sites are loops that can follow an earlier one; it is \
+         counted, required and disabled as fusions are."
+    );
+    out.push_str(
+        "\n## Lowering\n\nWhat made a kernel, in its header and in `weft inspect --explain`. These follow the fusions \
+         that are on: none of a class above `--numerics` is used.\n\n| rule | class | what is one kernel |\n| --- | --- \
+         | --- |\n",
+    );
+    for r in Rule::ALL {
+        let _ = writeln!(out, "| `{}` | `{}` | {} |", r.name(), r.numerics(), r.summary());
+    }
     out
 }

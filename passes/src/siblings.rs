@@ -8,10 +8,11 @@
 //! last parallel extents differ become one over both extents, of which each takes its part: the norms of queries and
 //! of keys.
 
+use crate::fusion::{Contract, Miss};
 use crate::lower::{Lowered, Placed};
 use crate::numerics::{Numerics, Selection};
-use std::collections::HashMap;
-use weft_ir::ids::{BufferId, OperandId};
+use std::collections::{BTreeSet, HashMap};
+use weft_ir::ids::{BufferId, NodeId, OperandId};
 use weft_ir::plan::{Compute, Dispatch, Loop, Operand, Scalar, Stage, Store, Work};
 use weft_ir::scalar::{Binary, Compare};
 use weft_ir::shape::Dim;
@@ -26,36 +27,86 @@ pub const SUMMARY: &str = "independent loops of a decode or short step over the 
 
 /// Most arrays of a merged work.
 const OPERANDS: usize = 24;
+/// Why a loop does not follow another that it could.
+const TOO_LARGE: &str = "one work of both has too many arrays";
 
-/// Merges what it can in a body; whether anything was.
-pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &Selection) -> bool {
-    let Some(dispatches) = lowered.bodies.get_mut(body).filter(|_| selection.allows(NAME, NUMERICS)) else {
-        return false;
+/// Merges what it can in a body. The contract's sites are loops that can follow an earlier one; where merging is off,
+/// they are found and left.
+pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &Selection) -> Contract {
+    let enabled = selection.allows(NAME, NUMERICS);
+    let mut contract = Contract::empty(NAME, NUMERICS, enabled);
+    let Some(dispatches) = lowered.bodies.get(body) else { return contract };
+    let mut after = Step {
+        dispatches: dispatches.clone(),
+        works: lowered.works.clone(),
+        nodes: placed.dispatches.clone(),
     };
-    let mut dispatches = std::mem::take(dispatches);
-    let before = dispatches.len();
-    let mut known = HashMap::new();
-    let mut i = 0;
-    while i < dispatches.len() {
-        let found = siblings(&dispatches, &lowered.works, i)
-            .find_map(|j| Some((j, merged(&lowered.works, &dispatches[i], &dispatches[j])?)));
-        let Some((j, both)) = found else {
-            i += 1;
-            continue;
-        };
-        let removed = dispatches.remove(j);
-        let nodes = placed.dispatches.remove(j);
-        placed.dispatches[i].extend(nodes);
-        placed.dispatches[i].sort_unstable();
-        let parts = (dispatches[i].work, removed.work);
-        dispatches[i] = both.dispatch(&mut lowered.works, parts, &mut known, &dispatches[i].scope);
+    let merged = after.merge();
+    contract.candidates = merged.len();
+    if !enabled {
+        let off = merged.into_iter().map(|scope| Miss { scope, why: selection.why_off(NAME) });
+        contract.misses = off.collect();
+        return contract;
     }
-    let changed = dispatches.len() < before;
-    lowered.bodies[body] = dispatches;
-    if changed {
+    contract.matched = merged.len();
+    contract.misses = after.too_large().map(|scope| Miss { scope, why: TOO_LARGE.into() }).collect();
+    contract.candidates += contract.misses.len();
+    if contract.matched > 0 {
+        placed.dispatches = after.nodes;
+        lowered.works = after.works;
+        lowered.bodies[body] = after.dispatches;
         drop_unused(lowered);
     }
-    changed
+    contract
+}
+
+/// The contract of a body whose loops stay apart: one whose steps are not of few tokens.
+pub fn nowhere(selection: &Selection) -> Contract {
+    Contract::empty(NAME, NUMERICS, selection.allows(NAME, NUMERICS))
+}
+
+/// Dispatches of a body, the works they are of, and the nodes of each.
+struct Step {
+    dispatches: Vec<Dispatch>,
+    works: Vec<Work>,
+    nodes: Vec<Vec<NodeId>>,
+}
+
+impl Step {
+    /// Merges what it can: the places of the loops that follow others now.
+    fn merge(&mut self) -> Vec<String> {
+        let mut known = HashMap::new();
+        let mut scopes = Vec::new();
+        let mut i = 0;
+        while i < self.dispatches.len() {
+            let Some((j, both)) = self.pairs(i).find_map(|(j, both)| Some((j, both.ok()?))) else {
+                i += 1;
+                continue;
+            };
+            let removed = self.dispatches.remove(j);
+            let nodes = self.nodes.remove(j);
+            self.nodes[i].extend(nodes);
+            self.nodes[i].sort_unstable();
+            let parts = (self.dispatches[i].work, removed.work);
+            let scope = self.dispatches[i].scope.clone();
+            self.dispatches[i] = both.dispatch(&mut self.works, parts, &mut known, &scope);
+            scopes.push(removed.scope);
+        }
+        scopes
+    }
+
+    /// Later loops whose points allow it to be one with loop i.
+    fn pairs(&self, i: usize) -> impl Iterator<Item = (usize, Result<Merged, TooLarge>)> {
+        let all = siblings(&self.dispatches, &self.works, i);
+        all.filter_map(move |j| Some((j, merged(&self.works, &self.dispatches[i], &self.dispatches[j])?)))
+    }
+
+    /// Places of loops that could follow an earlier one, but for the number of arrays.
+    fn too_large(&self) -> impl Iterator<Item = String> {
+        let later = |i| self.pairs(i).map(|(j, _)| j);
+        let loops: BTreeSet<usize> = (0..self.dispatches.len()).flat_map(later).collect();
+        loops.into_iter().map(|j| self.dispatches[j].scope.clone())
+    }
 }
 
 /// Later loops that do not depend on dispatch i or on any between, nor these on them.
@@ -70,6 +121,9 @@ fn siblings<'a>(all: &'a [Dispatch], works: &'a [Work], i: usize) -> impl Iterat
     (i + 1..end).filter(move |&j| is_loop(&all[j]) && all[i..j].iter().rev().all(|d| apart(d, &all[j])))
 }
 
+/// Both loops have more arrays than a work takes.
+struct TooLarge;
+
 /// A merged work and the buffers of its arrays.
 struct Merged {
     compute: Loop,
@@ -79,7 +133,7 @@ struct Merged {
 }
 
 /// The loops of two dispatches as one, where their extents allow it.
-fn merged(works: &[Work], a: &Dispatch, b: &Dispatch) -> Option<Merged> {
+fn merged(works: &[Work], a: &Dispatch, b: &Dispatch) -> Option<Result<Merged, TooLarge>> {
     let (wa, wb) = (&works[a.work as usize], &works[b.work as usize]);
     let (Compute::Loop(la), Compute::Loop(lb)) = (&wa.compute, &wb.compute) else { return None };
     if la.reduced != lb.reduced {
@@ -106,14 +160,14 @@ fn merged(works: &[Work], a: &Dispatch, b: &Dispatch) -> Option<Merged> {
     let mut writes = of(wa, a);
     let first_write = writes.len() as u8;
     writes.extend(of(wb, b));
-    if reads.len() + writes.len() > OPERANDS {
-        return None;
-    }
     let second = Second { operands: &operands, first_write, ..Second::default() };
     let compute = if la.domain == lb.domain { together(la, lb, second) } else { end_to_end(la, lb, second)? };
+    if reads.len() + writes.len() > OPERANDS {
+        return Some(Err(TooLarge));
+    }
     let moved = wb.in_place.iter().map(|(w, r)| (w + first_write, operands[r.index()]));
     let in_place = wa.in_place.iter().copied().chain(moved).collect();
-    Some(Merged { compute, reads, writes, in_place })
+    Some(Ok(Merged { compute, reads, writes, in_place }))
 }
 
 /// How the expressions of the second loop are moved.

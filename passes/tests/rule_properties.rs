@@ -2,7 +2,7 @@
 //!
 //! For each rule a maker gives a graph that it applies to, in random sizes and types. The graph is saturated
 //! with that rule (and those it builds on), and every alternative of every class is evaluated beside the form
-//! that was taken. Near misses are in `eqsat.rs`.
+//! that was taken. Near misses of every rule are in `near_misses.rs`, more of those of linear layers in `eqsat.rs`.
 
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;

@@ -5,9 +5,14 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, parse};
 use weft_ir::plan::{Compute, Plan, Scalar};
 use weft_ir::target::Target;
-use weft_passes::{Options, Selection, compile, siblings};
+use weft_passes::fusion::Contract;
+use weft_passes::{Compiled, Options, Selection, compile, provenance, siblings};
 
 fn plan(text: &str, selection: Selection) -> Plan {
+    compiled(text, selection).plan
+}
+
+fn compiled(text: &str, selection: Selection) -> Compiled {
     let graph: Graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
     let options = Options {
         target: Target::parse("sm_90").expect("sm_90"),
@@ -19,7 +24,13 @@ fn plan(text: &str, selection: Selection) -> Plan {
         dump: false,
         schedules: Default::default(),
     };
-    compile(&graph, options).unwrap_or_else(|e| panic!("{e}")).plan
+    compile(&graph, options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The contract of merged loops in a form of the step.
+fn contract<'a>(c: &'a Compiled, body: &str) -> &'a Contract {
+    let body = c.context.contracts.iter().find(|b| b.body == body).expect("a body");
+    body.contracts.iter().find(|c| c.fusion == siblings::NAME).expect("a contract")
 }
 
 /// Loops of a body: domain, stages, stores, guards among these.
@@ -95,4 +106,42 @@ fn loops_over_the_same_points_share_them() {
     assert_eq!(loops(&merged, 0), [(2, 0, 2, 0)], "one loop, two stores, no guard");
     let reads: HashMap<_, _> = merged.works.iter().map(|w| (w.name.clone(), w.reads.len())).collect();
     assert_eq!(reads.values().copied().max(), Some(2), "what both read is one array: {reads:?}");
+}
+
+#[test]
+fn merged_loops_are_counted_and_have_a_class() {
+    let on = compiled(NORMS, Selection::default());
+    let decode = contract(&on, "decode");
+    assert!(decode.enabled && decode.misses.is_empty());
+    assert_eq!((decode.matched, decode.candidates), (1, 1));
+    // Loops of the other steps are no candidates.
+    assert_eq!((contract(&on, "prefill").matched, contract(&on, "prefill").candidates), (0, 0));
+    let off = compiled(NORMS, Selection::without(&[siblings::NAME]));
+    let decode = contract(&off, "decode");
+    assert!(!decode.enabled);
+    assert_eq!((decode.matched, decode.candidates), (0, 1));
+    assert_eq!(decode.misses[0].why, "it is disabled");
+    let used = on.provenance.works.iter().flat_map(|w| &w.lowering).find(|r| r.rule == siblings::NAME);
+    assert_eq!(used.map(|r| r.numerics.as_str()), Some(siblings::NUMERICS.name()));
+    for name in weft_passes::names() {
+        assert!(provenance::numerics(name).is_some(), "{name} has no class");
+    }
+}
+
+/// Sums of one value with 30 weights: an array of both, and two of each.
+#[test]
+fn more_arrays_than_a_work_takes_are_a_miss() {
+    let mut text = String::from("%0 = weight \"t\" -> f32[100, 8]\n%1 = input token_ids -> i32[tokens]\n");
+    text += "%2 = gather %0, %1 -> f32[tokens, 8]\n";
+    for (i, w) in (3..).step_by(3).take(30).enumerate() {
+        text += &format!("%{w} = weight \"w{i}\" -> f32[1, 8]\n");
+        text += &format!("%{} = broadcast %{w} -> f32[tokens, 8]\n", w + 1);
+        text += &format!("%{} = add %2, %{} -> f32[tokens, 8]\n", w + 2, w + 1);
+    }
+    (0..30).for_each(|i| text += &format!("output \"y{i}\" = %{}\n", 3 * i + 5));
+    let c = compiled(&text, Selection::default());
+    // Eleven are a work of 23 arrays, eleven more another, and the rest a third.
+    let contract = contract(&c, "decode");
+    assert_eq!((contract.matched, contract.candidates), (27, 29), "{contract:?}");
+    assert!(contract.misses.iter().all(|m| m.why.contains("too many arrays")), "{contract:?}");
 }

@@ -69,6 +69,34 @@ pub fn deepseek_v3(layers: usize) -> Graph {
         "v_head_dim": 128,
         "vocab_size": 129_280,
     });
+    of_config(&config)
+}
+
+/// Graph of all-MiniLM-L6-v2's shape (its public `config.json`), bf16.
+///
+/// # Panics
+/// When it does not build.
+pub fn minilm() -> Graph {
+    let config = serde_json::json!({
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 6,
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "type_vocab_size": 2,
+        "vocab_size": 30522,
+    });
+    of_config(&config)
+}
+
+/// Graph of a configuration, bf16.
+fn of_config(config: &serde_json::Value) -> Graph {
     let path = Path::new("config.json");
     let shape = Checkpoint::of_config(path, config.to_string().as_bytes(), DType::BF16, &[]);
     let shape = shape.unwrap_or_else(|e| panic!("{e}"));

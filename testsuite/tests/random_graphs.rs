@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
-use weft_ir::graph::{Graph, Op};
-use weft_ir::scalar::Unary;
+use weft_ir::dtype::DType;
+use weft_ir::graph::{Graph, Input, Literal, Op, ValueType};
+use weft_ir::scalar::{Binary, Compare, Reduce, Unary};
 use weft_testsuite::fixture::root;
 use weft_testsuite::random::{Check, check_text, graph, report, run_many, shrink};
 
@@ -46,14 +47,13 @@ fn all_levels_compute_what_the_graph_does() {
 /// Graphs of a folder, each with what is wrong with it.
 fn checked(folder: &str) -> Vec<(String, Result<(), String>)> {
     let folder = root().join(folder);
-    // A folder that holds nothing is not in a checkout.
-    let mut paths: Vec<_> = std::fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut paths: Vec<_> = entries
         .map(|entry| entry.expect("an entry").path())
         .filter(|p| p.extension().is_some_and(|e| e == "graph"))
         .collect();
     paths.sort();
+    assert!(!paths.is_empty(), "{}: no graphs", folder.display());
     let check = Check::new(0);
     let one = |path: std::path::PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -80,38 +80,58 @@ fn kind(op: &Op) -> String {
     }
 }
 
+fn all<T: Copy>(kinds: &[T], op: fn(T) -> Op) -> Vec<Op> {
+    kinds.iter().map(|kind| op(*kind)).collect()
+}
+
+/// Every op, one behind the other from `Op::Input`: each with all kinds of it, and the op behind it. A new op takes its
+/// place, because the match is exhaustive.
+fn row(op: &Op) -> (Vec<Op>, Option<Op>) {
+    let one = |next: Op| (vec![op.clone()], Some(next));
+    let ty = || ValueType::plain(DType::F32, Vec::new());
+    let product = |transpose_b| Op::MatMul { transpose_b, out: DType::F32 };
+    match op {
+        Op::Input(_) => (all(&Input::ALL, Op::Input), Some(Op::Weight { tensor: String::new(), ty: ty() })),
+        Op::Weight { .. } => one(Op::Constant { literal: Literal::F32(Vec::new()), shape: Vec::new() }),
+        Op::Constant { .. } => one(Op::Iota { axis: 0, shape: Vec::new() }),
+        Op::Iota { .. } => one(Op::State { name: String::new(), ty: ty() }),
+        Op::State { .. } => one(Op::Decode),
+        Op::Decode => one(Op::Unary(Unary::Neg)),
+        Op::Unary(_) => (all(Unary::ALL, Op::Unary), Some(Op::Binary(Binary::Add))),
+        Op::Binary(_) => (all(Binary::ALL, Op::Binary), Some(Op::Compare(Compare::Eq))),
+        Op::Compare(_) => (all(Compare::ALL, Op::Compare), Some(Op::Select)),
+        Op::Select => one(Op::Cast(DType::F32)),
+        Op::Cast(_) => one(Op::Reshape(Vec::new())),
+        Op::Reshape(_) => one(Op::Transpose(Vec::new())),
+        Op::Transpose(_) => one(Op::Broadcast(Vec::new())),
+        Op::Broadcast(_) => one(Op::Slice { axis: 0, start: 0, len: 1 }),
+        Op::Slice { .. } => one(Op::Concat { axis: 0 }),
+        Op::Concat { .. } => one(Op::Reduce(Reduce::Sum)),
+        Op::Reduce(_) => (all(Reduce::ALL, Op::Reduce), Some(Op::Softmax)),
+        Op::Softmax => one(product(false)),
+        Op::MatMul { .. } => (vec![product(false), product(true)], Some(Op::TopK { k: 1 })),
+        Op::TopK { .. } => one(Op::RoutedMatMul { out: DType::F32 }),
+        Op::RoutedMatMul { .. } => one(Op::Gather),
+        Op::Gather => one(Op::Scatter),
+        Op::Scatter => one(Op::Penalize),
+        Op::Penalize => one(Op::Sample),
+        Op::Sample => (vec![op.clone()], None),
+    }
+}
+
 #[test]
 fn the_generator_uses_every_op() {
-    use weft_ir::graph::Input;
-    use weft_ir::scalar::{Binary, Compare, Reduce};
     let graphs: Vec<Graph> = (0..300).map(graph).collect();
     let used: BTreeSet<String> = graphs.iter().flat_map(|g| g.nodes.iter().map(|n| kind(&n.op))).collect();
-    let mut wanted: Vec<String> = Input::ALL.iter().map(|i| format!("input {}", i.name())).collect();
-    wanted.extend(Unary::ALL.iter().map(|o| o.name().to_string()));
-    wanted.extend(Binary::ALL.iter().map(|o| o.name().to_string()));
-    wanted.extend(Compare::ALL.iter().map(|o| o.name().to_string()));
-    wanted.extend(Reduce::ALL.iter().map(|o| o.name().to_string()));
-    let others = [
-        "weight",
-        "constant",
-        "iota",
-        "state",
-        "decode",
-        "select",
-        "cast",
-        "reshape",
-        "transpose",
-        "broadcast",
-        "slice",
-        "concat",
-        "softmax",
-        "matmul true",
-        "matmul false",
-        "gather",
-        "scatter",
-        "sample",
-    ];
-    wanted.extend(others.map(String::from));
+    let mut wanted: Vec<String> = Vec::new();
+    let mut next = Some(Op::Input(Input::TokenIds));
+    while let Some(op) = next {
+        let (kinds, behind) = row(&op);
+        wanted.extend(kinds.iter().map(kind));
+        next = behind;
+    }
+    let distinct: BTreeSet<&String> = wanted.iter().collect();
+    assert_eq!(distinct.len(), wanted.len(), "an op is in the chain twice");
     let missing: Vec<&String> = wanted.iter().filter(|w| !used.contains(*w)).collect();
     assert!(missing.is_empty(), "never made: {missing:?}");
     let nodes: usize = graphs.iter().map(|g| g.nodes.len()).sum();

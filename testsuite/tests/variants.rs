@@ -40,17 +40,27 @@ fn trials() -> Vec<Trial> {
 
 fn trial(path: PathBuf) -> Trial {
     let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-    let model_type = json(&path.join("config.json"))["model_type"].as_str().expect("model_type").to_owned();
-    let awaited = AWAITED.contains(&model_type.as_str()) && !MODEL_TYPES.contains(&model_type.as_str());
+    let awaited = is_awaited(&model_type(&path));
     let refused = path.join("refused.json").exists();
     let test = move || if refused { refuses(&path) } else { agrees(path) };
     Trial::test(name, test).with_ignored_flag(awaited)
 }
 
-/// A decoder's kernels at level 2 on the emulator. All of them take minutes (`--include-ignored`).
+/// A decoder's kernels at level 2 on the emulator. All of them take minutes (`--include-ignored`). A configuration that
+/// cannot be read, and is not one to refuse, is a trial that fails.
 fn emulated(path: PathBuf) -> Option<Trial> {
     let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-    let config = hf::read(&path, &[]).ok()?;
+    let model_type = model_type(&path);
+    if is_awaited(&model_type) || path.join("refused.json").exists() {
+        return None;
+    }
+    let config = match hf::read(&path, &[]) {
+        Ok(config) => config,
+        Err(e) => {
+            let unread = move || Err(Failed::from(e.to_string()));
+            return Some(Trial::test(format!("emulated::{name}"), unread));
+        }
+    };
     let decodes = FAMILIES.iter().any(|f| f.model_type == config.model_type);
     let test = move || {
         emulated_decoder::decoder(&Fixture::at(path), 2);
@@ -58,6 +68,14 @@ fn emulated(path: PathBuf) -> Option<Trial> {
     };
     let usual = USUALLY_EMULATED.contains(&name.as_str());
     decodes.then(|| Trial::test(format!("emulated::{name}"), test).with_ignored_flag(!usual))
+}
+
+fn model_type(path: &Path) -> String {
+    json(&path.join("config.json"))["model_type"].as_str().expect("model_type").to_owned()
+}
+
+fn is_awaited(model_type: &str) -> bool {
+    AWAITED.contains(&model_type) && !MODEL_TYPES.contains(&model_type)
 }
 
 fn json(path: &Path) -> serde_json::Value {

@@ -138,6 +138,20 @@ fn steps(plan: &Plan, options: &Options) -> Vec<Step> {
     [single, largest(Role::Prefill), largest(Role::Encode)].into_iter().flatten().map(step).collect()
 }
 
+/// Part of a step by which it must be faster without a rule for the rule to cost something: the last digit that is
+/// shown of an estimate, and about what repeated measurements differ by.
+const COSTS_ESTIMATED: f64 = 0.0005;
+const COSTS_MEASURED: f64 = 0.01;
+/// Beside the time of a step that is faster without the rule.
+const COSTS: &str = " (costs)";
+
+/// How much more time a step takes than the one with all rules, marked where that is less by at least `least`.
+fn percent(more: f64, with_all: f64, least: f64) -> String {
+    let part = more / with_all;
+    let mark = if part <= -least { COSTS } else { "" };
+    format!("{:+.1}%{mark}", 100.0 * part)
+}
+
 /// A signed number of bytes.
 fn more(bytes: i64) -> String {
     let sign = if bytes < 0 { "−" } else { "+" };
@@ -165,17 +179,27 @@ impl fmt::Display for Ablation {
             for c in &w.steps {
                 let kernels =
                     if c.dispatches_more == 0 { "=".into() } else { format!("{:+}", c.dispatches_more) };
-                let percent = 100.0 * c.estimated_s_more / (c.step.estimated_s - c.estimated_s_more);
-                let time = if c.estimated_s_more == 0.0 { "=".into() } else { format!("{percent:+.1}%") };
+                let with_all = c.step.estimated_s - c.estimated_s_more;
+                let time = match c.estimated_s_more == 0.0 {
+                    true => "=".into(),
+                    false => percent(c.estimated_s_more, with_all, COSTS_ESTIMATED),
+                };
                 row.extend([kernels, more(c.bytes_more), time]);
                 if let Some((seconds, more)) = c.step.measured_s.zip(c.measured_s_more) {
-                    row.push(format!("{:+.1}%", 100.0 * more / (seconds - more)));
+                    row.push(percent(more, seconds - more, COSTS_MEASURED));
                 }
             }
             rows.push(row);
         }
         let head: Vec<&str> = head.iter().map(String::as_str).collect();
         f.write_str(&table(&head, &rows, 2))?;
+        if rows.iter().flatten().any(|cell| cell.ends_with(COSTS)) {
+            writeln!(
+                f,
+                "{}: the step is faster without the rule, which costs more there than it saves",
+                COSTS.trim()
+            )?;
+        }
         if !same.is_empty() {
             let names: Vec<&str> = same.iter().map(|w| w.rule.as_str()).collect();
             writeln!(f, "no difference without {}", names.join(", "))?;
@@ -195,6 +219,11 @@ mod tests {
     use super::{Ablation, Changed, Step, Without};
 
     fn ablation(measured: Option<f64>) -> Ablation {
+        changed_by(1e-6, measured, 0.5)
+    }
+
+    /// The step takes 10 µs, and without the rule so much more; measured, that part of itself more.
+    fn changed_by(estimated_s_more: f64, measured: Option<f64>, part: f64) -> Ablation {
         let step = |dispatches, estimated_s, measured_s| Step {
             entry: "decode_1".into(),
             dispatches,
@@ -204,11 +233,11 @@ mod tests {
             measured_s,
         };
         let changed = Changed {
-            step: step(12, 11e-6, measured.map(|s| s * 1.5)),
+            step: step(12, 10e-6 + estimated_s_more, measured.map(|s| s * (1.0 + part))),
             dispatches_more: 2,
             bytes_more: 0,
-            estimated_s_more: 1e-6,
-            measured_s_more: measured.map(|s| s * 0.5),
+            estimated_s_more,
+            measured_s_more: measured.map(|s| s * part),
         };
         let without =
             Without { rule: "merge-linears".into(), numerics: "exact".into(), steps: vec![changed] };
@@ -224,5 +253,20 @@ mod tests {
         }
         let text = ablation(None).to_string();
         assert!(text.contains("not measured") && !text.contains("measured µs"), "{text}");
+    }
+
+    #[test]
+    fn a_rule_that_costs_more_than_it_saves_is_marked() {
+        let of = |estimated: f64, measured: f64| changed_by(estimated, Some(20e-6), measured).to_string();
+        let text = of(-1e-6, -0.05);
+        for part in ["-10.0% (costs)", "-5.0% (costs)", "faster without the rule"] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        // What saves, and what differs by less than measurements do, is not.
+        assert!(!of(1e-6, -0.009).contains("costs"), "{}", of(1e-6, -0.009));
+        assert!(of(1e-6, -0.02).contains("-2.0% (costs)"));
+        // JSON has the figures alone.
+        let json = serde_json::to_string(&changed_by(-1e-6, Some(20e-6), -0.05)).expect("JSON");
+        assert!(!json.contains("costs"), "{json}");
     }
 }

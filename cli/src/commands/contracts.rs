@@ -36,7 +36,7 @@ impl Requirement {
         if let Some(body) = body.as_deref().filter(|b| !bodies.contains(b)) {
             return Err(format!("'{body}' is no form of the step; there are {}", bodies.join(", ")));
         }
-        let known: Vec<&str> = weft_passes::fusion::all().iter().map(|f| f.name).collect();
+        let known = weft_passes::contract_names();
         if !known.contains(&fusion) {
             return Err(format!("known fusions: {}", known.join(", ")));
         }

@@ -58,7 +58,8 @@ impl Extracted {
 /// if it were paid for already: where the true total of all outputs falls, it stays so.
 pub fn extract(g: &Block, model: &CostModel, outputs: &[Id]) -> Extracted {
     let mut paid = BTreeSet::new();
-    let mut chosen = greedy(g, model, &paid);
+    let forms = forms(g);
+    let mut chosen = greedy(g, &forms, model, &paid);
     let mut total = total_cost(g, model, &chosen, outputs);
     let is_product = |id: &Id| g[*id].nodes.iter().any(|n| matches!(n.as_op(), Some(Op::MatMul { .. })));
     let mut products: Vec<Id> = g.classes().map(|c| c.id).filter(is_product).collect();
@@ -69,7 +70,7 @@ pub fn extract(g: &Block, model: &CostModel, outputs: &[Id]) -> Extracted {
             if !paid.insert(p) {
                 continue;
             }
-            let other = greedy(g, model, &paid);
+            let other = greedy(g, &forms, model, &paid);
             let cost = total_cost(g, model, &other, outputs);
             if cost < total * (1.0 - 1e-9) {
                 (chosen, total) = (other, cost);
@@ -99,21 +100,34 @@ fn total_cost(g: &Block, model: &CostModel, chosen: &HashMap<Id, Choice>, output
     total
 }
 
+/// All classes with their e-nodes, both in order.
+fn forms(g: &Block) -> Vec<(Id, Vec<&Node>)> {
+    let sorted = |class: Id| {
+        let mut nodes: Vec<&Node> = g[class].nodes.iter().collect();
+        nodes.sort();
+        (class, nodes)
+    };
+    let mut all: Vec<(Id, Vec<&Node>)> = g.classes().map(|c| sorted(c.id)).collect();
+    all.sort_by_key(|(class, _)| *class);
+    all
+}
+
 /// The cheapest e-node of each class by itself; classes in `paid` cost nothing.
-fn greedy(g: &Block, model: &CostModel, paid: &BTreeSet<Id>) -> HashMap<Id, Choice> {
+fn greedy(
+    g: &Block,
+    forms: &[(Id, Vec<&Node>)],
+    model: &CostModel,
+    paid: &BTreeSet<Id>,
+) -> HashMap<Id, Choice> {
     let mut best: HashMap<Id, Choice> = HashMap::new();
-    let mut classes: Vec<Id> = g.classes().map(|c| c.id).collect();
-    classes.sort();
     loop {
         let mut changed = false;
-        for &class in &classes {
-            let mut nodes: Vec<&Node> = g[class].nodes.iter().collect();
-            nodes.sort();
+        for (class, nodes) in forms {
             for node in nodes {
-                let Some(choice) = consider(g, model, &best, paid, class, node) else { continue };
-                let better = best.get(&class).is_none_or(|b| choice.total < b.total - 1e-15);
+                let Some(choice) = consider(g, model, &best, paid, *class, node) else { continue };
+                let better = best.get(class).is_none_or(|b| choice.total < b.total - 1e-15);
                 if better {
-                    best.insert(class, choice);
+                    best.insert(*class, choice);
                     changed = true;
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
 
-/// A fusion's sites in a body of the plan.
+/// A fusion's sites in a body of the plan, or the loops of a body that could be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contract {
     /// Fusion.
@@ -27,12 +27,20 @@ pub struct Contract {
     pub misses: Vec<Miss>,
 }
 
+impl Contract {
+    /// One without sites.
+    pub(crate) fn empty(fusion: &'static str, numerics: Numerics, enabled: bool) -> Contract {
+        let (instead, misses) = (BTreeMap::new(), Vec::new());
+        Contract { fusion, numerics, enabled, candidates: 0, matched: 0, instead, misses }
+    }
+}
+
 /// The contracts of one form of the step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BodyContracts {
     /// `decode`, `short` (prefill and scoring steps of few tokens), `prefill` (the other steps of a decoder) or `encode`.
     pub body: &'static str,
-    /// One a fusion, in the order of [`all`].
+    /// One a fusion, in the order of [`all`], and one of merged loops ([`crate::siblings`]) behind them.
     pub contracts: Vec<Contract>,
 }
 
@@ -69,15 +77,8 @@ pub fn contracts(
     for fusion in all() {
         let found = sites.of.get(fusion.name).map_or(&[][..], Vec::as_slice);
         let enabled = selection.allows(fusion.name, fusion.numerics);
-        let mut c = Contract {
-            fusion: fusion.name,
-            numerics: fusion.numerics,
-            enabled,
-            candidates: found.len(),
-            matched: 0,
-            instead: BTreeMap::new(),
-            misses: Vec::new(),
-        };
+        let mut c = Contract::empty(fusion.name, fusion.numerics, enabled);
+        c.candidates = found.len();
         for site in found {
             let other = site.instead.as_ref().filter(|(_, group)| enabled && together(group));
             if site.any.iter().any(together) {
@@ -87,10 +88,7 @@ pub fn contracts(
                 *c.instead.entry(name).or_default() += 1;
             } else {
                 let why = match (enabled, site.never) {
-                    (false, _) if selection.disabled.iter().any(|d| d == fusion.name) => {
-                        "it is disabled".into()
-                    }
-                    (false, _) => format!("--numerics {} leaves it out", selection.numerics),
+                    (false, _) => selection.why_off(fusion.name),
                     (true, Some(why)) => why.into(),
                     (true, None) => reason(&view, site, (&kernels, &kernels_of), forms),
                 };

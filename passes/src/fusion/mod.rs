@@ -3,7 +3,7 @@
 //! Before: the graph as rewriting left it. After: the *sites* of each fusion, and, once lowering is done, how
 //! many of them are *matched*: all their ops are in one kernel of the plan, with no buffer between them.
 //! A fusion that is off is cut: the value that would stand between its ops is forced into memory.
-//! Tests: `passes/tests/fusion.rs`.
+//! Tests: `passes/tests/fusion/`.
 //!
 //! Patterns are egg's, searched in an e-graph of the whole graph without rewriting; what a pattern cannot say
 //! (any elementwise ops between two products) a site's function walks. *How* a site becomes a kernel is
@@ -13,7 +13,7 @@ mod contract;
 mod rules;
 mod view;
 
-pub(crate) use rules::NORM_LINEAR;
+pub(crate) use rules::{NORM_LINEAR, ROUTER};
 
 pub use contract::{BodyContracts, Contract, Miss, contracts};
 pub use view::View;

@@ -2,7 +2,7 @@
 
 use super::attention::AttentionSite;
 use super::emit::{Emitter, Made, coords, finish};
-use super::{Stop, index};
+use super::{Rule, Stop, index};
 use weft_ir::graph::Input;
 use weft_ir::ids::OperandId;
 use weft_ir::plan::{Attention, BufferKind, Compute, Scalar, Store};
@@ -77,7 +77,7 @@ impl Emitter<'_> {
             stores,
         });
         let scope = self.graph.node(site.out).scope.clone();
-        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec!["attention"], scope })
+        Ok(Made { compute, reads, writes: vec![write], ops, rules: vec![Rule::Attention], scope })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::buffers::Buffers;
 use super::forms::{Form, Forms};
 use super::inline::Inliner;
-use super::{Lowered, Stop, index, order};
+use super::{Lowered, Rule, Stop, index, order};
 use std::collections::HashMap;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::{BufferId, NodeId};
@@ -66,7 +66,7 @@ pub(super) struct Made {
     pub reads: Vec<(Operand, BufferId)>,
     pub writes: Vec<(Operand, BufferId)>,
     pub ops: Vec<NodeId>,
-    pub rules: Vec<&'static str>,
+    pub rules: Vec<Rule>,
     pub scope: String,
 }
 
@@ -177,9 +177,9 @@ impl Emitter<'_> {
         let (reads, ops) = finish(inl);
         let mut rules = Vec::new();
         if self.is_group(&ops) {
-            rules.push("pointwise-group");
+            rules.push(Rule::PointwiseGroup);
             if !stages.is_empty() {
-                rules.push("row-reduction");
+                rules.push(Rule::RowReduction);
             }
         }
         let compute = Compute::Loop(Loop { domain, reduced, stages, element_stores, row_stores });
@@ -250,7 +250,7 @@ impl Emitter<'_> {
             Some(&w) => w,
             None => {
                 let name = self.unique_name(&made.scope, root, &ops);
-                let rules = made.rules.iter().map(|r| r.to_string()).collect();
+                let rules = made.rules.iter().map(|r| r.name().to_string()).collect();
                 let work = Work { name, compute: made.compute, reads, writes, in_place: vec![], ops, rules };
                 self.works.push(work);
                 let w = (self.works.len() - 1) as u32;

@@ -4,9 +4,9 @@
 //! the elementwise ops that follow them are one work; in steps with many tokens, the pairs of token and
 //! pick are sorted by their matrix first, once for each index.
 
-use super::Stop;
 use super::emit::{Emitter, Made, coords, finish};
 use super::scatter::parts;
+use super::{Rule, Stop};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};
@@ -206,12 +206,12 @@ impl Emitter<'_> {
             }
         }
         let tokens = shape[0];
-        let (mut rules, index) = (vec!["grouped-experts"], chosen);
+        let (mut rules, index) = (vec![Rule::GroupedExperts], chosen);
         if site.products.len() > 1 {
-            rules.push("paired-experts");
+            rules.push(Rule::PairedExperts);
         }
         if !site.covered.is_empty() {
-            rules.push("expert-epilogue");
+            rules.push(Rule::ExpertEpilogue);
         }
         let compute = Compute::Routed(Routed {
             tokens,
@@ -251,7 +251,7 @@ impl Emitter<'_> {
         let buffers = [temp(self, &order), temp(self, &begins)];
         let compute = Compute::Grouping(Grouping { tokens, picks, experts });
         let writes = vec![(order, buffers[0]), (begins, buffers[1])];
-        let rules = vec!["grouped-experts"];
+        let rules = vec![Rule::GroupedExperts];
         let scope = format!("{scope}.grouping");
         self.add(index, Made { compute, reads, writes, ops: vec![], rules, scope });
         self.grouped.insert(index, buffers);

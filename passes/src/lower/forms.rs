@@ -6,7 +6,7 @@ use super::region::{self, Limits, Region};
 use super::routing::{self, RoutingSite};
 use super::{Variant, rows};
 use crate::context::Options;
-use crate::fusion::NORM_LINEAR;
+use crate::fusion::{NORM_LINEAR, ROUTER};
 use crate::numerics::Numerics;
 use crate::products::Products;
 use crate::schedule;
@@ -109,7 +109,8 @@ impl Forms {
                 forms.attention_of.extend(nodes.map(|n| (n, site.out)));
                 forms.attention.insert(site.out, site);
             }
-            forms.find_mixtures(graph, &load, &kept, &mut covered);
+            let router = options.selection.allows(ROUTER.name, ROUTER.numerics);
+            forms.find_mixtures(graph, (&load, &kept), router, &mut covered);
             forms.find_regions(graph, options, &load, (&kept, forced), &mut covered);
         }
         let mut cost = vec![0u32; graph.nodes.len()];
@@ -264,15 +265,16 @@ impl Forms {
         self.routing.iter().find(|r| r.outputs.contains(&id))
     }
 
-    /// Mixtures of experts: routers, and routed products with what follows them.
+    /// Mixtures of experts: routers, where their fusion is on, and routed products with what follows them.
     fn find_mixtures(
         &mut self,
         graph: &Graph,
-        load: &[bool],
-        kept: &HashSet<NodeId>,
+        (load, kept): (&[bool], &HashSet<NodeId>),
+        router: bool,
         covered: &mut HashSet<NodeId>,
     ) {
-        for site in routing::find(graph, &self.users, load, kept, self.products.stream()) {
+        let routers = router.then(|| routing::find(graph, &self.users, load, kept, self.products.stream()));
+        for site in routers.into_iter().flatten() {
             covered.extend(site.nodes.iter().copied().filter(|n| !site.outputs.contains(n)));
             self.routing.push(site);
         }

@@ -5,7 +5,7 @@ use super::emit::{Emitter, Made, coords, finish};
 use super::inline::Inliner;
 use super::region::{Known, Origin, Region};
 use super::row_region::RowChain;
-use super::{Stop, forms};
+use super::{Rule, Stop, forms};
 use crate::products::Products;
 use crate::schedule;
 use weft_ir::graph::Op;
@@ -65,24 +65,26 @@ impl Emitter<'_> {
             writes_state |= matches!(graph.node(id).op, Op::Scatter);
         }
         let mut rules = Vec::new();
-        if !matches!(a, Scalar::Load(..)) || !inl.stages.is_empty() {
-            rules.push("prologue");
+        match (inl.stages.is_empty(), &a) {
+            (false, _) => rules.push(Rule::NormPrologue),
+            (true, Scalar::Load(..)) => {}
+            (true, _) => rules.push(Rule::Prologue),
         }
         if region.group > 1 {
-            rules.push("paired-columns");
+            rules.push(Rule::PairedColumns);
         }
         if region.known.len() > 1 {
-            rules.push("linear-epilogue");
+            rules.push(Rule::LinearEpilogue);
         }
         if writes_state {
-            rules.push("cache-write-epilogue");
+            rules.push(Rule::CacheWriteEpilogue);
         }
         let draw = region.draw.map(|chain| draw(&mut inl, region, chain)).transpose()?;
         if draw.is_some() {
-            rules.push("draw-epilogue");
+            rules.push(Rule::DrawEpilogue);
         }
         let row = row.map(|(epilogue, over)| {
-            rules.push("row-epilogue");
+            rules.push(Rule::RowEpilogue);
             stores = over;
             epilogue
         });
@@ -160,6 +162,13 @@ fn over_rows(
 ) -> Result<(RowEpilogue, Vec<Store>), Stop> {
     let at = coords(2);
     let value = element(inl, region, chain.source, 0)?;
+    // A kernel that reduces the rows it makes has no sums of those it reads.
+    let sum = |n: &NodeId| matches!(inl.graph.node(*n).op, Op::Reduce(_) | Op::Softmax);
+    if !inl.stages.is_empty()
+        && let Some(sum) = inl.ops.iter().copied().find(sum)
+    {
+        return Err(Stop::Materialise(sum));
+    }
     inl.known.clear();
     inl.known.insert(chain.source, (at.clone(), Scalar::Acc(0)));
     inl.inside.extend(&chain.inside);

@@ -4,7 +4,7 @@
 //!
 //! [`forms`] decides which values become buffers and which are computed where they are used; [`inline`]
 //! turns the latter into scalar expressions; [`emit`] makes one work for each buffer that is computed.
-//! Level 0 makes every value a buffer. Tests: `passes/tests/lower.rs`.
+//! Level 0 makes every value a buffer. [`Rule`] names what was put together. Tests: `passes/tests/lower.rs`.
 
 mod attend;
 mod attention;
@@ -22,11 +22,13 @@ mod region;
 mod routing;
 mod row_region;
 mod rows;
+mod rules;
 mod scatter;
 mod states;
 
 pub use attention::AttentionSite;
 pub use forms::{Form, Forms, is_linear};
+pub use rules::Rule;
 
 use crate::context::{Context, Options};
 use crate::fusion::Sites;

@@ -7,7 +7,7 @@
 
 use super::emit::{Emitter, Made, coords, finish};
 use super::inline::Inliner;
-use super::{Stop, forms};
+use super::{Rule, Stop, forms};
 use std::collections::{BTreeSet, HashSet};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op, ValueType};
@@ -235,7 +235,7 @@ impl Emitter<'_> {
         inl.ops.sort_unstable();
         inl.ops.dedup();
         let (reads, ops) = finish(inl);
-        let rules = if site.nodes.len() > 1 { vec!["fused-router"] } else { vec![] };
+        let rules = if site.nodes.len() > 1 { vec![Rule::FusedRouter] } else { vec![] };
         Ok(Made { compute: Compute::Steps(Steps { rows, steps }), reads, writes, ops, rules, scope })
     }
 }

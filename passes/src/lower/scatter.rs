@@ -3,7 +3,7 @@
 use super::emit::{Emitter, Made, finish, in_row};
 use super::forms::Form;
 use super::inline::Inliner;
-use super::{Stop, index};
+use super::{Rule, Stop, index};
 use weft_ir::graph::Op;
 use weft_ir::ids::NodeId;
 use weft_ir::plan::{Compute, Loop, Scalar, Store};
@@ -60,9 +60,9 @@ impl Emitter<'_> {
         }
         let stages = std::mem::take(&mut inl.stages);
         let (reads, ops) = finish(inl);
-        let mut rules = if self.is_group(&ops) { vec!["pointwise-group"] } else { vec![] };
+        let mut rules = if self.is_group(&ops) { vec![Rule::PointwiseGroup] } else { vec![] };
         if !stages.is_empty() {
-            rules.push("row-reduction");
+            rules.push(Rule::RowReduction);
         }
         let compute = Compute::Loop(Loop { domain, reduced, stages, element_stores, row_stores: vec![] });
         Ok(Made { compute, reads, writes: vec![write], ops, rules, scope: node.scope.clone() })

@@ -4,7 +4,7 @@
 //! as the graph is in the same precision, with a floor of one unit in the last place: the rule of every kernel. A result
 //! that is farther is looked at again:
 //! - Where measured noise of the roundings' size moves it by more than that unit (cancellation, jumps; [`super::noise`]),
-//!   it is held to what the noise does.
+//!   it is held to what the noise does, or else to the plain rule over several inputs, as the next.
 //! - Where it does not, the plain rule is the only one, but a result of a few elements is far or close by chance, and so
 //!   is the graph's own: the rule holds of the root mean square over several inputs.
 //!
@@ -144,6 +144,11 @@ impl<'a> About<'a> {
             let rule = if most > floor || most_odd > 0 { Judged::ByNoise } else { Judged::OnAverage };
             if by_noise && (rule == Judged::ByNoise || self.close_on_average(stage, i, plan, gap)?) {
                 judged = judged.max(rule);
+                continue;
+            }
+            // Elements that are one number by chance move together, which noise of each does not.
+            if rule == Judged::ByNoise && self.close_on_average(stage, i, plan, gap)? {
+                judged = judged.max(Judged::OnAverage);
                 continue;
             }
             let at = first_difference(value, oracle);

@@ -1,7 +1,7 @@
 //! The maker of random graphs: a pool of values, and the recipes that add to it.
 
 use super::rng::Rng;
-use super::{attention, blocks, movement, pointwise, state};
+use super::{attention, blocks, movement, pointwise, routed, state};
 use weft_ir::dtype::{DType, Encoding};
 use weft_ir::graph::{Graph, GraphBuilder, Input, ValueType};
 use weft_ir::ids::NodeId;
@@ -20,7 +20,7 @@ pub const MAX_BATCH: usize = 2;
 type Recipe = fn(&mut Maker);
 
 /// Recipes and how often they are taken.
-const RECIPES: [(Recipe, usize); 17] = [
+const RECIPES: [(Recipe, usize); 18] = [
     (blocks::norm, 14),
     (blocks::linear, 12),
     (blocks::shared_linears, 7),
@@ -38,6 +38,7 @@ const RECIPES: [(Recipe, usize); 17] = [
     (state::sample, 3),
     (attention::cached, 14),
     (attention::direct, 6),
+    (routed::mixture, 6),
 ];
 
 /// A graph being made.

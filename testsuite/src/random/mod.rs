@@ -1,7 +1,7 @@
 //! Random-graph differential testing: valid graphs from seeds, checked to compute the same however they are
 //! compiled, and shrunk where they do not.
 //!
-//! [`make`] makes graphs by recipes ([`blocks`], [`attention`], [`movement`], [`pointwise`], [`state`]);
+//! [`make`] makes graphs by recipes ([`blocks`], [`attention`], [`movement`], [`pointwise`], [`routed`], [`state`]);
 //! [`data`] gives them weights and inputs; [`check`] compares; [`mod@shrink`] finds a small graph that fails in
 //! the same way; [`driver`] runs many and writes what failed. Tests: `testsuite/tests/random_graphs.rs`.
 
@@ -18,6 +18,7 @@ pub mod noise;
 pub mod pointwise;
 pub mod resize;
 pub mod rng;
+pub mod routed;
 pub mod shrink;
 pub mod state;
 pub mod values;

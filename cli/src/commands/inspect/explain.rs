@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::Path;
 use weft_ir::bundle::EXPLAIN;
 use weft_ir::plan::Entry;
-use weft_passes::provenance::{Site, WorkSource};
+use weft_passes::provenance::{RuleUse, Site, WorkSource};
 
 /// A kernel and where it came from.
 #[derive(Clone, Debug, Serialize)]
@@ -68,9 +68,9 @@ fn text(e: &Explained<'_>, sites: &[&Site]) -> String {
     } else if let [one] = sites {
         let _ = writeln!(out, "site          {}", one.scope);
     }
-    let fusions = e.source.fusions.iter().map(|r| format!("{} ({})", r.rule, r.numerics));
-    let _ = writeln!(out, "fusions       {}", list(fusions));
-    let _ = writeln!(out, "lowering      {}", list(e.source.lowering.iter().cloned()));
+    let rules = |used: &[RuleUse]| list(used.iter().map(|r| format!("{} ({})", r.rule, r.numerics)));
+    let _ = writeln!(out, "fusions       {}", rules(&e.source.fusions));
+    let _ = writeln!(out, "lowering      {}", rules(&e.source.lowering));
     rewrites(&mut out, e.source);
     if let Some(first) = sites.first() {
         let made = match first.made {

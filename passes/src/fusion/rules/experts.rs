@@ -38,7 +38,8 @@ pub const EXPERTS: Fusion = Fusion {
             group.push(user);
             last = user;
         }
-        Some(Site::new(at, group, siblings))
+        // A product by itself is one kernel whatever is on.
+        (group.len() > 1).then(|| Site::new(at, group, siblings))
     },
 };
 

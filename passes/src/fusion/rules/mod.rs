@@ -8,6 +8,7 @@ mod norm;
 
 use super::{Fusion, Site, Vars, View};
 
+pub(crate) use experts::ROUTER;
 pub(crate) use norm::NORM_LINEAR;
 
 /// All fusions, in the order of reports.
