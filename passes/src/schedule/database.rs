@@ -16,8 +16,11 @@ use weft_ir::target::Target;
 
 /// The database that comes with Weft.
 const SHIPPED: &str = include_str!("../../schedules/h200.ron");
-/// How much larger or smaller a shape may be for its neighbour's schedule to be taken: the product over its extents.
-const REACH: f64 = 8.0;
+/// How much larger or smaller a product may be for its neighbour's schedule to be taken: the product over its extents.
+/// Farther away the estimate is nearer to what tuning finds (docs/performance.md, ten shapes that were never tuned).
+const PRODUCT_REACH: f64 = 1.5;
+/// The same of an attention.
+const ATTENTION_REACH: f64 = 8.0;
 /// Most bytes of a row that are brought to L2 ahead.
 const MOST_AHEAD: u32 = 1 << 20;
 /// Longest context that anything is measured with.
@@ -189,6 +192,14 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
 }
 
 impl Shape {
+    /// Largest ratio of extents to another shape whose schedule is taken over.
+    fn reach(&self) -> f64 {
+        match self {
+            Shape::Gemv { .. } => PRODUCT_REACH,
+            Shape::AttentionRow { .. } => ATTENTION_REACH,
+        }
+    }
+
     /// How far another shape is, as the logarithm of the ratio of extents; `None` when nothing can be taken over.
     fn distance(&self, other: &Shape) -> Option<f64> {
         let apart = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).ln().abs();
@@ -320,7 +331,7 @@ impl Database {
         let mut near: Vec<(f64, &Measured)> = near
             .into_iter()
             .filter_map(|(k, m)| Some((wanted.shape.distance(&k.shape)?, m)))
-            .filter(|(distance, _)| *distance <= REACH.ln())
+            .filter(|(distance, _)| *distance <= wanted.shape.reach().ln())
             .collect();
         // Stable: of equal distances the lower key's.
         near.sort_by(|a, b| a.0.total_cmp(&b.0));

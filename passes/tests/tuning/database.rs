@@ -113,7 +113,7 @@ fn the_nearest_shape_of_the_same_kind_is_taken() {
         Some((Schedule::Gemv { split, .. }, source)) => Some((split, source)),
         _ => None,
     };
-    let (near, far) = (gemv_key(700, 576), gemv_key(640, 1152));
+    let (near, far) = (gemv_key(700, 576), gemv_key(640, 768));
     use ScheduleSource::{Measured as M, Neighbour as N};
     assert_eq!(split_of(&[(near.clone(), split(1)), (far.clone(), split(4))]), Some((1, N)));
     assert_eq!(split_of(&[(far.clone(), split(4))]), Some((4, N)));
@@ -124,7 +124,8 @@ fn the_nearest_shape_of_the_same_kind_is_taken() {
         Key { target: "sm_100".into(), ..near.clone() },
         Key { shape: Shape::Gemv { columns: 700, k: 576, group: 2, computed: true }, ..near.clone() },
         Key { shape: Shape::Gemv { columns: 700, k: 576, group: 1, computed: false }, ..near.clone() },
-        gemv_key(640 * 4, 576 * 4),
+        gemv_key(640, 576 * 2),
+        gemv_key(640 * 2, 576),
     ];
     for key in others {
         assert_eq!(found(&[(key.clone(), odd())]), None, "{key:?}");
