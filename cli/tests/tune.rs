@@ -8,11 +8,14 @@ use std::io::Write;
 use std::path::Path;
 use weft_runtime::sys::driver::Driver;
 
-/// Made up: a team of two warps for the down projection of the tiny llama.
+/// Made up: a team of two warps for the down projection of the tiny llama, and a shape near its output projection's.
 const FILE: &str = "// Made up.
 [
   (target: \"sm_90\", device: \"H200\", dtype: BF16, shape: Gemv(columns: 128, k: 192, group: 1, computed: false), \
 schedule: Gemv(rows: 1, warps: 4, lanes: 32, split: 2, columns: 1, depth: 1, blocks: 64, staged: true), ns: 900, \
+estimated_ns: 1000, tried: 4, of: 9, context: 64),
+  (target: \"sm_90\", device: \"H200\", dtype: BF16, shape: Gemv(columns: 128, k: 144, group: 1, computed: false), \
+schedule: Gemv(rows: 1, warps: 4, lanes: 32, split: 1, columns: 1, depth: 1, blocks: 32, staged: true), ns: 900, \
 estimated_ns: 1000, tried: 4, of: 9, context: 64),
 ]
 ";

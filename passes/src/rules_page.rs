@@ -51,6 +51,11 @@ pub fn page() -> String {
         }
     }
     out.push_str(
+        "\nWhat needs no rule (tests: `passes/tests/sharing.rs`): common subexpressions are one class of the e-graph; \
+         what no output needs is neither extracted nor lowered; a value of one float operation at most that several \
+         kernels need is made again in each of them, and no array.\n",
+    );
+    out.push_str(
         "\n## Fusions\n\nA site is matched when all its ops are in one kernel of the plan. `weft compile` prints \
          matched sites, all sites, and why the others did not match; `--require NAME=all` fails where one did \
          not.\n\n| fusion | class | what becomes one kernel | patterns |\n| --- | --- | --- | --- |\n",

@@ -30,7 +30,7 @@ pub use attention::AttentionSite;
 pub use forms::{Form, Forms, is_linear};
 pub use rules::Rule;
 
-use crate::context::{Context, Options};
+use crate::context::Options;
 use crate::fusion::Sites;
 use crate::products::Products;
 use weft_ir::graph::Graph;
@@ -84,11 +84,11 @@ pub(crate) enum Stop {
 /// # Errors
 /// An output that is not computed by the step (an input or a weight), or a reduction that no kernel
 /// family can do.
-pub fn run(context: &mut Context, variants: &[Variant<'_>]) -> Result<(Lowered, Vec<Placed>), String> {
+pub fn run(options: &Options, variants: &[Variant<'_>]) -> Result<(Lowered, Vec<Placed>), String> {
     let mut lowered = Lowered::default();
     let mut placed = Vec::new();
     for variant in variants {
-        placed.push(one(&context.options, *variant, &mut lowered)?);
+        placed.push(one(options, *variant, &mut lowered)?);
     }
     Ok((lowered, placed))
 }

@@ -1,0 +1,258 @@
+//! What the passes work on: from the graph to the parts of a plan, each there once its pass has run.
+
+use super::variant::{Variant, variants};
+use super::{Error, Form};
+use crate::context::Options;
+use crate::fusion::{self, BodyContracts, Contract};
+use crate::memory_plan::Arena;
+use crate::products::Products;
+use crate::provenance::{self, Provenance};
+use crate::schedule::{Bucket, Chosen};
+use crate::{eqsat, generation, launch, lower, memory_plan, schedule, siblings};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+use weft_ir::graph::Graph;
+use weft_ir::plan::{Body, Dispatch, Entry, Generation, KernelSpec, Plan, Role};
+use weft_ir::verify;
+
+/// State of a compilation. Lists of the later passes are empty until they have run.
+pub(super) struct Ir<'g> {
+    /// The graph as built.
+    graph: &'g Graph,
+    buckets: Vec<Bucket>,
+    /// Forms of the step, as rewritten.
+    variants: Vec<Variant>,
+    /// For each of them, the sites of the fusions.
+    sites: Vec<fusion::Sites>,
+    /// Buffers, works and dispatches of all forms, and what became of each one's nodes.
+    lowered: lower::Lowered,
+    placed: Vec<lower::Placed>,
+    /// For each form, what became of its sibling loops.
+    loops: Vec<Contract>,
+    /// The form that a generation repeats, and what goes from one of its steps to the next.
+    advance: Option<(usize, Dispatch)>,
+    kernels: Vec<KernelSpec>,
+    /// For each bucket, its kernels and its arena.
+    chosen: Vec<Chosen>,
+    arenas: Vec<Arena>,
+    /// Dispatches with their launches.
+    bodies: Vec<Body>,
+    generation: Option<Generation>,
+    options: Options,
+}
+
+fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
+    faults.iter().map(|f| format!("  {f}")).collect::<Vec<_>>().join("\n")
+}
+
+impl<'g> Ir<'g> {
+    /// A graph, before any pass.
+    pub fn new(graph: &'g Graph, options: &Options) -> Ir<'g> {
+        let (seq, batch, level) = (options.max_seq, options.max_batch, options.opt_level);
+        let buckets = match graph.is_encoder() {
+            true => schedule::encoder_buckets(seq, batch, level),
+            false => schedule::buckets(seq, batch, level),
+        };
+        Ir {
+            graph,
+            buckets,
+            variants: Vec::new(),
+            sites: Vec::new(),
+            lowered: lower::Lowered::default(),
+            placed: Vec::new(),
+            loops: Vec::new(),
+            advance: None,
+            kernels: Vec::new(),
+            chosen: Vec::new(),
+            arenas: Vec::new(),
+            bodies: Vec::new(),
+            generation: None,
+            options: options.clone(),
+        }
+    }
+
+    /// Whether the graph as built is valid.
+    pub fn verify_graph(&self) -> Result<(), Error> {
+        verify::graph::verify(self.graph).map_err(|f| Error::Graph(lines(&f)))?;
+        Ok(())
+    }
+
+    /// Equality saturation, for each form of the step.
+    pub fn rewrite(&mut self) -> Result<Vec<eqsat::Report>, Error> {
+        let (variants, reports) = variants(self.graph, &self.buckets, &self.options).map_err(Error::Lower)?;
+        self.variants = variants;
+        for v in &self.variants {
+            verify::graph::verify(&v.graph).map_err(|f| Error::Graph(lines(&f)))?;
+        }
+        Ok(reports)
+    }
+
+    /// Sites of the fusions; below level 1 nothing is fused.
+    pub fn find_fusions(&mut self) -> Result<(), Error> {
+        let find = |v: &Variant| match self.options.opt_level {
+            0 => Ok(fusion::Sites::default()),
+            _ => fusion::find(&v.graph, &self.options.selection),
+        };
+        let found: Vec<_> = self.variants.par_iter().map(find).collect();
+        self.sites = found.into_iter().collect::<Result<_, _>>().map_err(Error::Lower)?;
+        Ok(())
+    }
+
+    /// Graphs become buffers, works and dispatches.
+    pub fn lower(&mut self) -> Result<(), Error> {
+        let all = self.variants.iter().zip(&self.sites).map(|(v, sites)| {
+            let products = v.products.unwrap_or(Products::Tiles);
+            lower::Variant { graph: &v.graph, products, sites }
+        });
+        let all: Vec<_> = all.collect();
+        (self.lowered, self.placed) = lower::run(&self.options, &all).map_err(Error::Lower)?;
+        Ok(())
+    }
+
+    /// Independent loops of steps of few tokens become one.
+    pub fn merge_siblings(&mut self) {
+        let selection = &self.options.selection;
+        let each = self.placed.iter_mut().zip(&self.variants).enumerate();
+        let each = each.map(|(i, (placed, v))| match v.few_tokens() {
+            true => siblings::run(&mut self.lowered, i, placed, selection),
+            false => siblings::nowhere(selection),
+        });
+        self.loops = each.collect();
+    }
+
+    /// What became of the fusions, for each form of the step.
+    pub fn contracts(&self) -> Vec<BodyContracts> {
+        let of = self.variants.iter().zip(&self.sites).zip(&self.placed).zip(&self.loops);
+        let each = |(((v, s), p), loops): (((&Variant, _), &lower::Placed), &Contract)| {
+            let fusions = fusion::contracts(&v.graph, s, &self.options.selection, &p.dispatches, &p.forms);
+            BodyContracts { body: v.name(), contracts: fusions.into_iter().chain([loops.clone()]).collect() }
+        };
+        of.map(each).collect()
+    }
+
+    /// What goes from one decode step to the next on the device, where a plan samples few rows.
+    pub fn add_advance(&mut self) {
+        let streams = |v: &Variant| !v.graph.is_encoder() && v.products.is_none_or(Products::stream);
+        let rows = self.buckets.iter().filter(|b| b.role == Role::Decode).map(|b| b.bind.rows).max();
+        let few = rows.is_some_and(|n| n <= generation::MOST_ROWS);
+        let Some(decode) = self.variants.iter().position(streams).filter(|_| few) else { return };
+        let lower::Lowered { buffers, works, bodies } = &mut self.lowered;
+        let advance = generation::advance(buffers, works, &bodies[decode], self.options.max_seq);
+        self.advance = advance.map(|dispatch| (decode, dispatch));
+    }
+
+    /// A schedule for each work in each bucket that uses it.
+    pub fn schedule(&mut self) {
+        let works = |body: &Vec<Dispatch>| -> BTreeSet<u32> { body.iter().map(|d| d.work).collect() };
+        let uses: Vec<BTreeSet<u32>> = self.lowered.bodies.iter().map(works).collect();
+        let advances =
+            |b: &Bucket, w| b.role == Role::Decode && self.advance.as_ref().is_some_and(|(_, d)| d.work == w);
+        let used = |b: &Bucket, w| uses[self.body_of(b)].contains(&w) || advances(b, w);
+        let on = (self.options.target, &*self.options.schedules);
+        (self.kernels, self.chosen) = schedule::run(&self.lowered.works, &self.buckets, &used, on);
+    }
+
+    /// An arena for each bucket.
+    pub fn place(&mut self) {
+        let place = |(b, chosen): (&Bucket, &Chosen)| {
+            let spec = |d: &Dispatch| chosen.get(&d.work).and_then(|k| self.kernels.get(k.index()));
+            let scratch = |d: &Dispatch| spec(d).and_then(|k| k.scratch.as_ref());
+            let dispatches = &self.lowered.bodies[self.body_of(b)];
+            memory_plan::run(&self.lowered.buffers, dispatches, &b.bind, &scratch)
+        };
+        self.arenas = self.buckets.iter().zip(&self.chosen).map(place).collect();
+    }
+
+    /// The edges between dispatches, and from one step of a generation to the next.
+    pub fn launch(&mut self) {
+        let programmatic = self.options.target.features.programmatic_launch;
+        let body = |(i, dispatches): (usize, &Vec<Dispatch>)| {
+            let mine = self.buckets.iter().zip(&self.arenas).filter(|(b, _)| self.body_of(b) == i);
+            let mine: Vec<&Arena> = mine.map(|(_, arena)| arena).collect();
+            let launches = launch::run(dispatches, &mine, &vec![programmatic; dispatches.len()]);
+            Body { dispatches: dispatches.clone(), launches }
+        };
+        self.bodies = self.lowered.bodies.iter().enumerate().map(body).collect();
+        self.generation = self
+            .advance
+            .clone()
+            .map(|(body, advance)| generation::run(body, &self.lowered.bodies[body], advance, programmatic));
+    }
+
+    /// Whether the plan is valid.
+    pub fn verify_plan(&self) -> Result<(), Error> {
+        verify::plan::verify(&self.plan()).map_err(|f| Error::Plan(lines(&f)))
+    }
+
+    /// Where each work came from.
+    pub fn provenance(&self) -> Provenance {
+        let of = self.variants.iter().zip(&self.sites).zip(&self.placed);
+        let body = |((v, sites), placed)| {
+            let v: &Variant = v;
+            provenance::Body { placed, origins: &v.origins, histories: &v.histories, sites }
+        };
+        let bodies: Vec<_> = of.map(body).collect();
+        provenance::gather(&self.lowered, &bodies, &self.options.selection)
+    }
+
+    /// The rewritten graphs, with the names of their dumps.
+    pub fn graphs(&self) -> impl Iterator<Item = (&'static str, &Graph)> {
+        self.variants.iter().map(|v| (v.dump_name(), &v.graph))
+    }
+
+    /// The plan as text, as far as it is known.
+    pub fn text(&self) -> String {
+        self.plan().to_ron().unwrap_or_else(|e| e.to_string())
+    }
+
+    /// The plan, and the forms of the step that its bodies are.
+    pub fn finish(self) -> (Plan, Vec<Form>) {
+        let plan = self.plan();
+        let form = |(v, p): (&Variant, lower::Placed)| Form {
+            name: v.name(),
+            graph: p.graph,
+            dispatches: p.dispatches,
+        };
+        (plan, self.variants.iter().zip(self.placed).map(form).collect())
+    }
+
+    /// The form of a bucket's steps.
+    fn body_of(&self, bucket: &Bucket) -> usize {
+        self.variants.iter().position(|v| v.serves(bucket, &self.options)).unwrap_or(0)
+    }
+
+    /// The plan as far as it is known: without arenas, launches or kernels before their passes.
+    fn plan(&self) -> Plan {
+        let unlaunched = |d: &Vec<Dispatch>| Body { dispatches: d.clone(), launches: Vec::new() };
+        let bodies = match self.bodies.is_empty() {
+            true => self.lowered.bodies.iter().map(unlaunched).collect(),
+            false => self.bodies.clone(),
+        };
+        let arenas = self.arenas.iter().cloned().chain(std::iter::repeat_with(Arena::default));
+        let entry = |((bucket, kernels), arena): ((&Bucket, &Chosen), Arena)| Entry {
+            name: bucket.name.clone(),
+            role: bucket.role,
+            bind: bucket.bind,
+            body: self.body_of(bucket) as u32,
+            kernels: kernels.clone(),
+            arena: arena.placements,
+            scratch: arena.scratch,
+            arena_bytes: arena.bytes,
+            unshared_bytes: arena.unshared_bytes,
+        };
+        let o = &self.options;
+        Plan {
+            target: o.target.name.into(),
+            dtype: o.dtype,
+            opt_level: o.opt_level,
+            max_seq: o.max_seq,
+            max_batch: o.max_batch,
+            buffers: self.lowered.buffers.clone(),
+            works: self.lowered.works.clone(),
+            kernels: self.kernels.clone(),
+            bodies,
+            entries: self.buckets.iter().zip(&self.chosen).zip(arenas).map(entry).collect(),
+            generation: self.generation.clone(),
+        }
+    }
+}
