@@ -24,6 +24,7 @@ const PRETRAINED: &[&str] = &[
     "finetuning_task",
     "id2label",
     "is_decoder",
+    "keys_to_ignore_at_inference",
     "label2id",
     "name_or_path",
     "num_labels",
