@@ -172,10 +172,14 @@ const NOWHERE: [&str; 7] = [
     "times-one",
 ];
 
-/// What is off is not used, and the results hold: every rule and fusion, in each fixture that uses it.
+/// Its block takes seconds to saturate in a debug build: what others use, too, is checked there.
+const SLOW: &str = "deepseek-v3";
+
+/// What is off is not used, and the results hold: every rule and fusion, in each fixture that uses it (of [`SLOW`],
+/// where no other does).
 #[test]
 fn a_disabled_fusion_is_gone_and_the_results_hold() {
-    let fixtures = ["llama", "gemma2", "qwen2", "bert", "gpt2", "mixtral", "gpt-oss", "deepseek-v3"];
+    let fixtures = ["llama", "gemma2", "qwen2", "bert", "gpt2", "mixtral", "gpt-oss", SLOW];
     let compiled = |graph: &Graph, selection| compile_with(graph, "sm_90", DType::F32, 2, SIZES, selection);
     let opened = fixtures.map(|name| {
         let f = Fixture::open(name);
@@ -187,7 +191,10 @@ fn a_disabled_fusion_is_gone_and_the_results_hold() {
         let used = weft_passes::names().into_iter().filter(|name| is_used(&of.3, name));
         used.map(move |name| (of, name))
     });
-    let pairs: Vec<_> = pairs.collect();
+    let mut pairs: Vec<_> = pairs.collect();
+    let others: BTreeSet<&str> = pairs.iter().filter(|(of, _)| of.0 != SLOW).map(|(_, name)| *name).collect();
+    pairs.retain(|(of, name)| of.0 != SLOW || !others.contains(name));
+    assert!(pairs.iter().any(|(of, _)| of.0 == SLOW));
     let used: BTreeSet<&str> = pairs.iter().map(|(_, name)| *name).collect();
     let unused: Vec<&str> = weft_passes::names().into_iter().filter(|n| !used.contains(n)).collect();
     assert_eq!(unused, NOWHERE, "rules and fusions that no fixture uses");

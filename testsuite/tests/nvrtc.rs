@@ -67,11 +67,11 @@ fn smollm2_for_every_target() {
     }
 }
 
-/// Two layers of public shapes: the kernels of all of them.
+/// Two layers of public shapes: the kernels of all of them, the largest tiles among them.
 #[test]
 fn public_shapes() {
     let target = Target::parse("sm_90").expect("sm_90");
-    for name in ["llama-3.2-1b", "qwen3-4b", "llama-3.1-8b"] {
+    for name in ["qwen3-4b", "llama-3.1-8b"] {
         eprintln!("{name}");
         check(&shape(name, 2), target, DType::BF16, 2);
     }
