@@ -1,10 +1,11 @@
 //! Graphs as files: each `graphs/*.graph` is lowered at every level, and what comes out is under snapshot.
 
+mod common;
+
+use common::options;
 use std::fmt::Write;
-use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, parse};
 use weft_ir::plan::{Compute, Plan};
-use weft_ir::target::Target;
 use weft_passes::{Numerics, Options, Selection, compile};
 
 fn plan(graph: &Graph, opt_level: u8) -> Plan {
@@ -12,17 +13,7 @@ fn plan(graph: &Graph, opt_level: u8) -> Plan {
 }
 
 fn plan_with(graph: &Graph, opt_level: u8, selection: Selection) -> Plan {
-    let target = Target::parse("sm_90").expect("sm_90");
-    let options = Options {
-        target,
-        dtype: DType::BF16,
-        opt_level,
-        max_seq: 128,
-        max_batch: 4,
-        selection,
-        dump: false,
-        schedules: Default::default(),
-    };
+    let options = Options { opt_level, ..options(selection) };
     compile(graph, options).unwrap_or_else(|e| panic!("{e}")).plan
 }
 
@@ -114,17 +105,6 @@ fn a_plan_reads_back_as_it_was_written() {
 #[test]
 fn an_output_that_nothing_computes_is_an_error() {
     let graph = parse("%0 = input token_ids -> i32[tokens]\noutput \"ids\" = %0\n").expect("graph");
-    let target = Target::parse("sm_90").expect("sm_90");
-    let options = Options {
-        target,
-        dtype: DType::BF16,
-        opt_level: 2,
-        max_seq: 128,
-        max_batch: 4,
-        selection: Default::default(),
-        dump: false,
-        schedules: Default::default(),
-    };
-    let error = compile(&graph, options).expect_err("nothing to compute").to_string();
+    let error = compile(&graph, options(Default::default())).expect_err("nothing to compute").to_string();
     assert!(error.contains("is not computed by the step"), "{error}");
 }

@@ -1,25 +1,16 @@
 //! What needs no rule: a value that is written twice is made once, what nothing needs is not made, and what is cheap is
 //! made again where it is read.
 
-use weft_ir::dtype::DType;
+mod common;
+
+use common::options;
 use weft_ir::graph::parse;
 use weft_ir::plan::{BufferKind, Plan};
-use weft_ir::target::Target;
-use weft_passes::{Compiled, Options, compile};
+use weft_passes::{Compiled, compile};
 
 fn compiled(text: &str) -> Compiled {
     let graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
-    let options = Options {
-        target: Target::parse("sm_90").expect("sm_90"),
-        dtype: DType::BF16,
-        opt_level: 2,
-        max_seq: 128,
-        max_batch: 4,
-        selection: Default::default(),
-        dump: false,
-        schedules: Default::default(),
-    };
-    compile(&graph, options).unwrap_or_else(|e| panic!("{e}"))
+    compile(&graph, options(Default::default())).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Ops of a name in the first form's graph.

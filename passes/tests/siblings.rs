@@ -1,12 +1,13 @@
 //! Loops that become one: which do, which do not, and that results are those of the loops apart.
 
+mod common;
+
+use common::options;
 use std::collections::HashMap;
-use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, parse};
 use weft_ir::plan::{Compute, Plan, Scalar};
-use weft_ir::target::Target;
 use weft_passes::fusion::Contract;
-use weft_passes::{Compiled, Options, Selection, compile, provenance, siblings};
+use weft_passes::{Compiled, Selection, compile, provenance, siblings};
 
 fn plan(text: &str, selection: Selection) -> Plan {
     compiled(text, selection).plan
@@ -14,17 +15,7 @@ fn plan(text: &str, selection: Selection) -> Plan {
 
 fn compiled(text: &str, selection: Selection) -> Compiled {
     let graph: Graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
-    let options = Options {
-        target: Target::parse("sm_90").expect("sm_90"),
-        dtype: DType::BF16,
-        opt_level: 2,
-        max_seq: 128,
-        max_batch: 4,
-        selection,
-        dump: false,
-        schedules: Default::default(),
-    };
-    compile(&graph, options).unwrap_or_else(|e| panic!("{e}"))
+    compile(&graph, options(selection)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The contract of merged loops in a form of the step.
