@@ -10,8 +10,8 @@ use crate::scalar::{Binary, Compare, Unary};
 use crate::shape::Sym;
 use serde::{Deserialize, Serialize};
 
-/// A scalar expression.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A scalar expression. Equal ones are the same in every bit: 0 and −0 differ, a NaN equals itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Scalar {
     /// f32 literal.
     Float(f32),
@@ -45,6 +45,33 @@ pub enum Scalar {
     /// Element of the result of this earlier step, of the same row ([`super::Steps`]).
     Local(u8, Vec<Scalar>),
 }
+
+impl PartialEq for Scalar {
+    fn eq(&self, other: &Scalar) -> bool {
+        use Scalar::*;
+        match (self, other) {
+            (Float(a), Float(b)) => a.to_bits() == b.to_bits(),
+            (Int(a), Int(b)) => a == b,
+            (Bool(a), Bool(b)) => a == b,
+            (Coord(a), Coord(b)) | (Reduced(a), Reduced(b)) | (Acc(a), Acc(b)) => a == b,
+            (Dim(a), Dim(b)) => a == b,
+            (Load(x, a), Load(y, b)) => x == y && a == b,
+            (Local(x, a), Local(y, b)) => x == y && a == b,
+            (Unary(f, a), Unary(g, b)) => f == g && a == b,
+            (Cast(f, a), Cast(g, b)) => f == g && a == b,
+            (Binary(f, a, c), Binary(g, b, d)) => f == g && a == b && c == d,
+            (Compare(f, a, c), Compare(g, b, d)) => f == g && a == b && c == d,
+            (Select(a, c, e), Select(b, d, f)) => a == b && c == d && e == f,
+            (
+                Float(_) | Int(_) | Bool(_) | Coord(_) | Reduced(_) | Acc(_) | Dim(_) | Load(..) | Local(..)
+                | Unary(..) | Cast(..) | Binary(..) | Compare(..) | Select(..),
+                _,
+            ) => false,
+        }
+    }
+}
+
+impl Eq for Scalar {}
 
 impl Scalar {
     /// Binary expression.

@@ -56,7 +56,7 @@ impl Analysis<Node> for Types {
                     ValueType::plain(DType::F32, Vec::new())
                 });
                 let movable = matches!(
-                    op,
+                    **op,
                     Op::Decode
                         | Op::Reshape(_)
                         | Op::Transpose(_)

@@ -84,7 +84,7 @@ impl Maker<'_> {
             Kind::Op(op) => {
                 let inputs: Option<Vec<NodeId>> =
                     node.children.iter().map(|c| self.value(self.g.find(*c))).collect();
-                self.b.add(op.clone(), &inputs?)
+                self.b.add((**op).clone(), &inputs?)
             }
             Kind::Any => return None,
         };

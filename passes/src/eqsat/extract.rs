@@ -178,7 +178,7 @@ fn own_cost(g: &Block, m: &CostModel, best: &HashMap<Id, Choice>, class: Id, nod
     }
     let arithmetic = elements(class) / m.profile.f32_flops;
     let traffic = |b: f64| b / m.profile.bandwidth;
-    match op {
+    match &**op {
         Op::MatMul { .. } => {
             let (a, b) = (node.children[0], node.children[1]);
             let k = g[a].data.ty.shape.last().map_or(1, |d| d.eval(&m.bind)) as f64;

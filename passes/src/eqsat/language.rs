@@ -1,6 +1,6 @@
 //! The e-graph's language: the graph's primitives, and leaves for what a block takes from outside.
 
-use egg::{Id, Language};
+use egg::{Id, Language, Symbol};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ pub enum Kind {
         /// Whether it is made at load.
         load: bool,
     },
-    /// An op of the graph.
-    Op(Op),
+    /// An op of the graph. (egg copies its nodes often.)
+    Op(Arc<Op>),
     /// In patterns: any op of this name, whatever its attributes.
     Any,
 }
@@ -32,7 +32,7 @@ pub struct Node {
     /// Operands.
     pub children: Vec<Id>,
     /// Name of the op, by which patterns find it.
-    name: Arc<str>,
+    name: Symbol,
     /// Name with attributes: equal for equal ops. (Literals have no total order of their own.)
     key: Arc<str>,
 }
@@ -49,7 +49,7 @@ impl Node {
     /// An op on operands.
     pub fn op(op: Op, children: Vec<Id>) -> Node {
         let (name, key) = (name_of(&op).into(), format!("{op:?}").into());
-        Node { kind: Kind::Op(op), children, name, key }
+        Node { kind: Kind::Op(Arc::new(op)), children, name, key }
     }
 
     /// A leaf.
@@ -75,7 +75,7 @@ impl fmt::Debug for Node {
 
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(self.name.as_str())
     }
 }
 
@@ -106,10 +106,10 @@ impl Hash for Node {
 }
 
 impl Language for Node {
-    type Discriminant = (Arc<str>, usize);
+    type Discriminant = (Symbol, usize);
 
     fn discriminant(&self) -> Self::Discriminant {
-        (self.name.clone(), self.children.len())
+        (self.name, self.children.len())
     }
 
     fn matches(&self, other: &Node) -> bool {

@@ -214,7 +214,7 @@ fn emit(
         language::Kind::Op(op) => {
             let inputs = node.children.iter().map(|c| emit(g, chosen, g.find(*c), was, done, t)).collect();
             let was = was.get(&class).copied();
-            t.nodes.push(Made { op: op.clone(), inputs, was, class, history: None });
+            t.nodes.push(Made { op: (**op).clone(), inputs, was, class, history: None });
             Source::Node(t.nodes.len() as u32 - 1)
         }
         // Only patterns have it.

@@ -10,13 +10,24 @@ use weft_ir::plan::{Buffer, BufferKind, Pack};
 use weft_ir::shape::{Dim, Shape};
 
 /// The buffers so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Buffers {
     pub list: Vec<Buffer>,
     of: HashMap<NodeId, BufferId>,
+    /// Of those that bodies share, all that have a tensor, state or output of this name in common.
+    shared: HashMap<String, Vec<usize>>,
 }
 
 impl Buffers {
+    /// Begins with the buffers of other bodies.
+    pub fn new(list: Vec<Buffer>) -> Buffers {
+        let mut shared: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, buffer) in list.iter().enumerate().filter(|(_, b)| b.kind != BufferKind::Temp) {
+            shared.entry(source(&buffer.kind)).or_default().push(i);
+        }
+        Buffers { list, of: HashMap::new(), shared }
+    }
+
     /// Buffer of a value in memory.
     pub fn of(&mut self, graph: &Graph, forms: &Forms, id: NodeId) -> Result<BufferId, Stop> {
         if let Some(&b) = self.of.get(&id) {
@@ -60,10 +71,13 @@ impl Buffers {
     /// Adds a buffer; what outlives a step, or is not computed by it, is shared with the other bodies.
     fn push(&mut self, graph: &Graph, id: NodeId, kind: BufferKind, name: String) -> BufferId {
         let ty = graph.ty(id);
-        if kind != BufferKind::Temp
-            && let Some(i) = self.list.iter().position(|b| b.kind == kind && b.shape == ty.shape)
-        {
-            return BufferId::new(i);
+        if kind != BufferKind::Temp {
+            let alike = self.shared.entry(source(&kind)).or_default();
+            let same = |&&i: &&usize| self.list[i].kind == kind && self.list[i].shape == ty.shape;
+            if let Some(&i) = alike.iter().find(same) {
+                return BufferId::new(i);
+            }
+            alike.push(self.list.len());
         }
         self.list.push(Buffer { name, dtype: ty.dtype(), shape: ty.shape.clone(), kind });
         BufferId::new(self.list.len() - 1)
@@ -95,6 +109,18 @@ impl Buffers {
             BufferKind::Temp => "x".into(),
             BufferKind::Control(c) => c.name().into(),
         }
+    }
+}
+
+/// What a buffer is filled from: equal kinds have equal sources.
+fn source(kind: &BufferKind) -> String {
+    match kind {
+        BufferKind::Weight(pack) => pack.tensors().first().copied().unwrap_or_default().into(),
+        BufferKind::Literal(_) => "a literal".into(),
+        BufferKind::Input(i) => i.name().into(),
+        BufferKind::State(name) | BufferKind::Output(name) => name.clone(),
+        BufferKind::Temp => String::new(),
+        BufferKind::Control(c) => c.name().into(),
     }
 }
 

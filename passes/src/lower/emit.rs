@@ -12,52 +12,32 @@ use weft_ir::scalar::{Binary, Reduce};
 use weft_ir::shape::{Dim, Shape};
 
 /// Lowers all roots of a graph: adds its dispatches as a body; works and buffers are shared with the bodies
-/// already there. Returns the nodes that each dispatch computes.
+/// already there. Returns the nodes that each dispatch computes. What stops it leaves all as it was.
 pub(super) fn emit(graph: &Graph, forms: &Forms, lowered: &mut Lowered) -> Result<Vec<Vec<NodeId>>, Stop> {
     let out = std::mem::take(lowered);
-    let known = out.works.iter().enumerate().map(|(i, w)| (key(&w.compute, &w.reads, &w.writes), i as u32));
-    let known = known.collect();
-    let mut buffers = Buffers::default();
-    buffers.list = out.buffers;
+    let (before, works) = (out.buffers.len(), out.works.len());
     let mut e = Emitter {
         graph,
         forms,
-        buffers,
+        buffers: Buffers::new(out.buffers),
         works: out.works,
         dispatches: Vec::new(),
         ops: Vec::new(),
-        known,
         grouped: HashMap::new(),
     };
-    for id in graph.ids().filter(|id| forms.of[id.index()] == Form::Root) {
-        // An epilogue with several results is emitted once, at the last of them.
-        let region = forms.product_of.get(&id).and_then(|p| forms.regions.get(p));
-        let routing = forms.routing_of(id);
-        if region.is_some_and(|r| r.outputs.last() != Some(&id))
-            || routing.is_some_and(|r| r.outputs.last() != Some(&id))
-        {
-            continue;
+    let body = e.body();
+    *lowered = Lowered { buffers: e.buffers.list, works: e.works, bodies: out.bodies };
+    match body {
+        Ok((dispatches, ops)) => {
+            lowered.bodies.push(dispatches);
+            Ok(ops)
         }
-        let made = e.root(id)?;
-        e.add(id, made);
-    }
-    for root in graph.roots() {
-        if forms.of[root.index()] != Form::Root {
-            let why = format!("output {root} ({}) is not computed by the step", graph.node(root).scope);
-            return Err(Stop::Fault(why));
+        Err(stop) => {
+            lowered.buffers.truncate(before);
+            lowered.works.truncate(works);
+            Err(stop)
         }
     }
-    let mut bodies = out.bodies;
-    let order = order::sort(graph, &e.buffers.list, &e.dispatches, &e.ops)?;
-    bodies.push(order.iter().map(|&i| e.dispatches[i].clone()).collect());
-    let ops = order.iter().map(|&i| e.ops[i].clone()).collect();
-    *lowered = Lowered { buffers: e.buffers.list, works: e.works, bodies };
-    Ok(ops)
-}
-
-/// What makes two works equal.
-fn key(compute: &Compute, reads: &[Operand], writes: &[Operand]) -> String {
-    format!("{compute:?} {reads:?} {writes:?}")
 }
 
 /// A work before it has a name.
@@ -80,8 +60,6 @@ pub(super) struct Emitter<'a> {
     dispatches: Vec<Dispatch>,
     /// For each dispatch, the nodes it computes.
     ops: Vec<Vec<NodeId>>,
-    /// Works by their content.
-    known: HashMap<String, u32>,
 }
 
 pub(super) fn coords(n: usize) -> Vec<Scalar> {
@@ -89,6 +67,32 @@ pub(super) fn coords(n: usize) -> Vec<Scalar> {
 }
 
 impl Emitter<'_> {
+    /// The graph's dispatches in launch order, and the nodes of each.
+    fn body(&mut self) -> Result<(Vec<Dispatch>, Vec<Vec<NodeId>>), Stop> {
+        let (graph, forms) = (self.graph, self.forms);
+        for id in graph.ids().filter(|id| forms.of[id.index()] == Form::Root) {
+            // An epilogue with several results is emitted once, at the last of them.
+            let region = forms.product_of.get(&id).and_then(|p| forms.regions.get(p));
+            let routing = forms.routing_of(id);
+            if region.is_some_and(|r| r.outputs.last() != Some(&id))
+                || routing.is_some_and(|r| r.outputs.last() != Some(&id))
+            {
+                continue;
+            }
+            let made = self.root(id)?;
+            self.add(id, made);
+        }
+        for root in graph.roots() {
+            if forms.of[root.index()] != Form::Root {
+                let why = format!("output {root} ({}) is not computed by the step", graph.node(root).scope);
+                return Err(Stop::Fault(why));
+            }
+        }
+        let order = order::sort(graph, &self.buffers.list, &self.dispatches, &self.ops)?;
+        let dispatches = order.iter().map(|&i| self.dispatches[i].clone()).collect();
+        Ok((dispatches, order.iter().map(|&i| self.ops[i].clone()).collect()))
+    }
+
     fn root(&mut self, id: NodeId) -> Result<Made, Stop> {
         if let Some(site) = self.forms.attention.get(&id) {
             return self.attention(site);
@@ -242,20 +246,19 @@ impl Emitter<'_> {
     pub(super) fn add(&mut self, root: NodeId, mut made: Made) {
         made.ops.sort_unstable();
         made.ops.dedup();
-        let ops: Vec<String> = made.ops.iter().map(|&n| self.graph.node(n).op.name().to_string()).collect();
         let (reads, read_buffers): (Vec<_>, Vec<_>) = made.reads.into_iter().unzip();
         let (writes, write_buffers): (Vec<_>, Vec<_>) = made.writes.into_iter().unzip();
-        let key = key(&made.compute, &reads, &writes);
-        let work = match self.known.get(&key) {
-            Some(&w) => w,
+        let same = |w: &Work| w.reads == reads && w.writes == writes && w.compute == made.compute;
+        let work = match self.works.iter().position(same) {
+            Some(w) => w as u32,
             None => {
+                let ops: Vec<String> =
+                    made.ops.iter().map(|&n| self.graph.node(n).op.name().to_string()).collect();
                 let name = self.unique_name(&made.scope, root, &ops);
                 let rules = made.rules.iter().map(|r| r.name().to_string()).collect();
                 let work = Work { name, compute: made.compute, reads, writes, in_place: vec![], ops, rules };
                 self.works.push(work);
-                let w = (self.works.len() - 1) as u32;
-                self.known.insert(key, w);
-                w
+                (self.works.len() - 1) as u32
             }
         };
         self.dispatches.push(Dispatch {

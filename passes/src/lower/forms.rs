@@ -2,6 +2,7 @@
 
 use super::attention::{self, AttentionSite};
 use super::experts::{self, ExpertSite};
+use super::index::Reshapes;
 use super::region::{self, Limits, Region};
 use super::routing::{self, RoutingSite};
 use super::{Variant, rows};
@@ -297,13 +298,14 @@ impl Forms {
         taken.extend(self.routing.iter().flat_map(|r| r.outputs.iter().copied()));
         taken.extend(self.experts.keys().copied());
         let own: HashSet<NodeId> = self.routing.iter().filter_map(|r| r.product).collect();
+        let mut reshapes = Reshapes::default();
         // A tile sums a row in another order than a row loop.
         let reorders = options.selection.numerics >= Numerics::Reassociates;
         for id in graph.ids().filter(|&id| is_linear(graph, load, id) && !own.contains(&id)) {
             let rows = !self.products.stream() && reorders && takes_rows(graph, id, options.target);
             let draws = self.products.stream();
             let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows, draws };
-            let region = region::find(graph, id, &limits);
+            let region = region::find(graph, id, &limits, &mut reshapes);
             taken.extend(region.nodes());
             covered.extend(region.nodes().filter(|n| !region.outputs.contains(n)));
             self.region_of.extend(region.nodes().map(|n| (n, id)));

@@ -3,9 +3,10 @@
 //! Reshapes turn coordinates into a flat index and back; most of the divisions that this gives cancel,
 //! because a coordinate is smaller than its extent.
 
+use std::collections::HashMap;
 use weft_ir::plan::Scalar;
 use weft_ir::scalar::Binary;
-use weft_ir::shape::Dim;
+use weft_ir::shape::{Dim, Shape};
 
 /// Extents of the coordinates of a domain: `Coord(i) < domain[i]`.
 pub type Domain = [Dim];
@@ -140,6 +141,26 @@ pub fn reshape(at: &[Scalar], to: &[Dim], from: &[Dim], domain: &Domain) -> Vec<
         result.extend(coords.into_iter().rev());
     }
     result
+}
+
+/// Results of [`reshape`]: layers ask for the same over and over.
+#[derive(Debug, Default)]
+pub struct Reshapes {
+    /// For two shapes and a domain, coordinates and what they become.
+    known: HashMap<[Shape; 3], Vec<(Vec<Scalar>, Vec<Scalar>)>>,
+}
+
+impl Reshapes {
+    /// See [`reshape`].
+    pub fn of(&mut self, at: &[Scalar], to: &Shape, from: &Shape, domain: &Shape) -> Vec<Scalar> {
+        let known = self.known.entry([to.clone(), from.clone(), domain.clone()]).or_default();
+        if let Some((_, made)) = known.iter().find(|(asked, _)| asked == at) {
+            return made.clone();
+        }
+        let made = reshape(at, to, from, domain);
+        known.push((at.to_vec(), made.clone()));
+        made
+    }
 }
 
 #[cfg(test)]

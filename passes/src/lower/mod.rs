@@ -33,6 +33,8 @@ pub use rules::Rule;
 use crate::context::Options;
 use crate::fusion::Sites;
 use crate::products::Products;
+use rayon::prelude::*;
+use std::collections::HashSet;
 use weft_ir::graph::Graph;
 use weft_ir::ids::NodeId;
 use weft_ir::plan::{Buffer, Dispatch, Work};
@@ -85,32 +87,43 @@ pub(crate) enum Stop {
 /// An output that is not computed by the step (an input or a weight), or a reduction that no kernel
 /// family can do.
 pub fn run(options: &Options, variants: &[Variant<'_>]) -> Result<(Lowered, Vec<Placed>), String> {
+    let drafts: Vec<Draft<'_>> = variants.par_iter().map(|v| Draft::new(options, *v)).collect();
     let mut lowered = Lowered::default();
-    let mut placed = Vec::new();
-    for variant in variants {
-        placed.push(one(options, *variant, &mut lowered)?);
-    }
-    Ok((lowered, placed))
+    let placed: Result<Vec<Placed>, String> =
+        drafts.into_iter().map(|draft| draft.lower(options, &mut lowered)).collect();
+    Ok((lowered, placed?))
 }
 
-fn one(options: &Options, variant: Variant<'_>, lowered: &mut Lowered) -> Result<Placed, String> {
-    let graph = &states::distinct_outputs(variant.graph);
-    let mut forced = states::early_reads(graph);
-    forced.extend(&variant.sites.cuts);
-    loop {
-        let forms = Forms::decide(graph, options, &variant, &forced);
-        let mut attempt = lowered.clone();
-        match emit::emit(graph, &forms, &mut attempt) {
-            Ok(dispatches) => {
-                *lowered = attempt;
-                return Ok(Placed { graph: graph.clone(), dispatches, forms });
-            }
-            Err(Stop::Fault(why)) => return Err(why),
-            // Each round forces one more value, so this ends.
-            Err(Stop::Materialise(node)) => {
-                if !forced.insert(node) {
-                    let n = graph.node(node);
-                    return Err(format!("{node} = {} ({}) cannot be lowered", n.op.name(), n.scope));
+/// A graph whose forms are decided, before its works are made.
+struct Draft<'a> {
+    variant: Variant<'a>,
+    graph: Graph,
+    /// Values that must be buffers.
+    forced: HashSet<NodeId>,
+    forms: Forms,
+}
+
+impl<'a> Draft<'a> {
+    fn new(options: &Options, variant: Variant<'a>) -> Draft<'a> {
+        let graph = states::distinct_outputs(variant.graph);
+        let mut forced = states::early_reads(&graph);
+        forced.extend(&variant.sites.cuts);
+        let forms = Forms::decide(&graph, options, &variant, &forced);
+        Draft { variant, graph, forced, forms }
+    }
+
+    fn lower(mut self, options: &Options, lowered: &mut Lowered) -> Result<Placed, String> {
+        loop {
+            match emit::emit(&self.graph, &self.forms, lowered) {
+                Ok(dispatches) => return Ok(Placed { graph: self.graph, dispatches, forms: self.forms }),
+                Err(Stop::Fault(why)) => return Err(why),
+                // Each round forces one more value, so this ends.
+                Err(Stop::Materialise(node)) => {
+                    if !self.forced.insert(node) {
+                        let n = self.graph.node(node);
+                        return Err(format!("{node} = {} ({}) cannot be lowered", n.op.name(), n.scope));
+                    }
+                    self.forms = Forms::decide(&self.graph, options, &self.variant, &self.forced);
                 }
             }
         }

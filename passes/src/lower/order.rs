@@ -49,17 +49,27 @@ pub(super) fn sort(
         let earlier = readers.get(&consumed).into_iter().flatten().chain(made.get(&consumed));
         before[i].extend(earlier.filter(|&&e| e != i));
     }
-    let mut done = vec![false; dispatches.len()];
+    let mut after: Vec<Vec<usize>> = vec![Vec::new(); dispatches.len()];
+    let mut waits: Vec<usize> = before.iter().map(BTreeSet::len).collect();
+    for (i, all) in before.iter().enumerate() {
+        all.iter().for_each(|&b| after[b].push(i));
+    }
+    // Of those that wait for nothing, the first in the model goes first.
+    let mut ready: BTreeSet<usize> = (0..waits.len()).filter(|&i| waits[i] == 0).collect();
     let mut order = Vec::with_capacity(dispatches.len());
-    while order.len() < dispatches.len() {
-        let next = (0..dispatches.len()).find(|&i| !done[i] && before[i].iter().all(|&b| done[b]));
-        let Some(next) = next else {
-            let stuck: Vec<&str> =
-                (0..done.len()).filter(|&i| !done[i]).map(|i| &*dispatches[i].scope).collect();
-            return Err(Stop::Fault(format!("the works of {} wait for each other", stuck.join(", "))));
-        };
-        done[next] = true;
+    while let Some(next) = ready.pop_first() {
         order.push(next);
+        for &i in &after[next] {
+            waits[i] -= 1;
+            if waits[i] == 0 {
+                ready.insert(i);
+            }
+        }
+    }
+    if order.len() < dispatches.len() {
+        let stuck: Vec<&str> =
+            (0..waits.len()).filter(|&i| waits[i] > 0).map(|i| &*dispatches[i].scope).collect();
+        return Err(Stop::Fault(format!("the works of {} wait for each other", stuck.join(", "))));
     }
     Ok(order)
 }

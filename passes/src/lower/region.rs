@@ -7,7 +7,7 @@
 //! anyway is a border: what follows it loads it.
 
 use super::draw::{self, DrawChain};
-use super::index;
+use super::index::{self, Reshapes};
 use super::row_region::{self, RowChain};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use weft_ir::graph::{Graph, Op};
@@ -97,13 +97,13 @@ pub struct Limits<'a> {
 }
 
 /// The largest epilogue of a product.
-pub fn find(graph: &Graph, product: NodeId, limits: &Limits<'_>) -> Region {
-    let mut single = with_group(graph, product, 1, limits);
+pub fn find(graph: &Graph, product: NodeId, limits: &Limits<'_>, reshapes: &mut Reshapes) -> Region {
+    let mut single = with_group(graph, product, 1, limits, reshapes);
     if limits.rows {
         row_region::extend(graph, &mut single, limits);
     }
     let even = graph.ty(product).shape.get(1).and_then(|d| d.as_const()).is_some_and(|n| n % 2 == 0);
-    let double = even.then(|| with_group(graph, product, 2, limits));
+    let double = even.then(|| with_group(graph, product, 2, limits, reshapes));
     let mut region = match double {
         Some(double) if double.saved() > single.saved() => double,
         _ => single,
@@ -114,7 +114,13 @@ pub fn find(graph: &Graph, product: NodeId, limits: &Limits<'_>) -> Region {
     region
 }
 
-fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>) -> Region {
+fn with_group(
+    graph: &Graph,
+    product: NodeId,
+    group: usize,
+    limits: &Limits<'_>,
+    reshapes: &mut Reshapes,
+) -> Region {
     let columns = graph.ty(product).shape[1].as_const().unwrap_or(0);
     let points = (columns / group) as i64;
     let domain: Shape = vec![graph.ty(product).shape[0], Dim::Const(points as usize)];
@@ -136,7 +142,7 @@ fn with_group(graph: &Graph, product: NodeId, group: usize, limits: &Limits<'_>)
         if limits.taken.contains(&id) {
             continue;
         }
-        if let Some(k) = follow(graph, id, &known, product, &domain) {
+        if let Some(k) = follow(graph, id, &known, (product, &domain), reshapes) {
             known.insert(id, k);
             next.extend(&limits.users[id.index()]);
         }
@@ -151,8 +157,8 @@ fn follow(
     graph: &Graph,
     id: NodeId,
     known: &BTreeMap<NodeId, Vec<Known>>,
-    product: NodeId,
-    domain: &Shape,
+    (product, domain): (NodeId, &Shape),
+    reshapes: &mut Reshapes,
 ) -> Option<Vec<Known>> {
     let node = graph.node(id);
     let of = |i: usize| known.get(&node.inputs[i]);
@@ -161,7 +167,7 @@ fn follow(
     if node.inputs.iter().any(outside) {
         return None;
     }
-    let map = |f: &dyn Fn(&Known) -> Option<Option<Known>>| -> Option<Vec<Known>> {
+    let map = |f: &mut dyn FnMut(&Known) -> Option<Option<Known>>| -> Option<Vec<Known>> {
         let mut some = Vec::new();
         for (i, k) in of(0)?.iter().enumerate() {
             some.extend(f(k)?.map(|k| Known { origin: Origin::Moved(node.inputs[0], i), ..k }));
@@ -182,10 +188,10 @@ fn follow(
         }
         Op::Reshape(to) => {
             let from = &graph.ty(node.inputs[0]).shape;
-            map(&|k| moved(k, index::reshape(&k.at, from, to, domain)))
+            map(&mut |k| moved(k, reshapes.of(&k.at, from, to, domain)))
         }
-        Op::Transpose(perm) => map(&|k| moved(k, perm.iter().map(|&p| k.at[p].clone()).collect())),
-        Op::Slice { axis, start, len } => map(&|k| slice(k, *axis, *start as i64, *len as i64)),
+        Op::Transpose(perm) => map(&mut |k| moved(k, perm.iter().map(|&p| k.at[p].clone()).collect())),
+        Op::Slice { axis, start, len } => map(&mut |k| slice(k, *axis, *start as i64, *len as i64)),
         Op::Concat { axis } => {
             let mut all = Vec::new();
             let mut start = 0;

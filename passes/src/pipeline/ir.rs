@@ -10,7 +10,7 @@ use crate::provenance::{self, Provenance};
 use crate::schedule::{Bucket, Chosen};
 use crate::{eqsat, generation, launch, lower, memory_plan, schedule, siblings};
 use rayon::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use weft_ir::graph::Graph;
 use weft_ir::plan::{Body, Dispatch, Entry, Generation, KernelSpec, Plan, Role};
 use weft_ir::verify;
@@ -87,14 +87,20 @@ impl<'g> Ir<'g> {
         Ok(reports)
     }
 
-    /// Sites of the fusions; below level 1 nothing is fused.
+    /// Sites of the fusions; below level 1 nothing is fused. Forms whose graphs are equal have the same.
     pub fn find_fusions(&mut self) -> Result<(), Error> {
-        let find = |v: &Variant| match self.options.opt_level {
-            0 => Ok(fusion::Sites::default()),
-            _ => fusion::find(&v.graph, &self.options.selection),
-        };
-        let found: Vec<_> = self.variants.par_iter().map(find).collect();
-        self.sites = found.into_iter().collect::<Result<_, _>>().map_err(Error::Lower)?;
+        if self.options.opt_level == 0 {
+            self.sites = vec![fusion::Sites::default(); self.variants.len()];
+            return Ok(());
+        }
+        let first = |v: &Variant| self.variants.iter().position(|w| w.graph == v.graph);
+        let first: Vec<usize> = self.variants.iter().filter_map(first).collect();
+        let distinct: BTreeSet<usize> = first.iter().copied().collect();
+        let distinct: Vec<usize> = distinct.into_iter().collect();
+        let find = |&i: &usize| Ok((i, fusion::find(&self.variants[i].graph, &self.options.selection)?));
+        let found: Result<BTreeMap<usize, fusion::Sites>, String> = distinct.par_iter().map(find).collect();
+        let found = found.map_err(Error::Lower)?;
+        self.sites = first.iter().map(|i| found[i].clone()).collect();
         Ok(())
     }
 
