@@ -43,7 +43,7 @@ pub(super) struct Asked {
     pub cuts: Expr,
 }
 
-fn not(e: Expr) -> Expr {
+pub(super) fn not(e: Expr) -> Expr {
     Expr::Unary(UnaryOp::Not, Box::new(e))
 }
 

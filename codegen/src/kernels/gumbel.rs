@@ -4,7 +4,7 @@ use super::Body;
 use super::sampling::{Request, bin};
 use weft_ir::dtype::DType;
 use weft_ir::ids::VarId;
-use weft_ir::kernel::{BinaryOp, Expr, MathFn, UnaryOp};
+use weft_ir::kernel::{BinaryOp, Expr, MathFn, UnaryOp, Unroll};
 use weft_ir::sampling;
 
 /// Gumbel number of a seed, a position and a token (`sampling::gumbel` of `sampling::uniform`).
@@ -44,7 +44,8 @@ fn philox(b: &mut Body<'_>, q: &Request, c: [VarId; 4]) -> Result<(), String> {
     let k0 = b.k.let_mut("k0", DType::U32, q.seed.clone());
     let k1 = b.k.let_mut("k1", DType::U32, Expr::uint(sampling::KEY));
     b.k.comment("Philox4x32-10 (Salmon et al. 2011).");
-    b.unrolled("round", 10, |b, _| {
+    let rounds = (Expr::int(0), Expr::int(10), Expr::int(1));
+    b.for_loop("round", rounds, Unroll::Never, |b, _| {
         let var = |i: usize| Expr::Var(c[i]);
         let (m0, m1) = (Expr::uint(0xD251_1F53), Expr::uint(0xCD9E_8D57));
         let hi0 = b.k.let_("hi0", DType::U32, bin(BinaryOp::MulHi, m0.clone(), var(0)));

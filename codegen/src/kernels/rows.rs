@@ -99,7 +99,7 @@ fn stage_value(
     })?;
     match team.block {
         None => shuffle_reduce(b, var, stage.op, 1, 32),
-        Some((warps, partial)) => block_reduce(b, &team.t, var, stage.op, warps, partial)?,
+        Some((warps, partial)) => block_reduce(b, &team.t, var, stage.op, (warps, partial), Unroll::Full)?,
     }
     Ok(var.into())
 }

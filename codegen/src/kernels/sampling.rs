@@ -115,6 +115,11 @@ impl Row {
         some
     }
 
+    /// Reduces a variable of every thread. Rolled: a draw has many, and none is where time goes.
+    pub fn join(&self, b: &mut Body<'_>, var: VarId, op: Reduce) -> Result<(), String> {
+        block_reduce(b, &self.t, var, op, (self.threads / 32, self.partial), Unroll::Never)
+    }
+
     /// Reduces a value of every token over the row.
     pub fn reduce(
         &self,
@@ -123,7 +128,7 @@ impl Row {
         op: Reduce,
         value: impl FnOnce(&mut Body<'_>, Expr) -> Expr,
     ) -> Result<VarId, String> {
-        let [var] = self.reduce_all(b, [name], op, |b, x| [value(b, x)])?;
+        let [var] = self.reduce_all(b, [name], (op, self.unroll()), |b, x| [value(b, x)])?;
         Ok(var)
     }
 
@@ -132,18 +137,18 @@ impl Row {
         &self,
         b: &mut Body<'_>,
         names: [&str; N],
-        op: Reduce,
+        (op, unroll): (Reduce, Unroll),
         values: impl FnOnce(&mut Body<'_>, Expr) -> [Expr; N],
     ) -> Result<[VarId; N], String> {
         let vars = names.map(|name| b.k.let_mut(name, DType::F32, neutral(op)));
-        self.each(b, self.unroll(), |b, _, scaled| {
+        self.each(b, unroll, |b, _, scaled| {
             for (var, value) in vars.into_iter().zip(values(b, scaled)) {
                 b.k.assign(var, super::warp::combine(op, var.into(), value));
             }
             Ok(())
         })?;
         for var in vars {
-            block_reduce(b, &self.t, var, op, self.threads / 32, self.partial)?;
+            self.join(b, var, op)?;
         }
         Ok(vars)
     }

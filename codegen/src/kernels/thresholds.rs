@@ -4,9 +4,9 @@
 //! bits of an order-preserving key, each step one pass over the row.
 
 use super::Body;
-use super::few::{self, Asked, Few};
+use super::few::{self, Asked, Few, not};
 use super::sampling::{Request, Row, bin, cmp};
-use super::warp::{block_reduce, neutral};
+use super::warp::neutral;
 use weft_ir::dtype::DType;
 use weft_ir::ids::VarId;
 use weft_ir::kernel::{BinaryOp, CompareOp, Expr, MathFn, UnaryOp, Unroll};
@@ -47,40 +47,12 @@ pub(super) fn filter(
             Ok(())
         })?;
         let max = b.k.let_mut("largest", DType::F32, own.into());
-        block_reduce(b, &r.t, max, Reduce::Max, r.threads / 32, r.partial)?;
+        r.join(b, max, Reduce::Max)?;
         let asked = Asked { k: k.clone(), limits: limits.clone(), p: p.clone(), cuts: cuts.clone() };
         few.threshold(b, r, &asked, (own, max), (least, collected))?;
-        let searched = Expr::Unary(UnaryOp::Not, Box::new(collected.into()));
-        b.if_then(searched, |b| {
-            b.if_then(limits, |b| top_k(b, r, k, least))?;
-            b.if_then(cuts, |b| top_p(b, r, p, max, least))
-        })?;
+        let searched = not(collected.into());
+        b.if_then(searched, |b| search(b, r, &asked, max, least))?;
         few::min_p(b, m, max, least)
-    })
-}
-
-/// `least` becomes the k-th largest key: the largest that at least k tokens reach. Two bits a pass.
-fn top_k(b: &mut Body<'_>, r: &Row, k: Expr, least: VarId) -> Result<(), String> {
-    let wanted = b.k.let_("wanted_tokens", DType::F32, k.cast(DType::F32));
-    let bits = (Expr::int(0), Expr::int(32), Expr::int(2));
-    b.for_loop("bit", bits, Unroll::Never, |b, bit| {
-        let shift = b.k.let_("shift", DType::U32, (Expr::int(30) - bit).cast(DType::U32));
-        let candidates = [1, 2, 3].map(|i| {
-            let digit = bin(BinaryOp::Shl, Expr::uint(i), shift.clone());
-            b.k.let_("candidate", DType::U32, bin(BinaryOp::Or, least.into(), digit))
-        });
-        let names = ["reaching1", "reaching2", "reaching3"];
-        let reaching = r.reduce_all(b, names, Reduce::Sum, |b, x| {
-            let key = key(b, x);
-            let counts = |c: &Expr| cmp(CompareOp::Ge, key.clone(), c.clone());
-            candidates.each_ref().map(|c| counts(c).select(Expr::float(1.0), Expr::float(0.0)))
-        })?;
-        // The fewer, the larger the candidate: the last that is enough stays.
-        for (candidate, reaching) in candidates.into_iter().zip(reaching) {
-            let enough = cmp(CompareOp::Ge, reaching.into(), wanted.clone());
-            b.k.assign(least, enough.select(candidate, least.into()));
-        }
-        Ok(())
     })
 }
 
@@ -90,48 +62,59 @@ pub(super) fn nucleus_weight(x: Expr, max: VarId) -> Expr {
     at_max.select(Expr::float(1.0), Expr::math(MathFn::Exp, x - Expr::Var(max)))
 }
 
-/// `least` becomes the largest key, up to that of the maximum, whose tokens have the fraction p of the mass at
-/// `least`. A pass quarters what is left.
-fn top_p(b: &mut Body<'_>, r: &Row, p: Expr, max: VarId, least: VarId) -> Result<(), String> {
-    let all = r.reduce(b, "mass", Reduce::Sum, |b, x| {
-        let key = key(b, x.clone());
-        cmp(CompareOp::Ge, key, least.into()).select(nucleus_weight(x, max), Expr::float(0.0))
-    })?;
-    let wanted = b.k.let_("wanted_mass", DType::F32, p * Expr::Var(all));
-    let top = key(b, max.into());
-    let high = b.k.let_mut("high", DType::U32, top);
-    // Invariant: the mass at `least` is enough; keys above `high` are not needed or not enough.
-    let range = (Expr::int(0), Expr::int(16), Expr::int(1));
-    b.for_loop("quartering", range, Unroll::Never, |b, _| {
-        b.if_then(cmp(CompareOp::Lt, least.into(), high.into()), |b| {
-            let gap = bin(BinaryOp::Sub, high.into(), least.into());
-            let quarter = bin(BinaryOp::Shr, gap, Expr::uint(2));
-            let part = b.k.let_("part", DType::U32, bin(BinaryOp::Add, quarter, Expr::uint(1)));
-            let from = b.k.let_("from", DType::U32, least.into());
-            let end = b.k.let_("end", DType::U32, high.into());
-            let keys = [1, 2, 3].map(|i| {
-                let offset = bin(BinaryOp::Mul, part.clone(), Expr::uint(i));
-                let at = bin(BinaryOp::Add, from.clone(), offset);
-                b.k.let_("at", DType::U32, at.min(end.clone()))
-            });
-            let names = ["mass1", "mass2", "mass3"];
-            let masses = r.reduce_all(b, names, Reduce::Sum, |b, x| {
-                let key = key(b, x.clone());
-                let weight = b.k.let_("weight", DType::F32, nucleus_weight(x, max));
-                keys.each_ref().map(|at| {
-                    cmp(CompareOp::Ge, key.clone(), at.clone()).select(weight.clone(), Expr::float(0.0))
+/// `least` becomes the largest key, up to that of the maximum, that enough tokens reach: k of them, then those with
+/// the fraction p of the mass that this leaves. A pass over the row quarters the keys in question. Both filters are
+/// the same code: it is seldom run, and unrolled code takes long to compile.
+fn search(b: &mut Body<'_>, r: &Row, asked: &Asked, max: VarId, least: VarId) -> Result<(), String> {
+    b.for_loop("filter", (Expr::int(0), Expr::int(2), Expr::int(1)), Unroll::Never, |b, filter| {
+        let counts = b.k.let_("counts", DType::Bool, filter.eq_(Expr::int(0)));
+        let wants = counts.clone().select(asked.limits.clone(), asked.cuts.clone());
+        b.if_then(wants, |b| {
+            let wanted = b.k.let_mut("wanted", DType::F32, asked.k.clone().cast(DType::F32));
+            let top = key(b, max.into());
+            let high = b.k.let_mut("high", DType::U32, top);
+            // Invariant: enough reach `least`; keys above `high` are not needed, or not enough reach them.
+            b.for_loop("pass", (Expr::int(0), Expr::int(17), Expr::int(1)), Unroll::Never, |b, pass| {
+                let weighs = b.k.let_("weighs", DType::Bool, pass.eq_(Expr::int(0)));
+                let open = cmp(CompareOp::Lt, least.into(), high.into());
+                let goes = weighs.clone().select(not(counts.clone()), open);
+                b.if_then(goes, |b| {
+                    let gap = bin(BinaryOp::Sub, high.into(), least.into());
+                    let quarter = bin(BinaryOp::Shr, gap, Expr::uint(2));
+                    let part = bin(BinaryOp::Add, quarter, Expr::uint(1));
+                    // The first pass of a mass tells how much there is.
+                    let part = b.k.let_("part", DType::U32, weighs.clone().select(Expr::uint(0), part));
+                    let from = b.k.let_("from", DType::U32, least.into());
+                    let end = b.k.let_("end", DType::U32, high.into());
+                    let keys = [1, 2, 3].map(|i| {
+                        let offset = bin(BinaryOp::Mul, part.clone(), Expr::uint(i));
+                        let at = bin(BinaryOp::Add, from.clone(), offset);
+                        b.k.let_("at", DType::U32, at.min(end.clone()))
+                    });
+                    let names = ["reaching1", "reaching2", "reaching3"];
+                    let reaching = r.reduce_all(b, names, (Reduce::Sum, Unroll::By(2)), |b, x| {
+                        let key = key(b, x.clone());
+                        let weight = counts.clone().select(Expr::float(1.0), nucleus_weight(x, max));
+                        let weight = b.k.let_("weight", DType::F32, weight);
+                        keys.each_ref().map(|at| {
+                            let reaches = cmp(CompareOp::Ge, key.clone(), at.clone());
+                            reaches.select(weight.clone(), Expr::float(0.0))
+                        })
+                    })?;
+                    let fraction = asked.p.clone() * Expr::Var(reaching[0]);
+                    b.k.assign(wanted, weighs.clone().select(fraction, wanted.into()));
+                    // From the largest key on: the first that is not enough ends the range, the last that is begins it.
+                    for (at, reaching) in keys.into_iter().zip(reaching).rev() {
+                        let enough = cmp(CompareOp::Ge, reaching.into(), wanted.into());
+                        let enough = b.k.let_("enough", DType::Bool, enough);
+                        let below = bin(BinaryOp::Sub, at.clone(), Expr::uint(1));
+                        b.k.assign(high, enough.clone().select(high.into(), below));
+                        let larger = Expr::Var(least).max(at);
+                        b.k.assign(least, enough.select(larger, least.into()));
+                    }
+                    Ok(())
                 })
-            })?;
-            // From the largest key on: the first that is not enough ends the range, the last that is begins it.
-            for (at, mass) in keys.into_iter().zip(masses).rev() {
-                let enough = cmp(CompareOp::Ge, mass.into(), wanted.clone());
-                let enough = b.k.let_("enough", DType::Bool, enough);
-                let below = bin(BinaryOp::Sub, at.clone(), Expr::uint(1));
-                b.k.assign(high, enough.clone().select(high.into(), below));
-                let larger = Expr::Var(least).max(at);
-                b.k.assign(least, enough.select(larger, least.into()));
-            }
-            Ok(())
+            })
         })
     })
 }

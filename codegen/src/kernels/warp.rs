@@ -3,7 +3,7 @@
 use super::Body;
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{BinaryOp, Expr, Mem, Stmt};
+use weft_ir::kernel::{BinaryOp, Expr, Mem, Stmt, Unroll};
 use weft_ir::scalar::Reduce;
 
 /// Named thread coordinates of a block.
@@ -84,8 +84,8 @@ pub(super) fn block_reduce(
     t: &Threads,
     var: VarId,
     op: Reduce,
-    warps: u32,
-    partial: SharedId,
+    (warps, partial): (u32, SharedId),
+    unroll: Unroll,
 ) -> Result<(), String> {
     shuffle_reduce(b, var, op, 1, 32);
     if warps == 1 {
@@ -97,7 +97,8 @@ pub(super) fn block_reduce(
     })?;
     b.k.push(Stmt::Barrier);
     b.k.assign(var, Expr::load(Mem::Shared(partial), Expr::int(0)));
-    b.unrolled("w", warps - 1, |b, w| {
+    let others = (Expr::int(0), Expr::int(i64::from(warps) - 1), Expr::int(1));
+    b.for_loop("w", others, unroll, |b, w| {
         let other = Expr::load(Mem::Shared(partial), w + 1);
         b.k.assign(var, combine(op, var.into(), other));
         Ok(())
