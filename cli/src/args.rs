@@ -3,6 +3,7 @@
 use crate::commands::contracts::Requirement;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use weft_frontend::checkpoint::Task;
 use weft_ir::dtype::DType;
 use weft_ir::target::Target;
 use weft_passes::Numerics;
@@ -54,6 +55,25 @@ pub enum DeviceArg {
     Cpu,
     /// The GPU.
     Cuda,
+}
+
+/// What a decoder is compiled for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TaskArg {
+    /// To continue sequences: weft run, forward, bench, tune.
+    #[default]
+    Generate,
+    /// To give hidden states of whole sequences, as encoders do: weft embed, forward.
+    Embed,
+}
+
+impl From<TaskArg> for Task {
+    fn from(arg: TaskArg) -> Task {
+        match arg {
+            TaskArg::Generate => Task::Generate,
+            TaskArg::Embed => Task::Embed,
+        }
+    }
 }
 
 /// How decode steps follow each other.
@@ -169,6 +189,9 @@ pub struct CompileArgs {
     /// What the bundle is for.
     #[command(flatten)]
     pub build: BuildArgs,
+    /// What a decoder is for; an encoder gives hidden states in any case.
+    #[arg(long, value_enum, default_value_t)]
+    pub task: TaskArg,
     /// Most sequences of a step.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = batch)]
     pub max_batch: usize,
@@ -284,7 +307,8 @@ pub struct ForwardArgs {
 /// `weft embed`.
 #[derive(Debug, Args)]
 pub struct EmbedArgs {
-    /// An encoder's checkpoint (as for compile) or bundle; modules.json beside it says how to pool.
+    /// A checkpoint (as for compile) or a bundle (a decoder's of --task embed); modules.json beside the checkpoint says
+    /// how to pool.
     pub model: PathBuf,
     /// Texts; the lines of stdin when there is none and stdin is not a terminal.
     #[arg(value_name = "TEXT")]
@@ -292,6 +316,9 @@ pub struct EmbedArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub device: DeviceArg,
+    /// Put this prompt of the checkpoint's before each text [default: the one that the checkpoint says, if any].
+    #[arg(long, value_name = "NAME")]
+    pub prompt_name: Option<String>,
     /// How to compile a checkpoint.
     #[command(flatten)]
     pub build: BuildArgs,

@@ -8,7 +8,7 @@ use crate::errors::{Error, Result};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use weft_codegen::Emitted;
-use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::checkpoint::{Checkpoint, Task};
 use weft_frontend::read::{SETTINGS, bounded_text};
 use weft_ir::bundle::{EXPLAIN, KERNELS, KernelFile, MANIFEST, Manifest, PLAN, SourceFile, VERSION};
 use weft_ir::plan::Plan;
@@ -54,6 +54,7 @@ pub fn manifest(checkpoint: &Checkpoint, model: &Path, plan: &Plan, kernels: &[E
         eos_token_ids: config.eos_token_ids.clone(),
         ignored_keys: config.ignored.clone(),
         ignored_tensors: checkpoint.ignored_tensors().to_vec(),
+        embeds: checkpoint.task() == Task::Embed,
         kernels: kernels
             .iter()
             .map(|k| KernelFile {
@@ -252,6 +253,9 @@ pub fn remedy(manifest: &Manifest) -> String {
             command.push_str(&format!(" {option} {value}"));
         }
     }
+    if manifest.embeds {
+        command.push_str(" --task embed");
+    }
     command
 }
 
@@ -284,6 +288,8 @@ impl Bundle {
                 )));
             }
         }
-        Ok(Checkpoint::open_ignoring(&m.checkpoint, &m.ignored_keys)?.ignoring_tensors(&m.ignored_tensors))
+        let checkpoint = Checkpoint::open_ignoring(&m.checkpoint, &m.ignored_keys)?;
+        let task = if m.embeds { Task::Embed } else { Task::Generate };
+        Ok(checkpoint.ignoring_tensors(&m.ignored_tensors).for_task(task))
     }
 }

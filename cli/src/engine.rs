@@ -11,7 +11,7 @@ use crate::{model, places, progress};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use weft_frontend::checkpoint::Checkpoint;
+use weft_frontend::checkpoint::{Checkpoint, Task};
 use weft_frontend::models::{self, Kind};
 use weft_ir::dtype::DType;
 use weft_ir::plan::Plan;
@@ -96,6 +96,24 @@ impl Source {
             None => model::open(path, build)?,
         };
         Ok(Source { path: path.to_owned(), checkpoint, bundle })
+    }
+
+    /// The same for hidden states, of a decoder, too.
+    ///
+    /// # Errors
+    /// A bundle of a decoder that was compiled to generate.
+    pub fn embedding(mut self) -> Result<Source> {
+        match &self.bundle {
+            None => self.checkpoint = self.checkpoint.for_task(Task::Embed),
+            Some(_) if self.kind()? == Kind::Encoder => {}
+            Some(bundle) => {
+                let (path, again) = (self.path.display(), bundle::remedy(&bundle.manifest));
+                return Err(Error::input(format!(
+                    "{path}: compiled to generate, and has no hidden states; compile for them: {again} --task embed"
+                )));
+            }
+        }
+        Ok(self)
     }
 
     /// The checkpoint.

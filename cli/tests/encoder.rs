@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Run, command, finish, fixture, longs, read_floats, read_longs, relative_rmse, write};
-use safetensors::Dtype;
+use safetensors::{Dtype, SafeTensors};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -137,10 +137,16 @@ fn padding_on_the_left_changes_nothing() {
 /// The tiny bert with sentence-transformers' files, and a tokenizer of words.
 fn embedder(dir: &Path, pooling: &str, modules: &[&str]) -> PathBuf {
     let model = dir.join("model");
-    fs::create_dir_all(model.join("1_Pooling")).expect("makes");
+    fs::create_dir_all(&model).expect("makes");
     for file in ["config.json", "model.safetensors"] {
         fs::copy(fixture("tiny/bert").join(file), model.join(file)).expect("copies");
     }
+    sentence_transformers(model, pooling, modules)
+}
+
+/// Puts sentence-transformers' files and a tokenizer of words beside a model.
+fn sentence_transformers(model: PathBuf, pooling: &str, modules: &[&str]) -> PathBuf {
+    fs::create_dir_all(model.join("1_Pooling")).expect("makes");
     let list: Vec<serde_json::Value> = modules
         .iter()
         .enumerate()
@@ -268,7 +274,6 @@ fn what_does_not_fit_an_encoder_is_named() {
         finish(&mut command)
     };
     run(&["run", "hello"], &model).fails(2, &["bert is an encoder", "weft embed"]);
-    run(&["embed", "hello"], &fixture("tiny/llama")).fails(2, &["llama is a decoder"]);
     run(&["embed", "hello"], &model).fails(2, &["1_Pooling/config.json", "pooling_mode_weightedmean_tokens"]);
     let model = embedder(dir.path(), "pooling_mode_mean_tokens", &["Transformer", "Pooling", "Dense"]);
     run(&["embed", "hello"], &model).fails(2, &["modules.json", "st.models.Dense"]);
@@ -324,4 +329,79 @@ fn minilm_embeds_as_sentence_transformers_does() {
         let error = relative_rmse(&values(&out, i), &expected);
         assert!(error < 1e-4, "{}: {error:e}", texts[i]);
     }
+}
+
+/// The tiny qwen3 as sentence-transformers save decoders: without a head, and without `model.` before the names.
+fn decoder(dir: &Path) -> PathBuf {
+    let model = dir.join("decoder");
+    fs::create_dir_all(&model).expect("makes");
+    fs::copy(fixture("tiny/qwen3").join("config.json"), model.join("config.json")).expect("copies");
+    let bytes = fs::read(fixture("tiny/qwen3").join("model.safetensors")).expect("reads");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let all = file.tensors();
+    let bare = all.iter().filter_map(|(name, t)| Some((name.strip_prefix("model.")?, t)));
+    let tensors: Vec<_> = bare.map(|(name, t)| (name, t.dtype(), t.shape(), t.data().to_vec())).collect();
+    write(&model.join("model.safetensors"), &tensors);
+    sentence_transformers(model, "pooling_mode_lasttoken", &["Transformer", "Pooling", "Normalize"])
+}
+
+#[test]
+fn decoders_embed_texts() {
+    let dir = folder();
+    let model = decoder(dir.path());
+    let prompts = model.join("config_sentence_transformers.json");
+    let text = r#"{"default_prompt_name": null, "prompts": {"query": "red ", "document": ""}}"#;
+    fs::write(&prompts, text).expect("writes");
+    let out = embed(dir.path(), &model, &["green blue", "red green blue"]);
+    assert_eq!(out["pooling"]["mode"], "LastToken");
+    let run = |args: &[&str]| {
+        let mut command = command(dir.path());
+        finish(command.args(args))
+    };
+    let decoder = model.to_str().expect("a path");
+
+    // A prompt by its name is put before the text.
+    let queries =
+        run(&["embed", decoder, "green blue", "--device", "cpu", "--json", "--prompt-name", "query"]);
+    let queries: serde_json::Value = serde_json::from_str(queries.ok()).expect("JSON");
+    assert_eq!(values(&queries, 0), values(&out, 1));
+    assert_ne!(values(&queries, 0), values(&out, 0));
+    let unknown = run(&["embed", decoder, "green", "--device", "cpu", "--prompt-name", "passage"]);
+    assert!(unknown.stderr.contains("--prompt-name passage: the checkpoint's prompts are document, query"));
+
+    // A bundle for it, and the last token's state of the plain decoder with its names as they were.
+    let compile = |model: &str, to: &str, task: &str| {
+        run(&["compile", model, "--target", "sm_90", "--no-check", "--task", task, "-o", to])
+    };
+    let bundled = compile(decoder, "b", "embed");
+    assert!(bundled.ok().contains("encode_256"), "{}", bundled.stdout);
+    assert!(!bundled.stderr.contains("warning"), "{}", bundled.stderr);
+    let bundle = embed(dir.path(), &dir.path().join("b"), &["green blue"]);
+    assert!(relative_rmse(&values(&bundle, 0), &values(&out, 0)) < 1e-5);
+    let plain = fixture("tiny/qwen3");
+    compile(plain.to_str().expect("a path"), "p", "embed").ok();
+    let input = dir.path().join("in.safetensors");
+    // [CLS] green blue [SEP], padded on the left.
+    write(
+        &input,
+        &[
+            ("input_ids", Dtype::I64, &[1, 6], longs(&[0, 0, 1, 5, 4, 2])),
+            ("attention_mask", Dtype::I64, &[1, 6], longs(&[0, 0, 1, 1, 1, 1])),
+        ],
+    );
+    forward(dir.path(), &dir.path().join("p"), &input, &[]).ok();
+    let hidden = fs::read(dir.path().join("out.safetensors")).expect("reads");
+    let (hidden, shape) = read_floats(&hidden, "last_hidden_state");
+    let last = &hidden[5 * shape[2]..];
+    let norm = last.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let expected: Vec<f32> = last.iter().map(|x| x / norm).collect();
+    assert!(relative_rmse(&values(&out, 0), &expected) < 1e-5);
+
+    // What was compiled for one is refused by the other, with what to do.
+    let answers = run(&["run", "b", "green", "--device", "cpu"]);
+    assert!(answers.stderr.contains("compiled for hidden states"), "{}", answers.stderr);
+    compile(decoder, "g", "generate").ok();
+    let generates = run(&["embed", "g", "green", "--device", "cpu"]);
+    assert!(generates.stderr.contains("compiled to generate"), "{}", generates.stderr);
+    assert!(generates.stderr.contains("--task embed"), "{}", generates.stderr);
 }

@@ -23,6 +23,16 @@ use weft_ir::dtype::{DType, Encoding};
 const ACCEPTED: &str = "a folder with config.json and model.safetensors (or model.safetensors.index.json) or \
                         one .gguf file; or a .safetensors, .safetensors.index.json or .gguf file";
 
+/// What is made of a decoder's checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Task {
+    /// Continuations of sequences, token by token.
+    #[default]
+    Generate,
+    /// Hidden states of whole sequences, as an encoder's.
+    Embed,
+}
+
 /// An opened model.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -30,7 +40,16 @@ pub struct Checkpoint {
     storage: Storage,
     config: ModelConfig,
     ignored_tensors: Vec<String>,
+    task: Task,
+    /// Whether its tensors have no `model.` before their names: those of a model that was saved without its head.
+    bare: bool,
 }
+
+/// What the names of heads' tensors begin with, in Hugging Face's files and in GGUF's.
+const HEADS: [&str; 3] = ["lm_head.", "embed_out.", "output."];
+
+/// What stands before the names of a decoder's tensors that are no head's.
+const BASE: &str = "model.";
 
 /// The files behind a checkpoint.
 #[derive(Debug)]
@@ -155,7 +174,22 @@ impl Checkpoint {
     }
 
     fn new(root: &Path, storage: Storage, config: ModelConfig) -> Checkpoint {
-        Checkpoint { root: root.to_owned(), storage, config, ignored_tensors: Vec::new() }
+        let bare = match &storage {
+            Storage::Safetensors(set) => !set.tensors().any(|t| t.name.starts_with(BASE)),
+            Storage::Gguf(_) | Storage::Config(_) => false,
+        };
+        let (root, task) = (root.to_owned(), Task::default());
+        Checkpoint { root, storage, config, ignored_tensors: Vec::new(), task, bare }
+    }
+
+    /// The same, to make something else of it. Nothing else can be made of an encoder's.
+    pub fn for_task(self, task: Task) -> Checkpoint {
+        Checkpoint { task, ..self }
+    }
+
+    /// What [`Checkpoint::for_task`] was given.
+    pub fn task(&self) -> Task {
+        self.task
     }
 
     /// The same, but for tensors whose stored names begin with these: where the model's builder does not read them, it
@@ -247,7 +281,8 @@ impl Checkpoint {
             return Err(self.no_tensor(hf_name, stored));
         };
         let encoding = info.require_encoding(self.file_of(info))?;
-        let swapped = info.name != hf_name && matches!(encoding, Encoding::Scaled { .. });
+        let packed = info.name == quantized::blocks_of(self.in_file(hf_name));
+        let swapped = packed && matches!(encoding, Encoding::Scaled { .. });
         let layout = match &self.storage {
             Storage::Safetensors(_) if swapped => Layout::Swapped,
             Storage::Safetensors(_) | Storage::Config(_) => Layout::Same,
@@ -330,6 +365,7 @@ impl Checkpoint {
         known.extend(mapped.iter().chain(&scales).map(String::as_str));
         self.tensors()
             .filter(|t| !known.contains(t.name.as_str()) && !is_derived(t, &self.config, &known))
+            .filter(|t| self.task == Task::Generate || !HEADS.iter().any(|head| t.name.starts_with(head)))
             .map(|t| t.name.clone())
             .collect()
     }
@@ -338,13 +374,19 @@ impl Checkpoint {
     fn stored_name(&self, hf_name: &str) -> Option<String> {
         match &self.storage {
             Storage::Safetensors(set) => {
-                let blocks = quantized::blocks_of(hf_name);
-                let packed = set.tensor(hf_name).is_none() && set.tensor(&blocks).is_some();
-                Some(if packed { blocks } else { hf_name.to_owned() })
+                let name = self.in_file(hf_name);
+                let blocks = quantized::blocks_of(name);
+                let packed = set.tensor(name).is_none() && set.tensor(&blocks).is_some();
+                Some(if packed { blocks } else { name.to_owned() })
             }
             Storage::Config(_) => Some(hf_name.to_owned()),
             Storage::Gguf(_) => names::gguf_name(&self.config.model_type, hf_name),
         }
+    }
+
+    /// A Hugging Face name without what is left out in this checkpoint.
+    fn in_file<'a>(&self, hf_name: &'a str) -> &'a str {
+        if self.bare { hf_name.strip_prefix(BASE).unwrap_or(hf_name) } else { hf_name }
     }
 
     /// The file that a tensor is in.

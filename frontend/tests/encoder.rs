@@ -211,6 +211,15 @@ fn prompts_of_embeddings() {
         let file = "config_sentence_transformers.json: default_prompt_name";
         assert!(error.contains(file) && error.contains(problem), "{error}");
     }
+    // A prompt that is asked for by its name.
+    assert_eq!(prompted(json!(null), json!({"query": "query: ", "document": ""})), Ok(None));
+    let named = |name: &str| {
+        let pooling = Pooling::open(folder.path()).unwrap().unwrap();
+        pooling.prompted(name).map(|p| p.prompt)
+    };
+    assert_eq!(named("query"), Ok(Some("query: ".into())));
+    assert_eq!(named("document"), Ok(None));
+    assert_eq!(named("passage"), Err("the checkpoint's prompts are document, query".into()));
     put("config_sentence_transformers.json", json!({"truncate_dim": 64, "prompts": {}}));
     let error = read().unwrap_err();
     assert!(error.contains("truncate_dim: 64 is unknown to Weft"), "{error}");
@@ -242,9 +251,9 @@ fn pooling_files() {
     let expected = Pooling {
         mode: PoolingMode::Max,
         normalize: true,
-        prompt: None,
         lower_case: true,
         max_tokens: Some(256),
+        ..Pooling::default()
     };
     assert_eq!(open(), Ok(Some(expected)));
     let bad = |parts: &[&str]| {

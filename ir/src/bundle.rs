@@ -61,6 +61,9 @@ pub struct Manifest {
     /// What the names of tensors begin with that Weft does not read and that the user said to pass over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_tensors: Vec<String>,
+    /// Whether it was compiled for hidden states (`--task embed`), though the model is a decoder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub embeds: bool,
     /// Kernels, in the plan's order.
     pub kernels: Vec<KernelFile>,
 }

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod companions;
 pub mod decoder;
 mod distance;
+pub mod embed;
 pub mod emulate;
 pub mod emulated_decoder;
 pub mod encoder;

@@ -6,6 +6,7 @@ use weft::encode::{Sequence, encode};
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::dtype::DType;
 use weft_runtime::exec::CudaModel;
+use weft_testsuite::embed::{distance, embedder};
 use weft_testsuite::encoder::{golden_rows, minilm, minilm_cosines, tiny};
 use weft_testsuite::fixture::{Fixture, compile};
 use weft_testsuite::gpu;
@@ -27,6 +28,26 @@ fn tiny_bert() {
             let distance = tiny(&fixture, &mut model);
             println!("bert level {opt_level} in {dtype}: {distance}, at most {most}");
             assert!(distance <= most, "level {opt_level} in {dtype}: {distance}, at most {most}");
+        }
+    }
+}
+
+/// Within the bounds of logits.
+#[test]
+fn decoders_that_embed() {
+    for (name, times) in
+        [("qwen3", 1.5), ("mistral-sliding", 1.5), ("bloom", 1.5), ("gpt-oss", 2.0), ("deepseek-v3", 2.0)]
+    {
+        let fixture = Fixture::open(name);
+        let checkpoint = embedder(&fixture);
+        let hf = fixture.golden_json()["hf_16bit"]["rel_rmse"].as_f64().expect("hf_16bit");
+        for opt_level in [0, 2] {
+            for (dtype, most) in [(DType::BF16, times * hf), (DType::F32, 1e-4)] {
+                let Some(mut model) = load(&checkpoint, dtype, opt_level, false) else { return };
+                let distance = distance(&fixture, &checkpoint, &mut model);
+                println!("{name} level {opt_level} in {dtype}: {distance}, at most {most}");
+                assert!(distance <= most, "{name} level {opt_level} in {dtype}: {distance}, at most {most}");
+            }
         }
     }
 }

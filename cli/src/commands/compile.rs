@@ -21,7 +21,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
         let path = args.model.display();
         return Err(Error::input(format!("{path}: already a bundle; give the checkpoint it came from")));
     }
-    let checkpoint = model::open(&args.model, &args.build)?;
+    let checkpoint = model::open(&args.model, &args.build)?.for_task(args.task.into());
     let out = match &args.output {
         Some(out) => out.clone(),
         None => PathBuf::from(format!("{}.weft", model::name(&args.model)?)),

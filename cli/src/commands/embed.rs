@@ -11,7 +11,6 @@ use std::borrow::Cow;
 use std::io::{IsTerminal, Read, Write};
 use std::time::Instant;
 use weft_frontend::config::pooling::Pooling;
-use weft_frontend::models::Kind;
 use weft_frontend::text::tokenizer::Tokenizer;
 
 #[derive(Serialize)]
@@ -32,15 +31,17 @@ struct Embedding<'a> {
 
 /// Embeds texts.
 pub fn run(args: &EmbedArgs) -> Result<()> {
-    let source = Source::open(&args.model, &args.build)?;
-    if source.kind()? != Kind::Encoder {
-        let (path, kind) = (args.model.display(), &source.checkpoint().config().model_type);
-        return Err(Error::input(format!("{path}: {kind} is a decoder; weft embed takes encoders")));
-    }
+    let source = Source::open(&args.model, &args.build)?.embedding()?;
     let pooling = Pooling::of(source.checkpoint())?.unwrap_or_else(|| {
         eprintln!("pooling: the mean, not normalised (the checkpoint has no modules.json or pooling_type, which would say)");
         Pooling::default()
     });
+    let pooling = match &args.prompt_name {
+        Some(name) => {
+            pooling.prompted(name).map_err(|why| Error::input(format!("--prompt-name {name}: {why}")))?
+        }
+        None => pooling,
+    };
     let tokenizer = Tokenizer::open(source.checkpoint())?;
     let texts = texts(args)?;
     let longest = source.max_seq(&args.build);

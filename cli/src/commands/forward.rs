@@ -21,7 +21,7 @@ fn hidden_states(args: &ForwardArgs, source: Source) -> Result<()> {
     if args.max_new_tokens.is_some_and(|n| n > 0) {
         return Err(Error::input("--max-new-tokens: an encoder continues nothing; leave it out"));
     }
-    let rows = encode::tensors::read(&args.input, source.checkpoint().config())?;
+    let rows = encode::tensors::read(&args.input, source.checkpoint())?;
     let sequences = rows.sequences.len();
     let mut executor = source.load(Request { device: args.device, build: &args.build, sequences })?;
     let (bar, start) = (progress::count("tokens"), Instant::now());

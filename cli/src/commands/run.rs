@@ -8,6 +8,7 @@ use crate::generate::{self, Answer, Limits, Timing, check_length, generate, stop
 use crate::startup::{self, Startup};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
+use weft_frontend::checkpoint::Task;
 use weft_frontend::models::Kind;
 use weft_frontend::text::chat::{ChatTemplate, Message};
 use weft_frontend::text::tokenizer::Tokenizer;
@@ -35,9 +36,11 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let source = Source::open(&args.model, &args.build)?;
     if source.kind()? == Kind::Encoder {
         let (path, kind) = (args.model.display(), &source.checkpoint().config().model_type);
-        return Err(Error::input(format!(
-            "{path}: {kind} is an encoder, which answers nothing; weft embed takes it"
-        )));
+        let what = match source.checkpoint().task() {
+            Task::Generate => format!("{kind} is an encoder, which answers nothing"),
+            Task::Embed => "compiled for hidden states, and answers nothing".to_owned(),
+        };
+        return Err(Error::input(format!("{path}: {what}; weft embed takes it")));
     }
     // A tokenizer takes as long to read as a GPU to wake up.
     let _warm = Warm::up(args.device);

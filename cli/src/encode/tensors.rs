@@ -6,7 +6,7 @@ use crate::tensors::{Ids, bad, floats, open, read_ids, required_ids, write_tenso
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
-use weft_frontend::config::ModelConfig;
+use weft_frontend::checkpoint::{Checkpoint, Task};
 
 /// Rows of an input file, each a sequence of the tokens that the mask keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,11 @@ pub struct Rows {
 ///
 /// # Errors
 /// Naming the file, the tensor and what is expected.
-pub fn read(path: &Path, config: &ModelConfig) -> Result<Rows> {
+pub fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Rows> {
+    let config = checkpoint.config();
+    // Where padding has a position of its own, only tokens are counted; and where tokens see those before them, whose
+    // number is their position.
+    let counted = config.position_offset > 0 || checkpoint.task() == Task::Embed;
     let data = open(path)?;
     let file = data.tensors(path)?;
     let ids = required_ids(path, &file, config.vocab_size)?;
@@ -48,8 +52,7 @@ pub fn read(path: &Path, config: &ModelConfig) -> Result<Rows> {
             }
             sequence.ids.push(id);
             columns.push(column);
-            // Where padding has a position of its own, only tokens are counted.
-            let position = if config.position_offset > 0 { sequence.positions.len() } else { column };
+            let position = if counted { sequence.positions.len() } else { column };
             sequence.positions.push(position as u32);
             sequence.types.push(types.as_ref().map_or(0, |t| t.rows[r][column]));
         }

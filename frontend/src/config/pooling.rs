@@ -10,6 +10,7 @@ use crate::gguf::Gguf;
 use crate::read;
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 /// What one embedding is made of.
@@ -34,6 +35,12 @@ pub struct Pooling {
     pub normalize: bool,
     /// What is put before a text: the checkpoint's default prompt.
     pub prompt: Option<String>,
+    /// The checkpoint's prompts, by name.
+    #[serde(skip)]
+    pub prompts: BTreeMap<String, String>,
+    /// Whether a prompt's tokens are pooled, too.
+    #[serde(skip)]
+    pub include_prompt: bool,
     /// Whether the text is put in lower case before the tokenizer sees it.
     pub lower_case: bool,
     /// Most tokens of a text, special ones included; further ones are cut off.
@@ -107,6 +114,7 @@ impl Pooling {
         };
         let (mut mode, mut normalize) = (None, false);
         let mut without_prompt = None;
+        let mut pools_prompt = true;
         for (i, module) in list.into_iter().enumerate() {
             let Value::Object(map) = module else {
                 return Err(Error::malformed(&path, format!("[{i}]"), "not an object", "give a module"));
@@ -128,6 +136,7 @@ impl Pooling {
                     })?;
                     let (found, include_prompt) = read_mode(&path, &text)?;
                     mode = Some(found);
+                    pools_prompt = include_prompt;
                     without_prompt = (!include_prompt).then_some(path);
                 }
                 ("Normalize", _, Some(_)) => normalize = true,
@@ -146,14 +155,35 @@ impl Pooling {
             None => (None, false),
         };
         let path = folder.join("config_sentence_transformers.json");
-        let prompt = bytes(&path)?.map_or(Ok(None), |text| default_prompt(&path, &text))?;
+        let (prompt, prompts) =
+            bytes(&path)?.map_or_else(|| Ok(Default::default()), |text| read_prompts(&path, &text))?;
         if let (Some(path), Some(_)) = (without_prompt, &prompt) {
             let supported =
                 "absent or true, where config_sentence_transformers.json has a default_prompt_name";
             return Err(Error::unsupported(&path, "include_prompt", false, supported));
         }
         let prompt = prompt.filter(|prompt| !prompt.is_empty());
-        Ok(Some(Pooling { mode, normalize, prompt, lower_case, max_tokens }))
+        let include_prompt = pools_prompt;
+        Ok(Some(Pooling { mode, normalize, prompt, prompts, include_prompt, lower_case, max_tokens }))
+    }
+
+    /// The same, with the prompt of this name before a text.
+    ///
+    /// # Errors
+    /// Why not: no prompt has this name, or a prompt's tokens would not be pooled, which Weft does not do.
+    pub fn prompted(mut self, name: &str) -> std::result::Result<Pooling, String> {
+        let Some(prompt) = self.prompts.get(name) else {
+            let known: Vec<&str> = self.prompts.keys().map(String::as_str).collect();
+            return Err(match known.is_empty() {
+                true => "the checkpoint has no prompts in config_sentence_transformers.json".into(),
+                false => format!("the checkpoint's prompts are {}", known.join(", ")),
+            });
+        };
+        if !self.include_prompt {
+            return Err("the pooling's include_prompt is false, which Weft does not do with a prompt".into());
+        }
+        self.prompt = Some(prompt.clone()).filter(|prompt| !prompt.is_empty());
+        Ok(self)
     }
 }
 
@@ -164,6 +194,8 @@ impl Default for Pooling {
             mode: PoolingMode::Mean,
             normalize: false,
             prompt: None,
+            prompts: BTreeMap::new(),
+            include_prompt: true,
             lower_case: false,
             max_tokens: None,
         }
@@ -230,15 +262,18 @@ fn flagged(f: &mut Fields) -> Result<Option<(&'static str, PoolingMode)>> {
     Ok(chosen)
 }
 
-/// The prompt that is put before every text, where the file asks for one.
-fn default_prompt(path: &Path, text: &[u8]) -> Result<Option<String>> {
+/// The prompt that is put before every text, where the file asks for one, and all prompts that are text.
+fn read_prompts(path: &Path, text: &[u8]) -> Result<(Option<String>, BTreeMap<String, String>)> {
     let mut f = Fields::parse(path, text)?;
     let name = f.text("default_prompt_name")?;
     let prompts = f.take("prompts");
     refuse_unknown(f, &["__version__", "model_type", "similarity_fn_name"])?;
-    let Some(name) = name else { return Ok(None) };
+    let all = prompts.as_ref().and_then(Value::as_object).into_iter().flatten();
+    let named = all.filter_map(|(name, prompt)| Some((name.clone(), prompt.as_str()?.to_owned())));
+    let named: BTreeMap<String, String> = named.collect();
+    let Some(name) = name else { return Ok((None, named)) };
     match prompts.as_ref().and_then(|all| all.get(&name)) {
-        Some(Value::String(prompt)) => Ok(Some(prompt.clone())),
+        Some(Value::String(prompt)) => Ok((Some(prompt.clone()), named)),
         found => {
             let found = found.map_or("not there".to_owned(), |value| format!("{value}, not text"));
             let problem = format!("{name:?}, which in prompts is {found}");

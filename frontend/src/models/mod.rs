@@ -22,7 +22,7 @@ mod phi3;
 mod starcoder2;
 mod unread;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Task};
 use crate::error::Error;
 pub use blocks::Asked;
 use blocks::ModelBuilder;
@@ -35,7 +35,7 @@ use weft_ir::graph::Graph;
 pub enum Kind {
     /// Continues it, token by token: `logits` and `tokens`.
     Decoder,
-    /// Reads all of it at once: `last_hidden_state`.
+    /// Reads all of it at once: `last_hidden_state`. Encoders do, and decoders that embed ([`Task::Embed`]).
     Encoder,
 }
 
@@ -85,7 +85,7 @@ pub const FAMILIES: &[Family] = &[
     Family { model_type: "deepseek_v3", build: deepseek::build },
 ];
 
-/// The family of a checkpoint, and what its models do.
+/// The family of a checkpoint, and what its model does for the checkpoint's task.
 ///
 /// # Errors
 /// An unknown `model_type`.
@@ -93,7 +93,12 @@ pub fn family(checkpoint: &Checkpoint) -> Result<(Kind, &'static Family), Error>
     let model_type = checkpoint.config().model_type.as_str();
     let all = || [(Kind::Decoder, FAMILIES), (Kind::Encoder, ENCODERS)].into_iter();
     let mut each = all().flat_map(|(kind, list)| list.iter().map(move |f| (kind, f)));
-    each.find(|(_, f)| f.model_type == model_type).ok_or_else(|| {
+    let found = each.find(|(_, f)| f.model_type == model_type);
+    let for_task = |(kind, family)| match checkpoint.task() {
+        Task::Generate => (kind, family),
+        Task::Embed => (Kind::Encoder, family),
+    };
+    found.map(for_task).ok_or_else(|| {
         let known: Vec<&str> = all().flat_map(|(_, list)| list).map(|f| f.model_type).collect();
         Error::unsupported_model(checkpoint.root(), model_type, &known)
     })

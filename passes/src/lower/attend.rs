@@ -81,28 +81,42 @@ impl Emitter<'_> {
     }
 }
 
-/// Splits `select(j <= p, x, −∞)` for positions p, which are in the context, into the number of keys p + 1
-/// and the score x, and `select(j < n, x, −∞)` for lengths n of the tokens' sequences into n and x; other
+/// Splits `select(j <= p, x, −∞)` for positions p, which are in the context, or for the least of p and the last key of
+/// the token's sequence, into the number of keys p + 1 and the score x, and `select(j < n, x, −∞)` for lengths n of the tokens' sequences into n and x; other
 /// masks stay in the score and all keys of the context are visited.
 fn causal(masked: Scalar, reads: &[BufferKind]) -> (Scalar, Scalar) {
     if let Scalar::Select(c, x, hidden) = &masked
         && let Scalar::Compare(op, j, p) = c.as_ref()
         && **j == Scalar::Coord(2)
         && **hidden == Scalar::Float(f32::NEG_INFINITY)
-        && let Scalar::Load(o, at) = p.as_ref()
     {
         let is = |o: &OperandId, input| reads.get(o.index()) == Some(&BufferKind::Input(input));
         let token = [Scalar::Coord(0)];
-        match (op, &at[..]) {
-            (Compare::Le, at) if is(o, Input::Positions) && *at == token => {
+        let is_position = |e: &Scalar| match e {
+            Scalar::Load(o, at) => is(o, Input::Positions) && at[..] == token,
+            _ => false,
+        };
+        let is_length = |e: &Scalar| match e {
+            Scalar::Load(o, at) if is(o, Input::Lengths) => match &at[..] {
+                [Scalar::Load(s, at)] => is(s, Input::Sequences) && at[..] == token,
+                _ => false,
+            },
+            _ => false,
+        };
+        let is_last = |e: &Scalar| match e {
+            Scalar::Binary(Binary::Sub, n, one) => is_length(n) && **one == Scalar::Int(1),
+            _ => false,
+        };
+        let in_sequence = |e: &Scalar| match e {
+            Scalar::Binary(Binary::Min, a, b) => is_position(a) && is_last(b) || is_last(a) && is_position(b),
+            _ => false,
+        };
+        match op {
+            Compare::Le if is_position(p) || in_sequence(p) => {
                 return (index::add((**p).clone(), Scalar::Int(1)), (**x).clone());
             }
-            (Compare::Lt, [Scalar::Load(s, at)])
-                if is(o, Input::Lengths) && is(s, Input::Sequences) && at[..] == token =>
-            {
-                return ((**p).clone(), (**x).clone());
-            }
-            _ => {}
+            Compare::Lt if is_length(p) => return ((**p).clone(), (**x).clone()),
+            Compare::Eq | Compare::Lt | Compare::Le => {}
         }
     }
     (Scalar::Dim(Sym::Context), masked)
@@ -123,11 +137,19 @@ fn window(score: &Scalar, length: &Scalar) -> Option<usize> {
     None
 }
 
-/// A slot expression where key j (Coord 1) is below `length`: `min(j, length − 1)` is j.
+/// A slot expression where key j (Coord 1) is below `length`: `min(j, length − 1)` is j, and so is `min(j, e)` where
+/// the length is `min(…, e) + 1`.
 fn inside(slot: Scalar, length: &Scalar) -> Scalar {
-    let last = |e: &Scalar| match e {
-        Scalar::Binary(Binary::Sub, a, b) => a.as_ref() == length && **b == Scalar::Int(1),
+    let bounds = |e: &Scalar| match length {
+        Scalar::Binary(Binary::Add, least, one) if **one == Scalar::Int(1) => match least.as_ref() {
+            Scalar::Binary(Binary::Min, a, b) => a.as_ref() == e || b.as_ref() == e,
+            _ => false,
+        },
         _ => false,
+    };
+    let last = |e: &Scalar| match e {
+        Scalar::Binary(Binary::Sub, a, b) if a.as_ref() == length && **b == Scalar::Int(1) => true,
+        _ => bounds(e),
     };
     if let Scalar::Binary(Binary::Min, a, b) = &slot
         && ((**a == Scalar::Coord(1) && last(b)) || (**b == Scalar::Coord(1) && last(a)))

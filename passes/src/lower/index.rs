@@ -146,19 +146,26 @@ pub fn reshape(at: &[Scalar], to: &[Dim], from: &[Dim], domain: &Domain) -> Vec<
 /// Results of [`reshape`]: layers ask for the same over and over.
 #[derive(Debug, Default)]
 pub struct Reshapes {
-    /// For two shapes and a domain, coordinates and what they become.
-    known: HashMap<[Shape; 3], Vec<(Vec<Scalar>, Vec<Scalar>)>>,
+    /// By the two shapes and the domain.
+    known: HashMap<[Shape; 3], Vec<Reshape>>,
+}
+
+/// Coordinates, and what they become.
+#[derive(Debug)]
+struct Reshape {
+    at: Vec<Scalar>,
+    made: Vec<Scalar>,
 }
 
 impl Reshapes {
     /// See [`reshape`].
     pub fn of(&mut self, at: &[Scalar], to: &Shape, from: &Shape, domain: &Shape) -> Vec<Scalar> {
         let known = self.known.entry([to.clone(), from.clone(), domain.clone()]).or_default();
-        if let Some((_, made)) = known.iter().find(|(asked, _)| asked == at) {
-            return made.clone();
+        if let Some(reshape) = known.iter().find(|r| r.at == at) {
+            return reshape.made.clone();
         }
         let made = reshape(at, to, from, domain);
-        known.push((at.to_vec(), made.clone()));
+        known.push(Reshape { at: at.to_vec(), made: made.clone() });
         made
     }
 }

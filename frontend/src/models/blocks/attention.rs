@@ -1,7 +1,8 @@
 //! Grouped-query attention over the slot-mapped cache.
 
 use super::rotary::{self, Rotaries};
-use super::{Linear, ModelBuilder, norm};
+use super::{Linear, ModelBuilder, encoder, norm};
+use crate::checkpoint::Task;
 use crate::config::{LayerRope, PositionKind, QkNorm};
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, ValueType};
@@ -161,8 +162,25 @@ fn attend(
 }
 
 /// Attention of queries `[t, heads, d]` over the layer's cache, with the step's keys `[t, kv, d]` and values
-/// `[t, kv, v]` written to it: `[t, heads · v]` of the model's type.
+/// `[t, kv, v]` written to it: `[t, heads · v]` of the model's type. A model that embeds has no cache: its sequences lie
+/// whole in the step.
 fn over_cache(m: &mut ModelBuilder<'_>, [q, k, v]: [NodeId; 3], name: &str, layer: usize) -> NodeId {
+    let [keys, values] = match m.task() {
+        Task::Generate => both_cached(m, [k, v], layer),
+        Task::Embed => [k, v],
+    };
+    let (keys, values) = m.scoped("attention", |m| {
+        let index = key_slots(m);
+        let keys = m.g.gather(keys, index);
+        let values = m.g.gather(values, index);
+        // [t, context, kv, d] → [t, kv, context, d]
+        (m.g.transpose(keys, &[0, 2, 1, 3]), m.g.transpose(values, &[0, 2, 1, 3]))
+    });
+    attend_to(m, [q, keys, values], name, layer)
+}
+
+/// The layer's caches after the step's keys and values are written to them.
+fn both_cached(m: &mut ModelBuilder<'_>, [k, v]: [NodeId; 2], layer: usize) -> [NodeId; 2] {
     let dtype = m.dtype;
     let slots = m.g.input(Input::Slots);
     let cache = |m: &ModelBuilder<'_>, x| {
@@ -181,18 +199,15 @@ fn over_cache(m: &mut ModelBuilder<'_>, [q, k, v]: [NodeId; 3], name: &str, laye
     });
     m.g.state_out(&k_name, keys);
     m.g.state_out(&v_name, values);
-    let (keys, values) = m.scoped("attention", |m| {
-        let index = key_slots(m);
-        let keys = m.g.gather(keys, index);
-        let values = m.g.gather(values, index);
-        // [t, context, kv, d] → [t, kv, context, d]
-        (m.g.transpose(keys, &[0, 2, 1, 3]), m.g.transpose(values, &[0, 2, 1, 3]))
-    });
-    attend_to(m, [q, keys, values], name, layer)
+    [keys, values]
 }
 
-/// A cache of this name after the step's rows `[t, kv, d]` are written to it.
+/// A cache of this name after the step's rows `[t, kv, d]` are written to it; these rows where there is no cache.
 pub(super) fn cached(m: &mut ModelBuilder<'_>, rows: NodeId, name: &str) -> NodeId {
+    match m.task() {
+        Task::Generate => {}
+        Task::Embed => return rows,
+    }
     let slots = m.g.input(Input::Slots);
     let mut shape = m.g.shape(rows);
     if let Some(first) = shape.first_mut() {
@@ -278,8 +293,13 @@ fn each_head(m: &mut ModelBuilder<'_>, x: NodeId, name: &str, heads: usize) -> N
     })
 }
 
-/// Slots of all keys that each token may see: i32 `[t, context]`, slot base of the token's sequence + j.
+/// Slots of all keys that each token may see: i32 `[t, context]`, slot base of the token's sequence + j. Without a cache,
+/// rows of the step.
 fn key_slots(m: &mut ModelBuilder<'_>) -> NodeId {
+    match m.task() {
+        Task::Generate => {}
+        Task::Embed => return encoder::key_rows(m),
+    }
     let base = m.g.input(Input::SlotBase);
     let sequence = m.g.input(Input::Sequences);
     let base = m.g.gather(base, sequence);
@@ -288,12 +308,22 @@ fn key_slots(m: &mut ModelBuilder<'_>) -> NodeId {
     m.g.binary(Binary::Add, base, j)
 }
 
-/// Number of each key, i32 `[1, 1, 1, context]`, and position of each token, i32 `[t, 1, 1, 1]`.
+/// Number of each key, i32 `[1, 1, 1, context]`, and position of each token, i32 `[t, 1, 1, 1]`. Where a sequence lies
+/// whole in the step, no token is behind its last key.
 fn key_and_position(m: &mut ModelBuilder<'_>) -> (NodeId, NodeId) {
     let one = Dim::Const(1);
     let j = m.g.iota(3, vec![one, one, one, Sym::Context.into()]);
+    let of_token = vec![Sym::Tokens.into(), one, one, one];
     let position = m.g.input(Input::Positions);
-    (j, m.g.reshape(position, vec![Sym::Tokens.into(), one, one, one]))
+    let position = m.g.reshape(position, of_token.clone());
+    match m.task() {
+        Task::Generate => (j, position),
+        Task::Embed => {
+            let last = encoder::last_keys(m);
+            let last = m.g.reshape(last, of_token);
+            (j, m.g.binary(Binary::Min, position, last))
+        }
+    }
 }
 
 /// Scores `[t, kv, group, context]` of keys after the token's position, or outside its window, become −∞.

@@ -21,15 +21,20 @@ fn of_sequence(m: &mut ModelBuilder<'_>, input: Input) -> NodeId {
 }
 
 /// Rows of the keys that each token may see: i32 [t, context], base + min(j, length − 1).
-fn key_rows(m: &mut ModelBuilder<'_>) -> NodeId {
+pub(super) fn key_rows(m: &mut ModelBuilder<'_>) -> NodeId {
     let base = of_sequence(m, Input::SlotBase);
-    let length = of_sequence(m, Input::Lengths);
-    let one = Op::Constant { literal: Literal::I32(vec![1]), shape: vec![Dim::Const(1); 2] };
-    let one = m.g.add(one, &[]);
-    let last = m.g.binary(Binary::Sub, length, one);
+    let last = last_keys(m);
     let j = m.g.iota(1, vec![Sym::Tokens.into(), Sym::Context.into()]);
     let j = m.g.binary(Binary::Min, j, last);
     m.g.binary(Binary::Add, base, j)
+}
+
+/// Number of the last key of each token's sequence: i32 [t, 1].
+pub(super) fn last_keys(m: &mut ModelBuilder<'_>) -> NodeId {
+    let length = of_sequence(m, Input::Lengths);
+    let one = Op::Constant { literal: Literal::I32(vec![1]), shape: vec![Dim::Const(1); 2] };
+    let one = m.g.add(one, &[]);
+    m.g.binary(Binary::Sub, length, one)
 }
 
 /// Softmax attention (Vaswani et al. 2017) of x [t, h]: [t, heads · d], of the model's type. Projections are

@@ -1,13 +1,18 @@
 //! Output rows, language-model head, sampling.
 
 use super::{Linear, ModelBuilder};
+use crate::checkpoint::Task;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Input, Op, ValueType};
 use weft_ir::ids::NodeId;
 use weft_ir::shape::{Dim, Sym};
 
-/// Hidden states of the tokens whose logits are wanted: x [t, h] → [rows, h].
+/// Hidden states of the tokens whose logits are wanted: x [t, h] → [rows, h]. A model that embeds wants those of all.
 pub fn output_rows(m: &mut ModelBuilder<'_>, x: NodeId) -> NodeId {
+    match m.task() {
+        Task::Generate => {}
+        Task::Embed => return x,
+    }
     let rows = m.g.input(Input::OutputRows);
     m.scoped("model.output_rows", |m| m.g.gather(x, rows))
 }
@@ -28,8 +33,17 @@ fn penalised(m: &mut ModelBuilder<'_>, logits: NodeId, rows: NodeId, position: N
 }
 
 /// Outputs `logits` `[rows, vocab]` f32 and `tokens` `[rows]` i32, from x `[rows, h]`, with the configured
-/// multiplier and soft-cap. Tied heads take the embedding table. A head with a stored bias adds it.
+/// multiplier and soft-cap. Tied heads take the embedding table. A head with a stored bias adds it. A model that embeds
+/// has none: its output is x, `last_hidden_state` `[tokens, h]` f32.
 pub fn logits_and_sample(m: &mut ModelBuilder<'_>, x: NodeId, embedding: &str, head: &str) {
+    match m.task() {
+        Task::Generate => {}
+        Task::Embed => {
+            let x = m.g.cast(x, DType::F32);
+            m.g.output("last_hidden_state", x);
+            return;
+        }
+    }
     let tied = m.config.tie_word_embeddings || !m.has(head);
     let stem = head.trim_end_matches(".weight");
     let bias = m.has(&format!("{stem}.bias"));

@@ -59,7 +59,8 @@ pub fn attention(
 /// Keys `[slots, heads, plain + rotated]` and values `[slots, heads, value]` of the cached rows
 /// `[slots, 1, rank + rotated]`.
 fn expanded(m: &mut ModelBuilder<'_>, cache: NodeId, name: &str, l: Latent) -> [NodeId; 2] {
-    let (heads, of, slots) = (m.config.heads, l.plain + l.value, Dim::Sym(Sym::Slots));
+    let (heads, of) = (m.config.heads, l.plain + l.value);
+    let slots = m.g.shape(cache).first().copied().unwrap_or(Dim::Sym(Sym::Slots));
     let narrow = m.g.slice(cache, 2, 0, l.kv_rank);
     let narrow = m.g.reshape(narrow, vec![slots, Dim::Const(l.kv_rank)]);
     let shared = m.g.slice(cache, 2, l.kv_rank, l.rotated);

@@ -20,7 +20,7 @@ pub mod rotary;
 
 pub use linear::Linear;
 
-use crate::checkpoint::{Checkpoint, Layout};
+use crate::checkpoint::{Checkpoint, Layout, Task};
 use crate::config::ModelConfig;
 use crate::error::Error;
 use weft_ir::dtype::{DType, Encoding};
@@ -84,6 +84,11 @@ impl<'a> ModelBuilder<'a> {
     /// Whether a fault was found, so that what is built further has no use.
     pub fn failed(&self) -> bool {
         self.fault.is_some()
+    }
+
+    /// What is made of the checkpoint.
+    pub fn task(&self) -> Task {
+        self.checkpoint.task()
     }
 
     /// Whether the checkpoint has a tensor of this Hugging Face name.
