@@ -290,6 +290,7 @@ impl Bundle {
         }
         let checkpoint = Checkpoint::open_ignoring(&m.checkpoint, &m.ignored_keys)?;
         let task = if m.embeds { Task::Embed } else { Task::Generate };
-        Ok(checkpoint.ignoring_tensors(&m.ignored_tensors).for_task(task))
+        let checkpoint = checkpoint.ignoring_tensors(&m.ignored_tensors).for_task(task);
+        Ok(checkpoint.reaching(self.plan.max_seq))
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use weft_codegen::Emitted;
 use weft_frontend::checkpoint::Checkpoint;
-use weft_frontend::config::ModelConfig;
+use weft_frontend::config::{ModelConfig, RopeScaling};
 use weft_frontend::models;
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, Op};
@@ -26,7 +26,12 @@ const DEFAULT_MAX_SEQ: usize = 4096;
 /// # Errors
 /// What the frontend reports.
 pub fn open(path: &Path, args: &BuildArgs) -> Result<Checkpoint> {
-    Ok(Checkpoint::open_ignoring(path, &args.keys.ignore_config_key)?.ignoring_tensors(&args.ignore_tensor))
+    let checkpoint = Checkpoint::open_ignoring(path, &args.keys.ignore_config_key)?;
+    let checkpoint = checkpoint.ignoring_tensors(&args.ignore_tensor);
+    Ok(match args.max_seq {
+        Some(max_seq) => checkpoint.reaching(max_seq),
+        None => checkpoint,
+    })
 }
 
 /// What a checkpoint is compiled for: the user's choices, with defaults filled in.
@@ -155,6 +160,13 @@ pub fn config_warnings(config: &ModelConfig) -> Vec<String> {
     if !config.ignored.is_empty() {
         let keys = config.ignored.join(", ");
         out.push(format!("config: keys that Weft does not know were passed over, as asked: {keys}"));
+    }
+    if let RopeScaling::LongRope { long: true, original_max_position, .. } = &config.rope.scaling {
+        let n = original_max_position;
+        out.push(format!(
+            "rope: for contexts beyond {n} tokens rope_type longrope's long factors are taken, in shorter sequences, too \
+             (Hugging Face takes the short ones there); --max-seq {n} keeps to the short ones"
+        ));
     }
     out
 }

@@ -147,7 +147,7 @@ fn fallbacks_and_choices_are_reported() {
 fn a_longer_context_than_the_positions_is_an_error_with_its_reason() {
     let dir = folder();
     for (name, why) in [
-        ("variants/phi3-longrope", "rope_type longrope takes other factors"),
+        ("variants/phi3-longrope", "rope_type longrope has factors for no more"),
         ("variants/llama-dynamic", "rope_type dynamic takes another base"),
         ("tiny/gpt2", "they are learned"),
     ] {
@@ -158,6 +158,23 @@ fn a_longer_context_than_the_positions_is_an_error_with_its_reason() {
         run.fails(2, &["--max-seq 1000000: the model has ", why, "; give at most "]);
     }
     compile(dir.path(), "b", &["--max-seq", "1000000"]).ok();
+}
+
+#[test]
+fn a_context_beyond_longropes_original_one_is_said() {
+    let dir = folder();
+    let model = fixture("variants/phi3-longrope");
+    let model = model.to_str().expect("UTF-8");
+    let run = |more: &[&str]| {
+        let all = ["compile", model, "--target", "sm_90", "--no-check", "-o", "b"];
+        weft(dir.path(), all.iter().chain(more))
+    };
+    let short = run(&[]);
+    assert!(short.ok().contains("of 32 tokens") && !short.stderr.contains("longrope"), "{}", short.stderr);
+    let long = run(&["--max-seq", "64"]);
+    assert!(long.ok().contains("of 64 tokens"), "{}", long.stdout);
+    let said = "for contexts beyond 32 tokens rope_type longrope's long factors are taken";
+    assert!(long.stderr.contains(said) && long.stderr.contains("--max-seq 32"), "{}", long.stderr);
 }
 
 #[test]

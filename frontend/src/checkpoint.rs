@@ -15,6 +15,7 @@ use crate::gguf::{Gguf, names};
 use crate::quantized;
 use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
 use crate::tensor::TensorInfo;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use weft_ir::dtype::{DType, Encoding};
@@ -41,8 +42,43 @@ pub struct Checkpoint {
     config: ModelConfig,
     ignored_tensors: Vec<String>,
     task: Task,
-    /// Whether its tensors have no `model.` before their names: those of a model that was saved without its head.
-    bare: bool,
+    base: Base,
+}
+
+/// What stands before a decoder's tensor names in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    /// `model.`, but for a head's.
+    Model,
+    /// Nothing: the model was saved without its head.
+    Nothing,
+    /// In a model of several parts, `language_model.` before all of them.
+    Part,
+    /// In such a model as newer classes save it, `model.language_model.` for `model.`.
+    InnerPart,
+}
+
+impl Base {
+    fn of(set: &SafetensorsSet) -> Base {
+        let any = |prefix: &str| set.tensors().any(|t| t.name.starts_with(prefix));
+        match () {
+            () if any("language_model.model.") => Base::Part,
+            () if any("model.language_model.") => Base::InnerPart,
+            () if any(BASE) => Base::Model,
+            () => Base::Nothing,
+        }
+    }
+
+    /// A Hugging Face name of the decoder alone, as it stands in the file.
+    fn place(self, name: &str) -> Cow<'_, str> {
+        let inner = name.strip_prefix(BASE);
+        match (self, inner) {
+            (Base::Model, _) | (Base::InnerPart, None) => name.into(),
+            (Base::Nothing, _) => inner.unwrap_or(name).into(),
+            (Base::Part, _) => format!("language_model.{name}").into(),
+            (Base::InnerPart, Some(inner)) => format!("{BASE}language_model.{inner}").into(),
+        }
+    }
 }
 
 /// What the names of heads' tensors begin with, in Hugging Face's files and in GGUF's.
@@ -174,17 +210,23 @@ impl Checkpoint {
     }
 
     fn new(root: &Path, storage: Storage, config: ModelConfig) -> Checkpoint {
-        let bare = match &storage {
-            Storage::Safetensors(set) => !set.tensors().any(|t| t.name.starts_with(BASE)),
-            Storage::Gguf(_) | Storage::Config(_) => false,
+        let base = match &storage {
+            Storage::Safetensors(set) => Base::of(set),
+            Storage::Gguf(_) | Storage::Config(_) => Base::Model,
         };
         let (root, task) = (root.to_owned(), Task::default());
-        Checkpoint { root, storage, config, ignored_tensors: Vec::new(), task, bare }
+        Checkpoint { root, storage, config, ignored_tensors: Vec::new(), task, base }
     }
 
     /// The same, to make something else of it. Nothing else can be made of an encoder's.
     pub fn for_task(self, task: Task) -> Checkpoint {
         Checkpoint { task, ..self }
+    }
+
+    /// The same, for sequences of so many tokens ([`ModelConfig::reach`]).
+    pub fn reaching(mut self, tokens: usize) -> Checkpoint {
+        self.config.reach(tokens);
+        self
     }
 
     /// What [`Checkpoint::for_task`] was given.
@@ -281,7 +323,7 @@ impl Checkpoint {
             return Err(self.no_tensor(hf_name, stored));
         };
         let encoding = info.require_encoding(self.file_of(info))?;
-        let packed = info.name == quantized::blocks_of(self.in_file(hf_name));
+        let packed = info.name == quantized::blocks_of(&self.base.place(hf_name));
         let swapped = packed && matches!(encoding, Encoding::Scaled { .. });
         let layout = match &self.storage {
             Storage::Safetensors(_) if swapped => Layout::Swapped,
@@ -374,19 +416,14 @@ impl Checkpoint {
     fn stored_name(&self, hf_name: &str) -> Option<String> {
         match &self.storage {
             Storage::Safetensors(set) => {
-                let name = self.in_file(hf_name);
-                let blocks = quantized::blocks_of(name);
-                let packed = set.tensor(name).is_none() && set.tensor(&blocks).is_some();
-                Some(if packed { blocks } else { name.to_owned() })
+                let name = self.base.place(hf_name);
+                let blocks = quantized::blocks_of(&name);
+                let packed = set.tensor(&name).is_none() && set.tensor(&blocks).is_some();
+                Some(if packed { blocks } else { name.into_owned() })
             }
             Storage::Config(_) => Some(hf_name.to_owned()),
             Storage::Gguf(_) => names::gguf_name(&self.config.model_type, hf_name),
         }
-    }
-
-    /// A Hugging Face name without what is left out in this checkpoint.
-    fn in_file<'a>(&self, hf_name: &'a str) -> &'a str {
-        if self.bare { hf_name.strip_prefix(BASE).unwrap_or(hf_name) } else { hf_name }
     }
 
     /// The file that a tensor is in.

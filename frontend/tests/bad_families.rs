@@ -48,7 +48,7 @@ fn unchanged_they_are_read() {
 
 #[test]
 fn families_that_are_not_built() {
-    for family in ["mamba", "gemma3", "t5", "llama4"] {
+    for family in ["mamba", "t5", "llama4"] {
         bad(
             "llama",
             &[("model_type", json!(family))],
@@ -58,7 +58,6 @@ fn families_that_are_not_built() {
     // A model of texts and images, whose texts go through a family that is built.
     let part =
         "its text part alone is gemma3_text: give a folder that Gemma3ForCausalLM of transformers saved";
-    bad("llama", &[("model_type", json!("gemma3"))], &["model_type = gemma3", part, "GGUF"]);
     let wrapped = |text: Value| [("model_type", json!("llava")), ("text_config", text)];
     bad("llama", &wrapped(json!({"model_type": "gemma3_text"})), &["model_type = llava", part]);
     bad(
@@ -66,9 +65,34 @@ fn families_that_are_not_built() {
         &wrapped(json!({"model_type": "mistral"})),
         &["text part alone is mistral", "MistralForCausalLM"],
     );
+    // One whose text part is taken.
+    let part = |text: Value| [("model_type", json!("gemma3")), ("text_config", text)];
+    bad("llama", &[("model_type", json!("gemma3"))], &["text_config is missing"]);
+    bad("llama", &part(json!(7)), &["text_config: is 7, not an object"]);
+    bad(
+        "llama",
+        &part(json!({"model_type": "llama"})),
+        &["text_config.model_type = \"llama\"", "gemma3_text"],
+    );
+    bad(
+        "llama",
+        &part(json!({})),
+        &["architectures = \"LlamaForCausalLM\"", "Gemma3ForConditionalGeneration"],
+    );
+    let none = ("architectures", Value::Null);
+    let of = |text: Value| {
+        let [family, text] = part(text);
+        [family, text, none.clone()]
+    };
+    bad(
+        "llama",
+        &of(json!({"hidden_size": 8})),
+        &["hidden_size: 128 contradicts text_config.hidden_size = 8"],
+    );
+    bad("llama", &of(json!({"head_dim": "wide"})), &["text_config.head_dim"]);
     for other in [json!({"model_type": "mamba"}), json!({}), json!(7)] {
         let text = parse("llama", &wrapped(other)).expect_err("accepted");
-        assert!(text.ends_with("modernbert"), "{text}");
+        assert!(text.ends_with("mistral3"), "{text}");
     }
     let class = [("architectures", json!(["Qwen2ForSequenceClassification"]))];
     bad("qwen2", &class, &["architectures", "Qwen2ForCausalLM"]);

@@ -71,6 +71,31 @@ fn public_checkpoints_are_read_without_a_warning() {
     assert_eq!(families, MODEL_TYPES.iter().map(ToString::to_string).collect());
 }
 
+/// What a text part leaves to its class is as there; the model's end of a turn is taken.
+#[test]
+fn text_parts_of_public_models_of_images() {
+    let read =
+        |name: &str| parse(&public_one(name, json!({})), &[]).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let c = read("google/gemma-3-4b-it");
+    assert_eq!(
+        (c.model_type.as_str(), c.hidden_size, c.layers, c.vocab_size),
+        ("gemma3_text", 2560, 34, 262_208)
+    );
+    assert_eq!((c.heads, c.kv_heads, c.head_dim, c.tie_word_embeddings), (8, 4, 256, true));
+    assert_eq!(
+        (c.eos_token_ids.as_slice(), c.attention[0].window, c.attention[5].window),
+        (&[1, 106][..], Some(1024), None)
+    );
+    let c = read("mistralai/Mistral-Small-3.1-24B-Instruct-2503");
+    assert_eq!(
+        (c.model_type.as_str(), c.heads, c.kv_heads, c.tie_word_embeddings),
+        ("mistral", 32, 8, false)
+    );
+    let unknown = json!({"image_fold": 2});
+    let config = public_one("google/gemma-3-4b-it", unknown);
+    refused(&config, &["image_fold = 2"]);
+}
+
 #[test]
 fn unknown_keys_with_a_value_are_errors() {
     for family in FAMILIES {

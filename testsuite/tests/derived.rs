@@ -5,6 +5,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::decode::decode_f32;
 use weft_ir::dtype::DType;
 use weft_runtime::exec::{CpuModel, CpuOptions};
@@ -406,4 +407,77 @@ fn deepseek_with_rotary_halves() {
         }
     }
     draft.gives("deepseek-v3");
+}
+
+/// Beyond the original context LongRoPE's long factors are those of a rope whose short ones they are.
+#[test]
+fn longrope_in_a_longer_context() {
+    let (original, whole) = (32, 64);
+    let stretch = (1.0 + 2f64.ln() / f64::from(original).ln()).sqrt();
+    let place = folder().join("variants").join("phi3-longrope");
+    let text = std::fs::read_to_string(place.join("config.json")).expect("reads");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(config["original_max_position_embeddings"], original);
+    let rope = config["rope_parameters"].as_object_mut().expect("a rope");
+    let long = rope["long_factor"].clone();
+    for (key, value) in [
+        ("short_factor", long),
+        ("attention_factor", json!(stretch)),
+        ("original_max_position_embeddings", json!(whole)),
+    ] {
+        rope.insert(key.into(), value);
+    }
+    config["original_max_position_embeddings"] = json!(whole);
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("writes");
+    std::fs::copy(place.join("model.safetensors"), dir.path().join("model.safetensors")).expect("copies");
+
+    let open = |path: &Path| Checkpoint::open(path).unwrap_or_else(|e| panic!("{e}"));
+    let logits = |checkpoint: &Checkpoint, tokens: u32| {
+        let options = CpuOptions { max_seq: whole as usize, max_batch: 1, ..CpuOptions::default() };
+        let graph = weft_frontend::models::build(checkpoint, DType::F32).unwrap_or_else(|e| panic!("{e}"));
+        let model = CpuModel::graph(graph, &Bytes(checkpoint), &options);
+        let request = weft::tensors::Input { ids: ids(vec![(3..3 + tokens).collect()]), continued: None };
+        let mut model = model.unwrap_or_else(|e| panic!("{e}"));
+        let out = weft::score::score(&mut model, &request, 0, &mut |_, _| {});
+        out.unwrap_or_else(|e| panic!("{e}")).logits
+    };
+    let (short, long) = (open(&place), open(&place).reaching(whole as usize));
+    assert_eq!((short.config().max_position, long.config().max_position), (32, 64));
+    let (found, wanted) = (logits(&long, 50), logits(&open(dir.path()), 50));
+    let distance = relative_rmse(&found, &wanted);
+    assert!(distance <= 1e-6, "{distance}");
+    assert!(relative_rmse(&logits(&short, 30), &logits(&long, 30)) > 1e-3, "the factors differ");
+}
+
+/// Models of texts and images: their text parts give what these give alone, by the names of older and of newer files.
+#[test]
+fn text_parts_of_models_of_images() {
+    for (golden, family, class) in [
+        ("gemma3", "gemma3", "Gemma3ForConditionalGeneration"),
+        ("mistral-sliding", "mistral3", "Mistral3ForConditionalGeneration"),
+    ] {
+        let alone = Draft::of(golden);
+        let mut text = alone.config.clone();
+        text.remove("architectures");
+        let tokens = text.insert("eos_token_id".into(), json!(7));
+        let whole = json!({
+            "model_type": family, "architectures": [class], "text_config": text, "vision_config": {"depth": 3},
+            "image_token_index": 5, "eos_token_id": tokens, "torch_dtype": "bfloat16", "initializer_range": 0.5,
+        });
+        for newer in [false, true] {
+            let name = |n: &str| match n.strip_prefix("model.") {
+                Some(inner) if newer => Some(format!("model.language_model.{inner}")),
+                None if newer => Some(n.to_owned()),
+                _ => Some(format!("language_model.{n}")),
+            };
+            let mut draft = Draft::of(golden).rename(name);
+            draft.config = whole.as_object().expect("settings").clone();
+            let sight = if newer { "model.vision_tower.patch.weight" } else { "vision_tower.patch.weight" };
+            draft.tensors.insert(sight.into(), (vec![2, 2], vec![0.5; 4]));
+            draft.gives(golden);
+            let (_dir, fixture) = draft.fixture(golden);
+            assert_eq!(json!(fixture.checkpoint.config().eos_token_ids), json!([tokens]));
+        }
+    }
 }

@@ -10,8 +10,8 @@ use super::rope::Around;
 use super::ropes::{self, Ropes};
 use super::spec::{self, Bias, HeadDim, KvHeads, MlpWidth, Spec};
 use super::{
-    Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, experts, layers,
-    particular, quantization,
+    Activation, MAX_COUNT, MODEL_TYPES, ModelConfig, PositionKind, Rope, RopeScaling, composite, experts,
+    layers, particular, quantization,
 };
 use crate::error::{Error, Result};
 use crate::read;
@@ -48,13 +48,16 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`read()`].
 pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig> {
-    let mut f = Fields::parse(path, text)?;
-    let known = || MODEL_TYPES.join(", ");
+    let mut f = composite::text_part(Fields::parse(path, text)?)?;
+    let known = || {
+        let composites = composite::names().map(|(name, _)| name);
+        MODEL_TYPES.iter().copied().chain(composites).collect::<Vec<_>>().join(", ")
+    };
     let model_type = f.text("model_type")?;
     let model_type = model_type
         .ok_or_else(|| Error::missing(path, "model_type", format!("supported model types: {}", known())))?;
     let Some(spec) = spec::find(&model_type) else {
-        let part = text_part(&f, &model_type).unwrap_or_default();
+        let part = text_part(&f).unwrap_or_default();
         return Err(Error::unsupported(path, "model_type", model_type, known() + &part));
     };
     check_architecture(&mut f, spec)?;
@@ -160,9 +163,9 @@ pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig>
 }
 
 /// Where a family that is not built has texts go through one that is, how to get that.
-fn text_part(f: &Fields, model_type: &str) -> Option<String> {
+fn text_part(f: &Fields) -> Option<String> {
     let named = f.map.get("text_config").and_then(|text| text.get("model_type")).and_then(Value::as_str);
-    let spec = spec::find(named.or((model_type == "gemma3").then_some("gemma3_text"))?)?;
+    let spec = spec::find(named?)?;
     Some(format!(
         "; its text part alone is {}: give a folder that {} of transformers saved, or a GGUF file of the model",
         spec.model_type, spec.architecture

@@ -6,6 +6,7 @@
 //! ([`ModelConfig::unknown`]) or the user says to pass it over ([`ModelConfig::ignored`]).
 
 mod activation;
+pub mod composite;
 mod experts;
 mod families;
 mod fields;
@@ -257,8 +258,11 @@ impl ModelConfig {
         match (self.positions, &self.rope.scaling, self.rope.dynamic) {
             (PositionKind::Learned, ..) => Some("they are learned, one by one"),
             (PositionKind::Alibi | PositionKind::AlibiUnscaled, ..) => None,
-            (PositionKind::Rotary, RopeScaling::LongRope { .. }, _) => {
-                Some("in a longer context rope_type longrope takes other factors, which Weft does not do")
+            (PositionKind::Rotary, RopeScaling::LongRope { long: true, .. }, _) => {
+                Some("rope_type longrope has factors for no more")
+            }
+            (PositionKind::Rotary, RopeScaling::LongRope { long: false, .. }, _) => {
+                Some("in a longer context rope_type longrope takes other factors")
             }
             (PositionKind::Rotary, _, Some(Dynamic::Base)) => {
                 Some("in a longer context rope_type dynamic takes another base, which Weft does not do")
@@ -267,6 +271,19 @@ impl ModelConfig {
                 "a longer context is of several chunks (dual_chunk_attention_config), which Weft does not do",
             ),
             (PositionKind::Rotary, _, None) => None,
+        }
+    }
+
+    /// Prepares for sequences of so many tokens. Where that is more than LongRoPE's original context, all positions take
+    /// its long factors, in shorter sequences, too, as in vLLM and llama.cpp. (Hugging Face takes the short ones until a
+    /// sequence is longer, and then computes its keys again.)
+    pub fn reach(&mut self, tokens: usize) {
+        if let RopeScaling::LongRope { long_factor, long, extended_max_position, .. } = &mut self.rope.scaling
+            && tokens > self.max_position
+            && !long_factor.is_empty()
+        {
+            *long = true;
+            self.max_position = self.max_position.max(*extended_max_position);
         }
     }
 

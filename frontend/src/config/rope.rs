@@ -73,11 +73,17 @@ pub enum RopeScaling {
         /// Positions before the extension.
         original_max_position: usize,
     },
-    /// LongRoPE (Ding et al. 2024), within the original context: the short factors. (Longer contexts take
-    /// other factors for all positions; [`super::ModelConfig::position_limit`] excludes them.)
+    /// LongRoPE (Ding et al. 2024): short factors within the original context, long ones in a longer, for all its
+    /// positions.
     LongRope {
         /// One divisor for each pair.
         short_factor: Vec<f64>,
+        /// Likewise; empty where the file has none.
+        long_factor: Vec<f64>,
+        /// Whether the context is longer than the original one ([`super::ModelConfig::reach`]).
+        long: bool,
+        /// Positions after the extension.
+        extended_max_position: usize,
         /// Cosines and sines are multiplied by this.
         attention_factor: f64,
         /// Positions before the extension.
@@ -153,7 +159,7 @@ pub(super) fn one(
 pub const KINDS: &str = "default, linear, dynamic, llama3, yarn, longrope";
 
 /// Which of [`KINDS`] are bounded, and to what.
-pub const BOUNDED: &str = "dynamic and longrope within the original context alone";
+pub const BOUNDED: &str = "dynamic within the original context alone";
 
 fn scaling(
     r: &mut Fields,
@@ -196,7 +202,14 @@ fn scaling(
                     format!("{} long factors, {} short ones", long_factor.len(), short_factor.len());
                 return Err(r.malformed("long_factor", problem));
             }
-            RopeScaling::LongRope { short_factor, attention_factor, original_max_position: original }
+            RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                long: false,
+                extended_max_position: around.max_position,
+                attention_factor,
+                original_max_position: original,
+            }
         }
         _ => return Err(Error::unsupported(&r.path, r.name("rope_type"), kind, KINDS)),
     })
@@ -293,12 +306,22 @@ impl Rope {
                                original_max_position_embeddings > 0 and a rope_theta other than 1";
                 wrong("rope scaling", problem.to_owned())
             }
-            RopeScaling::LongRope { short_factor, attention_factor, original_max_position } => {
+            RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                attention_factor,
+                original_max_position,
+                ..
+            } => {
                 if !ok(*attention_factor) || *original_max_position == 0 {
                     let problem = "longrope needs attention_factor > 0 and an original context above 1";
                     return wrong("rope scaling", problem.to_owned());
                 }
-                pairs(short_factor.len(), short_factor.iter().all(|&f| ok(f)), "rope scaling short_factor")
+                pairs(short_factor.len(), short_factor.iter().all(|&f| ok(f)), "rope scaling short_factor")?;
+                match long_factor.len() {
+                    0 => Ok(()),
+                    n => pairs(n, long_factor.iter().all(|&f| ok(f)), "rope scaling long_factor"),
+                }
             }
             RopeScaling::Factors(factors) => {
                 pairs(factors.len(), factors.iter().all(|&f| ok(f64::from(f))), "rope factors")

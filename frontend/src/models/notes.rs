@@ -4,16 +4,14 @@
 pub fn note(model_type: &str) -> Option<&'static str> {
     Some(match model_type {
         "llama" => "RMSNorm, grouped queries, gated MLP; attention_bias, mlp_bias; no sliding window",
-        "mistral" => "a sliding window in all layers, or none",
+        "mistral" => "a sliding window in all layers, or none; also the text part of mistral3",
         "qwen2" => "biases of queries, keys and values; windows by use_sliding_window and layer_types",
         "qwen3" => "norms of query and key heads; attention_bias; windows as qwen2",
         "gemma2" => "norms before and after (1 + w), soft-caps, scaled embeddings, windows by layer",
         "gemma3_text" => {
-            "as gemma2, with norms of query and key heads and another rope in layers with windows; text alone, causal"
+            "as gemma2, with norms of query and key heads and another rope in layers with windows; text alone, causal; also the text part of gemma3"
         }
-        "phi3" => {
-            "merged projections, partial rotary, LongRoPE within the original context, a sliding window"
-        }
+        "phi3" => "merged projections, partial rotary, LongRoPE, a sliding window",
         "gpt2" => "learned positions, LayerNorm, scale_attn_weights; no scale_attn_by_inverse_layer_idx",
         "gpt_neox" => "parallel or sequential residual, partial rotary, attention_bias",
         "olmo2" => "norms behind attention and MLP, and of whole queries and keys; attention_bias",

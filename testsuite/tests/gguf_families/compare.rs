@@ -32,6 +32,7 @@ pub fn agree_with(hf: &Checkpoint, arch: &'static str, more: &[(&str, Meta)], fa
     let path = dir.path().join("model.gguf");
     convert(hf, arch, more, factors, &path);
     let gguf = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{e}"));
+    let gguf = gguf.reaching(hf.config().max_position);
     assert!(gguf.config().unknown.is_empty(), "{:?}", gguf.config().unknown);
     let graph = weft_frontend::models::build(&gguf, DType::F32).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(gguf.unused(&weft::model::used_tensors(&graph)), Vec::<String>::new());

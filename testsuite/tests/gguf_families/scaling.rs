@@ -51,6 +51,10 @@ fn factors_of_longrope() {
     let f32s = |list: [f32; 4]| list.to_vec();
     let factors = [("rope_factors_short.weight", f32s(short)), ("rope_factors_long.weight", f32s(long))];
     agree_with(&hf, "phi3", &meta, &factors);
+    // Beyond the original context both take the long factors.
+    let hf = hf.reaching(64);
+    assert_eq!(hf.config().max_position, 64);
+    agree_with(&hf, "phi3", &meta, &factors);
 }
 
 #[test]

@@ -81,8 +81,12 @@ fn long_rope(m: &Metadata, short: &TensorInfo, context: usize) -> Result<RopeSca
     // The file's type is "longrope", "none" or absent: the tensors say it all.
     m.text("rope.scaling.type")?;
     let original_max_position = m.size("rope.scaling.original_context_length")?.unwrap_or(context);
+    let wide = |tensor| -> Result<Vec<f64>> { Ok(factors(m, tensor)?.into_iter().map(f64::from).collect()) };
     Ok(RopeScaling::LongRope {
-        short_factor: factors(m, short)?.into_iter().map(f64::from).collect(),
+        short_factor: wide(short)?,
+        long_factor: m.file.tensor("rope_factors_long.weight").map_or_else(|| Ok(Vec::new()), wide)?,
+        long: false,
+        extended_max_position: context,
         attention_factor: m.number("rope.scaling.attn_factor")?.unwrap_or(1.0),
         original_max_position,
     })

@@ -34,8 +34,9 @@ fn inverse_frequencies(rope: &Rope) -> Vec<f32> {
     match &rope.scaling {
         RopeScaling::None => plain.map(|f| f as f32).collect(),
         RopeScaling::Factors(by) => plain.zip(by).map(|(f, by)| (f / f64::from(*by)) as f32).collect(),
-        RopeScaling::LongRope { short_factor, .. } => {
-            plain.zip(short_factor).map(|(f, by)| (f / by) as f32).collect()
+        RopeScaling::LongRope { short_factor, long_factor, long, .. } => {
+            let factors = if *long { long_factor } else { short_factor };
+            plain.zip(factors).map(|(f, by)| (f / by) as f32).collect()
         }
         RopeScaling::Linear { factor } => plain.map(|f| (f / factor) as f32).collect(),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
