@@ -7,14 +7,18 @@ use weft_ir::graph::{Input, Op, ValueType};
 use weft_ir::ids::NodeId;
 use weft_ir::shape::{Dim, Sym};
 
-/// Hidden states of the tokens whose logits are wanted: x [t, h] → [rows, h]. A model that embeds wants those of all.
+/// Hidden states of the tokens whose logits are wanted: x [t, h] → [rows, h] f32, so that the last layer's sum goes to
+/// its norm as those of the others do. A model that embeds wants those of all.
 pub fn output_rows(m: &mut ModelBuilder<'_>, x: NodeId) -> NodeId {
     match m.task() {
         Task::Generate => {}
         Task::Embed => return x,
     }
     let rows = m.g.input(Input::OutputRows);
-    m.scoped("model.output_rows", |m| m.g.gather(x, rows))
+    m.scoped("model.output_rows", |m| {
+        let x = m.g.cast(x, DType::F32);
+        m.g.gather(x, rows)
+    })
 }
 
 /// The logits after the penalties of each row's sequence, whose tokens are a state by slot: `token_history`.
@@ -51,6 +55,7 @@ pub fn logits_and_sample(m: &mut ModelBuilder<'_>, x: NodeId, embedding: &str, h
         let name = if tied { embedding } else { head };
         let vocab = m.config.vocab_size;
         let weight = m.weight(name, &[vocab, m.config.hidden_size]);
+        let x = m.g.cast(x, m.dtype);
         let bias = bias.then(|| m.weight(&format!("{stem}.bias"), &[vocab]));
         let logits = m.apply(x, Linear { weight, bias });
         let logits = m.times(logits, m.config.logit_multiplier);
