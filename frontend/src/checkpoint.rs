@@ -7,6 +7,7 @@
 //! GGUF names are mapped (`model.layers.3.self_attn.q_proj.weight` ↔ `blk.3.attn_q.weight`); where a file stores a
 //! tensor otherwise than Hugging Face does, [`Source::layout`] says how.
 
+use crate::base::Base;
 use crate::config::{self, ModelConfig};
 use crate::derived::is_derived;
 use crate::error::{Error, Result};
@@ -15,7 +16,6 @@ use crate::gguf::{Gguf, names};
 use crate::quantized;
 use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
 use crate::tensor::TensorInfo;
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use weft_ir::dtype::{DType, Encoding};
@@ -45,47 +45,8 @@ pub struct Checkpoint {
     base: Base,
 }
 
-/// What stands before a decoder's tensor names in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Base {
-    /// `model.`, but for a head's.
-    Model,
-    /// Nothing: the model was saved without its head.
-    Nothing,
-    /// In a model of several parts, `language_model.` before all of them.
-    Part,
-    /// In such a model as newer classes save it, `model.language_model.` for `model.`.
-    InnerPart,
-}
-
-impl Base {
-    fn of(set: &SafetensorsSet) -> Base {
-        let any = |prefix: &str| set.tensors().any(|t| t.name.starts_with(prefix));
-        match () {
-            () if any("language_model.model.") => Base::Part,
-            () if any("model.language_model.") => Base::InnerPart,
-            () if any(BASE) => Base::Model,
-            () => Base::Nothing,
-        }
-    }
-
-    /// A Hugging Face name of the decoder alone, as it stands in the file.
-    fn place(self, name: &str) -> Cow<'_, str> {
-        let inner = name.strip_prefix(BASE);
-        match (self, inner) {
-            (Base::Model, _) | (Base::InnerPart, None) => name.into(),
-            (Base::Nothing, _) => inner.unwrap_or(name).into(),
-            (Base::Part, _) => format!("language_model.{name}").into(),
-            (Base::InnerPart, Some(inner)) => format!("{BASE}language_model.{inner}").into(),
-        }
-    }
-}
-
 /// What the names of heads' tensors begin with, in Hugging Face's files and in GGUF's.
 const HEADS: [&str; 3] = ["lm_head.", "embed_out.", "output."];
-
-/// What stands before the names of a decoder's tensors that are no head's.
-const BASE: &str = "model.";
 
 /// The files behind a checkpoint.
 #[derive(Debug)]

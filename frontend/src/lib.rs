@@ -5,6 +5,7 @@
 //! their Hugging Face names. `text` turns strings into token ids and back. Nothing is guessed: a file,
 //! field or value that is not understood is an [`error::Error`] that names it and says what is supported.
 
+mod base;
 pub mod checkpoint;
 pub mod config;
 pub mod convert;
