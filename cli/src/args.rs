@@ -196,7 +196,7 @@ pub struct CompileArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = batch)]
     pub max_batch: usize,
     /// Fail unless all, or at least N, sites of a fusion are one kernel each, in decode steps (an encoder's
-    /// steps) or in those of BODY: decode, prefill, encode; may be given several times.
+    /// steps) or in those of BODY: decode, short, prefill, encode; may be given several times.
     #[arg(long, value_name = "[BODY:]FUSION=all|N", value_parser = Requirement::parse)]
     pub require: Vec<Requirement>,
     /// Write the IR after each pass to this folder, and pictures of one layer before and after.

@@ -102,7 +102,7 @@ impl Compiler<'_> {
         Ok(Built { name: job.name.clone(), compiled, origin, time: start.elapsed(), cache_error })
     }
 
-    /// Compiles kernels in parallel; the result is in the jobs' order. `progress` is called after each, from any
+    /// Compiles kernels in parallel, the longest first; the result is in the jobs' order. `progress` is called after each, from any
     /// thread, one call at a time.
     ///
     /// # Errors
@@ -132,11 +132,14 @@ impl Compiler<'_> {
         let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = self.threads.unwrap_or_else(cores).get().min(jobs.len());
         let (next, done) = (AtomicUsize::new(0), Mutex::new(0));
+        // Long sources take long; begun last, one of them would keep the others waiting.
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(jobs[i].source.len()));
         let results: Vec<Mutex<Option<Result<Built>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
         let work = || {
             while !stop.load(Ordering::Relaxed) {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(job) = jobs.get(index) else { break };
+                let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let job = &jobs[index];
                 let result = self.compile(job, arch);
                 if result.is_err() {
                     stop.store(true, Ordering::Relaxed);
@@ -160,7 +163,7 @@ impl Compiler<'_> {
             }
         });
         let mut built = Vec::with_capacity(jobs.len());
-        // Jobs are taken in order, so those that never ran come after the one whose failure stopped them.
+        // Some never ran where a failure stopped them.
         for result in
             results.into_iter().filter_map(|cell| cell.into_inner().unwrap_or_else(PoisonError::into_inner))
         {
