@@ -43,3 +43,21 @@ impl Base {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Base;
+
+    #[test]
+    fn names_are_put_in_their_place() {
+        let [norm, head] = ["model.norm.weight", "lm_head.weight"];
+        for (base, places) in [
+            (Base::Model, [norm, head]),
+            (Base::Nothing, ["norm.weight", head]),
+            (Base::Part, ["language_model.model.norm.weight", "language_model.lm_head.weight"]),
+            (Base::InnerPart, ["model.language_model.norm.weight", head]),
+        ] {
+            assert_eq!([norm, head].map(|name| base.place(name)), places, "{base:?}");
+        }
+    }
+}

@@ -441,9 +441,9 @@ fn gemv(
         let cost = |d: &usize| (m.k.next_multiple_of(bytes * d), usize::MAX - d);
         team.depth = (team.depth.div_ceil(2)..=team.depth).min_by_key(cost)?;
     }
-    // Further rows take registers: fewer loads in flight, then fewer columns, then fewer rows of a block, whatever is
-    // the first to fit.
-    let mut rows = rows;
+    // Further rows take registers: fewer loads in flight, then fewer columns, whatever is the first to fit; then fewer
+    // rows of a block, which have room for all of them again.
+    let (mut rows, whole) = (rows, (team.depth, team.columns));
     loop {
         let mut schedule = with_team(work, m, rows, &team, target);
         if let (true, Schedule::Gemv { ahead, late, .. }) = (exact, &mut schedule) {
@@ -458,6 +458,7 @@ fn gemv(
             team.columns = (team.columns / 2).next_multiple_of(m.group.max(1));
         } else if rows > 1 {
             rows = rows.div_ceil(2);
+            (team.depth, team.columns) = whole;
         } else {
             return None;
         }

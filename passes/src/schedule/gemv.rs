@@ -48,8 +48,8 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     let depth = depth(vectors.div_ceil(32 * split), IN_FLIGHT / columns);
     let mut team = Team { warps, lanes: 32, split, columns, depth, per_sm: BLOCKS };
     // Further rows take registers. Columns and loads in flight do not change the order of sums, nor does how many rows
-    // a block takes; warps would.
-    let mut rows = rows;
+    // a block takes; warps would. Fewer rows have room for all of the former again.
+    let (mut rows, whole) = (rows, (team.depth, team.columns));
     loop {
         let schedule = with_team(work, m, rows, &team, target);
         let legal = legal(work, &schedule, target).is_ok();
@@ -57,7 +57,10 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
             _ if legal => return schedule,
             (true, _, _) => team.depth -= 1,
             (_, true, _) => team.columns = m.group,
-            (_, _, true) => rows = rows.div_ceil(2),
+            (_, _, true) => {
+                rows = rows.div_ceil(2);
+                (team.depth, team.columns) = whole;
+            }
             _ => return schedule,
         }
     }
