@@ -134,6 +134,30 @@ fn padding_on_the_left_changes_nothing() {
     }
 }
 
+/// BERT's tokens stay at their columns, whatever its bundle was asked to be for.
+#[test]
+fn an_encoder_is_one_for_every_task() {
+    let dir = folder();
+    let (input, out) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    let mask = [0, 0, 1, 1, 1, 1];
+    let shape = [1, 6];
+    write(
+        &input,
+        &[
+            ("input_ids", Dtype::I64, &shape, longs(&[0, 0, 5, 9, 17, 33])),
+            ("attention_mask", Dtype::I64, &shape, longs(&mask)),
+        ],
+    );
+    let [generate, embed] = ["generate", "embed"].map(|task| {
+        let mut compile = command(dir.path());
+        compile.arg("compile").arg(fixture("tiny/bert")).args(["--target", "sm_90", "--no-check"]);
+        finish(compile.args(["--task", task, "-o", task])).ok();
+        forward(dir.path(), &dir.path().join(task), &input, &[]).ok();
+        fs::read(&out).expect("reads")
+    });
+    assert!(generate == embed);
+}
+
 /// The tiny bert with sentence-transformers' files, and a tokenizer of words.
 fn embedder(dir: &Path, pooling: &str, modules: &[&str]) -> PathBuf {
     let model = dir.join("model");

@@ -13,6 +13,7 @@ use crate::derived::is_derived;
 use crate::error::{Error, Result};
 pub use crate::gguf::names::Layout;
 use crate::gguf::{Gguf, names};
+use crate::models::ENCODERS;
 use crate::quantized;
 use crate::safetensors::{INDEX, SINGLE, SafetensorsSet};
 use crate::tensor::TensorInfo;
@@ -179,9 +180,12 @@ impl Checkpoint {
         Checkpoint { root, storage, config, ignored_tensors: Vec::new(), task, base }
     }
 
-    /// The same, to make something else of it. Nothing else can be made of an encoder's.
+    /// The same, to make something else of it. Of an encoder's nothing else can be made: it stays as it is.
     pub fn for_task(self, task: Task) -> Checkpoint {
-        Checkpoint { task, ..self }
+        match ENCODERS.iter().any(|family| family.model_type == self.config.model_type) {
+            true => self,
+            false => Checkpoint { task, ..self },
+        }
     }
 
     /// The same, for sequences of so many tokens ([`ModelConfig::reach`]).

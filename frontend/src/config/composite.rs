@@ -63,9 +63,9 @@ const OUTER: [&str; 3] = ["bos_token_id", "eos_token_id", "pad_token_id"];
 const FREE: [&str; 6] =
     ["_name_or_path", "dtype", "initializer_range", "torch_dtype", "transformers_version", "use_cache"];
 
-/// Families of models of several parts, with those of their text parts, as errors list them.
-pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ALL.iter().map(|c| (c.model_type, c.text))
+/// Families of models of several parts, as errors list them.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|c| c.model_type)
 }
 
 /// The text part's settings, where the file's are those of a model of several parts; the family's name is in them.

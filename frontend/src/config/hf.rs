@@ -49,10 +49,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 /// As [`read()`].
 pub fn parse(path: &Path, text: &[u8], ignore: &[String]) -> Result<ModelConfig> {
     let mut f = composite::text_part(Fields::parse(path, text)?)?;
-    let known = || {
-        let composites = composite::names().map(|(name, _)| name);
-        MODEL_TYPES.iter().copied().chain(composites).collect::<Vec<_>>().join(", ")
-    };
+    let known = || MODEL_TYPES.iter().copied().chain(composite::names()).collect::<Vec<_>>().join(", ");
     let model_type = f.text("model_type")?;
     let model_type = model_type
         .ok_or_else(|| Error::missing(path, "model_type", format!("supported model types: {}", known())))?;

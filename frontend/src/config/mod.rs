@@ -6,7 +6,7 @@
 //! ([`ModelConfig::unknown`]) or the user says to pass it over ([`ModelConfig::ignored`]).
 
 mod activation;
-pub mod composite;
+mod composite;
 mod experts;
 mod families;
 mod fields;

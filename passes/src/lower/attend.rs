@@ -82,8 +82,8 @@ impl Emitter<'_> {
 }
 
 /// Splits `select(j <= p, x, −∞)` for positions p, which are in the context, or for the least of p and the last key of
-/// the token's sequence, into the number of keys p + 1 and the score x, and `select(j < n, x, −∞)` for lengths n of the tokens' sequences into n and x; other
-/// masks stay in the score and all keys of the context are visited.
+/// the token's sequence, into the number of keys p + 1 and the score x, and `select(j < n, x, −∞)` for lengths n of the
+/// tokens' sequences into n and x; other masks stay in the score and all keys of the context are visited.
 fn causal(masked: Scalar, reads: &[BufferKind]) -> (Scalar, Scalar) {
     if let Scalar::Select(c, x, hidden) = &masked
         && let Scalar::Compare(op, j, p) = c.as_ref()

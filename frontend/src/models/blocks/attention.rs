@@ -165,10 +165,7 @@ fn attend(
 /// `[t, kv, v]` written to it: `[t, heads · v]` of the model's type. A model that embeds has no cache: its sequences lie
 /// whole in the step.
 fn over_cache(m: &mut ModelBuilder<'_>, [q, k, v]: [NodeId; 3], name: &str, layer: usize) -> NodeId {
-    let [keys, values] = match m.task() {
-        Task::Generate => both_cached(m, [k, v], layer),
-        Task::Embed => [k, v],
-    };
+    let [keys, values] = cached(m, [(k, format!("cache.{layer}.k")), (v, format!("cache.{layer}.v"))]);
     let (keys, values) = m.scoped("attention", |m| {
         let index = key_slots(m);
         let keys = m.g.gather(keys, index);
@@ -179,45 +176,26 @@ fn over_cache(m: &mut ModelBuilder<'_>, [q, k, v]: [NodeId; 3], name: &str, laye
     attend_to(m, [q, keys, values], name, layer)
 }
 
-/// The layer's caches after the step's keys and values are written to them.
-fn both_cached(m: &mut ModelBuilder<'_>, [k, v]: [NodeId; 2], layer: usize) -> [NodeId; 2] {
-    let dtype = m.dtype;
-    let slots = m.g.input(Input::Slots);
-    let cache = |m: &ModelBuilder<'_>, x| {
-        let mut shape = m.g.shape(x);
-        if let Some(first) = shape.first_mut() {
-            *first = Sym::Slots.into();
-        }
-        ValueType::plain(dtype, shape)
-    };
-    let (k_name, v_name) = (format!("cache.{layer}.k"), format!("cache.{layer}.v"));
-    let (keys, values) = m.scoped("cache", |m| {
-        let (k_type, v_type) = (cache(m, k), cache(m, v));
-        let keys = m.g.state(&k_name, k_type);
-        let values = m.g.state(&v_name, v_type);
-        (m.g.scatter(keys, k, slots), m.g.scatter(values, v, slots))
-    });
-    m.g.state_out(&k_name, keys);
-    m.g.state_out(&v_name, values);
-    [keys, values]
-}
-
-/// A cache of this name after the step's rows `[t, kv, d]` are written to it; these rows where there is no cache.
-pub(super) fn cached(m: &mut ModelBuilder<'_>, rows: NodeId, name: &str) -> NodeId {
+/// Caches of these names after the step's rows `[t, kv, d]` are written to them; these rows where there is no cache.
+pub(super) fn cached<const N: usize>(m: &mut ModelBuilder<'_>, rows: [(NodeId, String); N]) -> [NodeId; N] {
     match m.task() {
         Task::Generate => {}
-        Task::Embed => return rows,
+        Task::Embed => return rows.map(|(rows, _)| rows),
     }
     let slots = m.g.input(Input::Slots);
-    let mut shape = m.g.shape(rows);
-    if let Some(first) = shape.first_mut() {
-        *first = Sym::Slots.into();
-    }
     let written = m.scoped("cache", |m| {
-        let state = m.g.state(name, ValueType::plain(m.dtype, shape));
-        m.g.scatter(state, rows, slots)
+        let states = rows.each_ref().map(|(rows, name)| {
+            let mut shape = m.g.shape(*rows);
+            if let Some(first) = shape.first_mut() {
+                *first = Sym::Slots.into();
+            }
+            (m.g.state(name, ValueType::plain(m.dtype, shape)), *rows)
+        });
+        states.map(|(state, rows)| m.g.scatter(state, rows, slots))
     });
-    m.g.state_out(name, written);
+    for ((_, name), written) in rows.iter().zip(written) {
+        m.g.state_out(name, written);
+    }
     written
 }
 

@@ -48,7 +48,7 @@ pub fn attention(
         let q_plain = m.g.cast(q_plain, m.dtype);
         let q = m.g.concat(&[q_plain, q_pe], 2);
         let row = m.g.concat(&[narrow, k_pe], 2);
-        let cache = cached(m, row, &format!("cache.{layer}.latent"));
+        let [cache] = cached(m, [(row, format!("cache.{layer}.latent"))]);
         let [keys, values] = expanded(m, cache, name, l);
         let [keys, values] = m.scoped("attention", |m| [keys, values].map(|rows| visible_rows(m, rows)));
         let out = attend_to(m, [q, keys, values], name, layer);
