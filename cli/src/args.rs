@@ -196,7 +196,7 @@ pub struct CompileArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = batch)]
     pub max_batch: usize,
     /// Fail unless all, or at least N, sites of a fusion are one kernel each, in decode steps (an encoder's
-    /// steps) or in those of BODY: decode, short, prefill, encode; may be given several times.
+    /// steps) or in those of BODY: decode, batch, short, prefill, encode; may be given several times.
     #[arg(long, value_name = "[BODY:]FUSION=all|N", value_parser = Requirement::parse)]
     pub require: Vec<Requirement>,
     /// Write the IR after each pass to this folder, and pictures of one layer before and after.
@@ -381,13 +381,16 @@ pub struct BenchArgs {
     /// Runs, after one that is not counted; medians are given.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
     pub runs: usize,
+    /// Tokens of the prompt whose first token is timed, on an empty cache.
+    #[arg(long, value_name = "TOKENS", default_value_t = 16, value_parser = positive)]
+    pub prompt: usize,
     /// Measure nothing: print the same table by the cost model. Needs no GPU.
     #[arg(long)]
     pub estimate: bool,
     /// GPU generation to estimate for [default: the bundle's, this machine's GPU, else sm_90].
     #[arg(long, value_parser = Target::parse, requires = "estimate")]
     pub target: Option<&'static Target>,
-    /// How to compile a checkpoint; --max-seq is what --context and --tokens take unless it is given.
+    /// How to compile a checkpoint; --max-seq is what --context and --tokens, or --prompt, take unless it is given.
     #[command(flatten)]
     pub build: BuildArgs,
     /// Print as JSON.
@@ -507,7 +510,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 fn batch(text: &str) -> Result<usize, String> {
-    let most = weft_passes::schedule::GEMV_ROWS;
+    let most = weft_passes::schedule::DECODE_ROWS;
     match text.parse::<usize>() {
         Ok(n) if (1..=most).contains(&n) => Ok(n),
         _ => Err(format!("give a whole number from 1 to {most}")),

@@ -11,7 +11,7 @@ use weft_ir::reference::StepInputs;
 use weft_passes::schedule::{launch_shape, scratch};
 use weft_runtime::exec::bench::figures::Spread;
 use weft_runtime::exec::bench::groups::{Group, repeated};
-use weft_runtime::exec::bench::{Measure, Tokens, Workload};
+use weft_runtime::exec::bench::{Measure, PROMPT, Tokens, Workload};
 use weft_runtime::exec::{
     CudaModel, CudaOptions, Executor, Generate, KernelSource, LaunchMode, Next, StandIn, StandInSource,
     StreamChain, StreamDims, StreamKernel,
@@ -208,7 +208,7 @@ impl Gpu {
 pub fn decode_step(device: &Device, checkpoint: &Checkpoint, plan: &Plan) -> Result<f64> {
     let tokens = (plan.max_seq / 2).clamp(1, 64);
     let context = plan.max_seq.saturating_sub(tokens).clamp(1, 1024);
-    let work = Workload { batch: 1, context, tokens, runs: 5 };
+    let work = Workload { batch: 1, context, tokens, runs: 5, prompt: PROMPT };
     let plan = plan.only(work.entry(plan)?.0).ok_or_else(|| bad("the plan has no decode step"))?;
     let kernels = weft_codegen::emit(&plan)?.into_iter().map(|k| KernelSource {
         name: k.name,
@@ -278,11 +278,16 @@ impl Measure for Gpu {
     fn prompt(&mut self, tokens: usize) -> Measured<f64> {
         let vocab = self.model.limits().vocab.unwrap_or(1).max(1);
         let ids = prompt(0, tokens, vocab);
+        let most = self.model.limits().prefill_tokens;
         let start = std::time::Instant::now();
-        let inputs = inputs(&self.model, Role::Prefill, &[Piece::greedy(0, 0, &ids)]);
-        let out = self.model.step(Role::Prefill, &inputs, false)?;
+        let mut made = None;
+        for chunk in chunks(&[tokens], most).iter().flatten() {
+            let piece = Piece::greedy(0, chunk.start, &ids[chunk.start..chunk.start + chunk.len]);
+            let inputs = inputs(&self.model, Role::Prefill, &[piece]);
+            made = self.model.step(Role::Prefill, &inputs, false)?.tokens.first().copied();
+        }
         let seconds = start.elapsed().as_secs_f64();
-        out.tokens.first().ok_or_else(|| bad(NO_TOKEN)).and_then(|&t| token(t))?;
+        made.ok_or_else(|| bad(NO_TOKEN)).and_then(token)?;
         Ok(seconds)
     }
 

@@ -6,10 +6,10 @@ mod toy;
 use weft_ir::plan::{BufferKind, Plan};
 use weft_ir::target::Target;
 use weft_runtime::exec::bench::groups::{Group, groups, launch_bytes};
-use weft_runtime::exec::bench::{Measure, Tokens, Workload, estimate, measure};
+use weft_runtime::exec::bench::{Measure, PROMPT, Tokens, Workload, estimate, measure};
 use weft_runtime::{Error, Result};
 
-const WORK: Workload = Workload { batch: 1, context: 6, tokens: 4, runs: 3 };
+const WORK: Workload = Workload { batch: 1, context: 6, tokens: 4, runs: 3, prompt: PROMPT };
 
 /// A GPU that gives what was recorded, in order.
 struct Recorded {

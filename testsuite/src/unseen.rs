@@ -14,10 +14,10 @@ use weft_ir::target::Target;
 use weft_passes::schedule::database::{Database, Shape};
 use weft_passes::schedule::tune::{Task, tasks};
 use weft_passes::{Options, Selection};
-use weft_runtime::exec::bench::Workload;
+use weft_runtime::exec::bench::{PROMPT, Workload};
 
 /// The step that is measured: what `weft tune` does when it is told nothing else.
-pub const WORK: Workload = Workload { batch: 1, context: 1024, tokens: 2, runs: 3 };
+pub const WORK: Workload = Workload { batch: 1, context: 1024, tokens: 2, runs: 3, prompt: PROMPT };
 
 /// Shapes of a model.
 pub struct Unseen {

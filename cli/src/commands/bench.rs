@@ -25,11 +25,17 @@ struct Output<'a> {
 
 /// Measures, or estimates.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let work = Workload { batch: args.batch, context: args.context, tokens: args.tokens, runs: args.runs };
+    let work = Workload {
+        batch: args.batch,
+        context: args.context,
+        tokens: args.tokens,
+        runs: args.runs,
+        prompt: args.prompt,
+    };
     let source = Source::open(&args.model, &args.build)?;
     let mut build = args.build.clone();
     if source.target().is_none() {
-        build.max_seq = build.max_seq.or(Some(args.context + args.tokens));
+        build.max_seq = build.max_seq.or(Some((args.context + args.tokens).max(args.prompt)));
     }
     let request = Request { device: crate::args::DeviceArg::Cuda, build: &build, sequences: args.batch };
     let mut load = None;

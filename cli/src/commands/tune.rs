@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use weft_ir::target::{PROFILES, Target};
 use weft_passes::schedule::database::{Database, Shape};
 use weft_passes::schedule::tune::{Outcome, Settings, TaskReport, Timer, tasks, tune};
-use weft_runtime::exec::bench::{Measure, Workload};
+use weft_runtime::exec::bench::{Measure, PROMPT, Workload};
 
 /// The file to fill, unless another is named.
 const FILE: &str = "schedules.ron";
@@ -57,7 +57,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         true => schedules::read(&file)?,
         false => Database::default(),
     };
-    let work = Workload { batch: args.batch, context: args.context, tokens: 2, runs: RUNS };
+    let work = Workload { batch: args.batch, context: args.context, tokens: 2, runs: RUNS, prompt: PROMPT };
     let source = Source::open(&args.model, &args.build)?;
     // The file to fill is no choice of the plan: kernels are timed whatever their schedules are in it.
     let mut build = BuildArgs { schedules: None, ..args.build.clone() };

@@ -16,7 +16,7 @@ use figures::Spread;
 use groups::{Group, groups};
 pub use report::{KernelTime, Report, Timed};
 
-/// Tokens of the prompt whose first token is timed.
+/// Tokens of the prompt whose first token is timed, unless it is said otherwise.
 pub const PROMPT: usize = 16;
 
 /// Alignment of the ranges that a chain streams.
@@ -33,6 +33,8 @@ pub struct Workload {
     pub tokens: usize,
     /// Runs.
     pub runs: usize,
+    /// Tokens of the prompt whose first token is timed; at most the plan's longest sequence.
+    pub prompt: usize,
 }
 
 impl Workload {
@@ -50,8 +52,8 @@ impl Workload {
         if plan.entries.iter().all(|e| e.role != Role::Decode) {
             return fault("the model is an encoder, which has no decode steps".into());
         }
-        if self.context == 0 || self.tokens == 0 || self.runs == 0 || self.batch == 0 {
-            return fault("batch, context, tokens and runs are at least 1".into());
+        if [self.context, self.tokens, self.runs, self.batch, self.prompt].contains(&0) {
+            return fault("batch, context, tokens, runs and prompt are at least 1".into());
         }
         if self.batch > plan.max_batch {
             let most = plan.max_batch;
@@ -168,7 +170,7 @@ pub fn measure(
         chains.push(gpu.chain(&bytes)?);
         progress(2 + run, total);
     }
-    let prompt = prompt_tokens(plan);
+    let prompt = work.prompt.min(plan.max_seq);
     // Its first step builds a graph, and is not counted.
     let prompts = (0..=work.runs).map(|_| gpu.prompt(prompt)).skip(1).collect::<Result<Vec<f64>>>()?;
     // Kernels alone see the middle token's step again.
@@ -197,18 +199,12 @@ pub fn measure(
 /// A workload that the plan does not hold.
 pub fn estimate(plan: &Plan, work: &Workload, profile: &DeviceProfile) -> Result<Report> {
     let (_, entry, bind) = work.entry(plan)?;
-    let prompt = prompt_step(plan)?;
+    let prompt = prompt_step(plan, work.prompt.min(plan.max_seq))?;
     report::estimated(plan, (entry, &bind), work, (&groups(plan, entry, &bind)?, prompt), profile)
 }
 
-/// Tokens of the prompt whose first token is timed.
-fn prompt_tokens(plan: &Plan) -> usize {
-    PROMPT.min(plan.max_seq)
-}
-
-/// The kernels of the prompt's step; `None` where no bucket holds it.
-fn prompt_step(plan: &Plan) -> Result<Option<(usize, Vec<Group>)>> {
-    let tokens = prompt_tokens(plan);
+/// The kernels of the step of a prompt of so many tokens; `None` where no bucket holds it.
+fn prompt_step(plan: &Plan, tokens: usize) -> Result<Option<(usize, Vec<Group>)>> {
     let holds = |e: &&Entry| e.role == Role::Prefill && e.bind.tokens >= tokens;
     let Some(entry) = plan.entries.iter().filter(holds).min_by_key(|e| e.bind.tokens) else {
         return Ok(None);
