@@ -205,7 +205,7 @@ impl Source {
     /// Sequences to compile the checkpoint for.
     fn sequences(&self, request: &Request<'_>) -> Result<usize> {
         let most = match self.kind()? {
-            Kind::Decoder => weft_passes::schedule::GEMV_ROWS,
+            Kind::Decoder => weft_passes::schedule::DECODE_ROWS,
             Kind::Encoder => ENCODER_BATCH,
         };
         Ok(request.sequences.clamp(1, most))

@@ -66,7 +66,7 @@ fn a_bundle_keeps_its_target_and_limits() {
     let run = bench(dir.path(), "b", &["--estimate", "--context", "17", "--tokens", "16"]);
     run.fails(2, &["--context 17", "the plan has 32", "--max-seq 33"]);
     bench(dir.path(), "b", &["--estimate", "--target", "sm_80"]).fails(2, &["compiled for sm_90"]);
-    bench(dir.path(), "b", &["--estimate", "--batch", "9"]).fails(2, &["from 1 to 8"]);
+    bench(dir.path(), "b", &["--estimate", "--batch", "17"]).fails(2, &["from 1 to 16"]);
     bench(dir.path(), "b", &["--target", "sm_80"]).fails(2, &["--estimate"]);
 }
 

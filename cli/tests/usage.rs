@@ -17,7 +17,7 @@ fn no_command_and_unknown_options_are_bad_usage() {
     weft(dir.path(), ["run", "x", "--frobnicate"]).fails(2, &["--frobnicate"]);
     weft(dir.path(), ["run", "x", "--top-p", "1.5"]).fails(2, &["--top-p", "from 0 to 1"]);
     weft(dir.path(), ["run", "x", "--temperature=-1"]).fails(2, &["--temperature", "0 or more"]);
-    weft(dir.path(), ["compile", "x", "--max-batch", "9"]).fails(2, &["--max-batch", "from 1 to 8"]);
+    weft(dir.path(), ["compile", "x", "--max-batch", "17"]).fails(2, &["--max-batch", "from 1 to 16"]);
     weft(dir.path(), ["compile", "x", "--max-seq", "0"]).fails(2, &["--max-seq", "whole number from 1"]);
     weft(dir.path(), ["compile", "x", "--opt-level", "3"]).fails(2, &["--opt-level"]);
 }

@@ -237,7 +237,8 @@ fn the_roofline() {
         ahead: 0,
         late: false,
     };
-    let gemm = Schedule::Gemm { tile_m: 64, tile_n: 64, tile_k: 32, warps_m: 2, warps_n: 2, stages: 3 };
+    let gemm =
+        Schedule::Gemm { tile_m: 64, tile_n: 64, tile_k: 32, warps_m: 2, warps_n: 2, warps_k: 1, stages: 3 };
     let cost = Cost { read: 9_000_000, written: 0, products: 600_000_000, scalar: 0 };
     // 2 µs of bytes; 10 µs at the f32 rate, 0.77 µs on tensor cores; 0.78 µs of launch.
     let streaming = cost.estimate(&gemv, profile);

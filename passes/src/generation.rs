@@ -6,21 +6,24 @@
 //! Tests: `passes/tests/generation.rs`.
 
 use crate::launch;
-use weft_ir::ids::{BufferId, DispatchId};
-use weft_ir::plan::{Advance, Buffer, BufferKind, Compute, Dispatch, EdgeKind, Generation, Operand, Work};
+use weft_ir::ids::BufferId;
+use weft_ir::plan::{
+    Advance, Buffer, BufferKind, Compute, Dispatch, GeneratingBody, Generation, Operand, Work,
+};
 use weft_ir::shape::{Dim, Sym};
 
 /// Most rows of a decode step: threads of a block.
 pub const MOST_ROWS: usize = 1024;
 
-/// Adds the advance to the buffers and works of a plan, where the decode body has all that it works on.
+/// Adds the advance to the buffers and works of a plan, where there are decode bodies that have all that it works on.
 pub fn advance(
     buffers: &mut Vec<Buffer>,
     works: &mut Vec<Work>,
-    decode: &[Dispatch],
+    decode: &[&[Dispatch]],
     max_seq: usize,
 ) -> Option<Dispatch> {
-    let used = |b: &BufferId| decode.iter().any(|d| d.reads.contains(b) || d.writes.contains(b));
+    let uses = |d: &Dispatch, b: &BufferId| d.reads.contains(b) || d.writes.contains(b);
+    let used = |b: &BufferId| !decode.is_empty() && decode.iter().all(|body| body.iter().any(|d| uses(d, b)));
     let find = |kind: &BufferKind| {
         let at = buffers.iter().position(|b| b.kind == *kind).map(BufferId::new);
         at.filter(used)
@@ -59,12 +62,15 @@ pub fn advance(
     Some(Dispatch { work, reads: read_ids, writes: write_ids, scope: "generation".into() })
 }
 
-/// The launches of the decode body that the advance waits for.
-pub fn run(body: usize, decode: &[Dispatch], advance: Dispatch, programmatic: bool) -> Generation {
-    let mut all = decode.to_vec();
-    all.push(advance.clone());
-    // It touches no temporary, so arenas do not matter.
-    let mut launches = launch::run(&all, &[], &vec![programmatic; all.len()]);
-    let after: Vec<(DispatchId, EdgeKind)> = launches.pop().map(|l| l.after).unwrap_or_default();
-    Generation { body: body as u32, advance, after }
+/// The launches of the decode bodies that the advance waits for.
+pub fn run(of: &[usize], bodies: &[Vec<Dispatch>], advance: Dispatch, programmatic: bool) -> Generation {
+    let after = |&body: &usize| {
+        let mut all = bodies[body].clone();
+        all.push(advance.clone());
+        // It touches no temporary, so arenas do not matter.
+        let mut launches = launch::run(&all, &[], &vec![programmatic; all.len()]);
+        let after = launches.pop().map(|l| l.after).unwrap_or_default();
+        GeneratingBody { body: body as u32, after }
+    };
+    Generation { bodies: of.iter().map(after).collect(), advance }
 }

@@ -40,7 +40,7 @@ pub struct Compiled {
 /// A form of the step: a graph, and what became of its nodes.
 #[derive(Debug)]
 pub struct Form {
-    /// `decode`, `short` (prefill and scoring steps of few tokens), `prefill` (the other steps of a decoder),
+    /// `decode`, `batch` (decode steps of more than [`crate::schedule::ALONE`] sequences), `short` (prefill and scoring steps of few tokens), `prefill` (the other steps of a decoder),
     /// `encode`, or `all`.
     pub name: &'static str,
     /// The graph as it was lowered.

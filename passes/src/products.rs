@@ -1,7 +1,7 @@
 //! Forms of the step: which buckets share a graph, and what their products take.
 
 use crate::context::Options;
-use crate::schedule::{Bucket, SHORT_TOKENS};
+use crate::schedule::{ALONE, Bucket, SHORT_TOKENS};
 use weft_ir::dtype::DType;
 use weft_ir::plan::Role;
 
@@ -11,6 +11,9 @@ pub enum Products {
     /// Decode: kernels that stream the right operand. They compute the left operand of anything, with as many passes
     /// over its rows as that takes.
     Streams,
+    /// Decode steps of more than [`ALONE`] sequences: the rest as in decode, but the products are short tiles, which make
+    /// up to 16 rows for the price of one.
+    Batches,
     /// Steps of few tokens: tiles on tensor cores that compute the left operand of arrays along k, and reductions over
     /// its rows beside the products.
     ShortTiles,
@@ -21,7 +24,8 @@ pub enum Products {
 
 impl Products {
     /// All of them.
-    pub const ALL: [Products; 3] = [Products::Streams, Products::ShortTiles, Products::Tiles];
+    pub const ALL: [Products; 4] =
+        [Products::Streams, Products::Batches, Products::ShortTiles, Products::Tiles];
 
     /// The form that a bucket's steps have from level 2 on.
     ///
@@ -29,11 +33,11 @@ impl Products {
     /// has no room for that; f32 has no tensor cores. An encoder's norms are LayerNorms.
     pub fn of(bucket: &Bucket, o: &Options) -> Products {
         let tensor_cores = o.target.features.mma_sync && o.target.features.cp_async;
+        let tiles = o.dtype == DType::BF16 && tensor_cores;
         match bucket.role {
+            Role::Decode if tiles && bucket.bind.tokens > ALONE => Products::Batches,
             Role::Decode => Products::Streams,
-            Role::Prefill | Role::Score
-                if o.dtype == DType::BF16 && tensor_cores && bucket.bind.tokens <= SHORT_TOKENS =>
-            {
+            Role::Prefill | Role::Score if tiles && bucket.bind.tokens <= SHORT_TOKENS => {
                 Products::ShortTiles
             }
             Role::Prefill | Role::Score | Role::Encode => Products::Tiles,
@@ -44,6 +48,7 @@ impl Products {
     pub fn name(self, encoder: bool) -> &'static str {
         match self {
             Products::Streams => "decode",
+            Products::Batches => "batch",
             Products::ShortTiles => "short",
             Products::Tiles if encoder => "encode",
             Products::Tiles => "prefill",
@@ -53,19 +58,29 @@ impl Products {
     /// Whether products compute their left operand.
     pub fn compute_left(self) -> bool {
         match self {
-            Products::Streams | Products::ShortTiles => true,
+            Products::Streams | Products::Batches | Products::ShortTiles => true,
             Products::Tiles => false,
         }
     }
 
-    /// Whether they are those of decode steps.
-    pub fn stream(self) -> bool {
+    /// Whether a product may pass over the rows of its left operand before it begins: tiles do not.
+    pub fn pass_before(self) -> bool {
         self == Products::Streams
+    }
+
+    /// Whether tiles compute their left operand beside the products.
+    pub fn short_tiles(self) -> bool {
+        matches!(self, Products::Batches | Products::ShortTiles)
+    }
+
+    /// Whether they are those of decode steps.
+    pub fn decode(self) -> bool {
+        matches!(self, Products::Streams | Products::Batches)
     }
 }
 
 /// Names of all forms, as `--require` takes them.
-pub const FORMS: [&str; 4] = ["decode", "short", "prefill", "encode"];
+pub const FORMS: [&str; 5] = ["decode", "batch", "short", "prefill", "encode"];
 
 #[cfg(test)]
 mod tests {

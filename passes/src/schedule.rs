@@ -27,8 +27,18 @@ use weft_ir::plan::{
 use weft_ir::shape::{Bindings, Dim, Shape};
 use weft_ir::target::Target;
 
+/// Most sequences of a decode step: the rows of a tile on tensor cores.
+pub const DECODE_ROWS: usize = 16;
+
 /// Most rows that a GEMV keeps accumulators for.
 pub const GEMV_ROWS: usize = 8;
+
+/// Most sequences of a decode step that are computed as one is, in the same order: the arithmetic of further rows would
+/// take longer than their weights, and tensor cores take up to 16 for the price of one.
+pub const ALONE: usize = 2;
+
+/// Most tokens whose attention takes a block or more each: tiles of tokens would leave most SMs idle.
+pub const ATTENTION_TOKENS: usize = 16;
 
 /// Most tokens of a short step: its products compute their left operand, which the blocks of more rows would do too
 /// often.
@@ -65,7 +75,7 @@ pub fn encoder_buckets(max_seq: usize, max_batch: usize, opt_level: u8) -> Vec<B
     sizes.into_iter().map(bucket).collect()
 }
 
-/// Buckets of a plan: decode steps of 1, 2, 4, 8 sequences, prefill and scoring steps of some sizes.
+/// Buckets of a plan: decode steps of 1, 2, 4, 8, 16 sequences, prefill and scoring steps of some sizes.
 ///
 /// Level 0 stores every intermediate (rows gathered from the cache for each token among them), so its
 /// prefill buckets are small.
@@ -84,7 +94,7 @@ pub fn buckets(max_seq: usize, max_batch: usize, opt_level: u8) -> Vec<Bucket> {
     let prefill: &[usize] = if opt_level == 0 { &[16, 64] } else { &[16, 64, 256, 1024] };
     let score: &[usize] = if opt_level == 0 { &[64] } else { &[64, 256] };
     let mut out = Vec::new();
-    for n in up_to(&[1, 2, 4, 8], max_batch.min(GEMV_ROWS)) {
+    for n in up_to(&[1, 2, 4, 8, 16], max_batch.min(DECODE_ROWS)) {
         out.push(Bucket { name: format!("decode_{n}"), role: Role::Decode, bind: bind(n, n) });
     }
     let all = max_seq.saturating_mul(max_batch);
@@ -179,7 +189,7 @@ fn suffix(s: &Schedule) -> String {
         Schedule::AttentionRow { splits, .. } => format!("_row_{splits}"),
         Schedule::AttentionGroup { splits: 1, .. } => "_group".into(),
         Schedule::AttentionGroup { splits, .. } => format!("_group_{splits}"),
-        Schedule::AttentionTile { tile_q, tile_k } => format!("_tile_{tile_q}x{tile_k}"),
+        Schedule::AttentionTile { tile_q, tile_k, .. } => format!("_tile_{tile_q}x{tile_k}"),
     }
 }
 
@@ -209,12 +219,11 @@ pub fn choose_measured(
     measured: &Database,
 ) -> (Schedule, Option<String>, ScheduleSource) {
     let (schedule, fallback) = choose(work, bind, target);
-    let found = match schedule {
-        Schedule::Gemv { .. } | Schedule::AttentionRow { .. } | Schedule::AttentionGroup { .. } => {
-            measured.find(work, bind, target)
-        }
-        _ => None,
+    let decodes = match &work.compute {
+        Compute::Attention(a) => candidates::few(a, bind),
+        _ => matches!(schedule, Schedule::Gemv { .. }),
     };
+    let found = if decodes { measured.find(work, bind, target) } else { None };
     match found {
         Some((schedule, source)) => (schedule, fallback, source),
         None => (schedule, fallback, ScheduleSource::Estimated),
@@ -241,7 +250,9 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
     let left = gemm::left(work, m, target);
     let (few, fallback) = (rows <= GEMV_ROWS, left.as_ref().err().cloned());
     match left {
-        Ok(left) if !few => (gemm::schedule(m, &left, rows, target), None),
+        Ok(left) if rows > ALONE && (m.draw.is_none() || rows <= 16) => {
+            (gemm::schedule(m, &left, rows, target), None)
+        }
         Ok(_) | Err(_) => {
             let taken = rows.min(GEMV_ROWS).next_power_of_two() as u32;
             let fallback = fallback.filter(|_| !few).map(|why| format!("more than {GEMV_ROWS} rows: {why}"));
@@ -255,6 +266,10 @@ pub fn scratch(work: &Work, schedule: &Schedule) -> Option<Scratch> {
     match (schedule, &work.compute) {
         (Schedule::Gemv { rows, blocks, .. }, Compute::MatMul(m)) => {
             m.draw.as_ref().map(|d| gemv::draw_scratch(m, d, *rows, *blocks))
+        }
+        (Schedule::Gemm { tile_m, tile_n, .. }, Compute::MatMul(m)) => {
+            let blocks = (m.columns() as u32).div_ceil(*tile_n);
+            m.draw.as_ref().map(|d| gemv::draw_scratch(m, d, *tile_m, blocks))
         }
         (
             Schedule::AttentionRow { heads, splits, cluster, .. }
@@ -293,10 +308,14 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         ) => ([over(domain, 1), one(), one()], *threads),
         (Schedule::AdvanceRows { threads }, _) => ([one(), one(), one()], *threads),
         (Schedule::Gemv { rows, warps, blocks, .. }, Compute::MatMul(m)) => {
-            ([over(c(*blocks as usize), 1), over(vec![m.m], *rows), one()], warps * 32)
+            let (columns, of_rows) = (over(c(*blocks as usize), 1), over(vec![m.m], *rows));
+            // Blocks of other rows follow each other: the second reads the weight from L2.
+            let grid = if *rows > 1 { [of_rows, columns, one()] } else { [columns, of_rows, one()] };
+            (grid, warps * 32)
         }
-        (Schedule::Gemm { tile_m, tile_n, warps_m, warps_n, .. }, Compute::MatMul(m)) => {
-            ([over(c(m.columns()), *tile_n), over(vec![m.m], *tile_m), one()], warps_m * warps_n * 32)
+        (Schedule::Gemm { tile_m, tile_n, warps_m, warps_n, warps_k, .. }, Compute::MatMul(m)) => {
+            let grid = [over(c(m.columns()), *tile_n), over(vec![m.m], *tile_m), one()];
+            (grid, warps_m * warps_n * warps_k * 32)
         }
         (
             Schedule::AttentionRow { warps, heads, splits, .. }

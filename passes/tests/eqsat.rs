@@ -116,7 +116,7 @@ impl Parts {
             close(&before, &evaluate(&after, &self.weights));
             same_origins(&graph, &after, &report, &self.weights);
             assert!(report.limited.is_empty());
-            if model.products.stream() {
+            if model.products == Products::Streams {
                 decode = Some((after, report));
             }
         }

@@ -4,7 +4,7 @@ use weft_ir::dtype::DType;
 use weft_ir::graph::parse;
 use weft_ir::plan::{Plan, Role, Schedule};
 use weft_ir::target::Target;
-use weft_passes::schedule::buckets;
+use weft_passes::schedule::{ALONE, buckets};
 use weft_passes::{Options, compile};
 
 fn plan(text: &str, dtype: DType, target: &str) -> Plan {
@@ -62,6 +62,10 @@ fn buckets_follow_the_limits() {
             "score_256"
         ]
     );
+    assert_eq!(
+        names(2048, 11, 2)[..6],
+        ["decode_1", "decode_2", "decode_4", "decode_8", "decode_16", "prefill_16"]
+    );
     assert_eq!(names(10, 1, 2), ["decode_1", "prefill_16", "score_64"]);
     assert_eq!(names(2048, 2, 0), ["decode_1", "decode_2", "prefill_16", "prefill_64", "score_64"]);
 }
@@ -69,7 +73,12 @@ fn buckets_follow_the_limits() {
 #[test]
 fn decode_streams_and_prefill_uses_tensor_cores() {
     let plan = plan(&linear("bf16", 512), DType::BF16, "sm_90");
-    assert!(schedules(&plan, Role::Decode).iter().all(|(s, _)| matches!(s, Schedule::Gemv { .. })));
+    for entry in plan.entries.iter().filter(|e| e.role == Role::Decode) {
+        for kernel in entry.kernels.values().map(|k| &plan.kernels[k.index()]) {
+            let streams = matches!(kernel.schedule, Schedule::Gemv { .. });
+            assert_eq!(streams, entry.bind.tokens <= ALONE, "{}: {:?}", entry.name, kernel.schedule);
+        }
+    }
     assert!(schedules(&plan, Role::Prefill).iter().all(|(s, _)| matches!(s, Schedule::Gemm { .. })));
     assert!(plan.kernels.iter().all(|k| k.fallback.is_none()));
 }

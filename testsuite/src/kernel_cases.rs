@@ -131,7 +131,7 @@ fn others() -> [(&'static str, &'static str, Value); 6] {
 }
 
 /// A tiny model with other sizes: two prompts in a small step, at level 2 one in a large step as well, then a decode
-/// step of one sequence and one of three, of which two are drawn with penalties; and a generation.
+/// step of one sequence, one of two and one of three, of which all but one are drawn; and a generation.
 fn model(name: &str, of: &str, sizes: Value, level: u8) -> Case {
     let folder = tempfile::tempdir().expect("a folder");
     let config = fixture::folder().join("tiny").join(of).join("config.json");
@@ -169,13 +169,15 @@ fn model(name: &str, of: &str, sizes: Value, level: u8) -> Case {
     }
     steps.push(("decode_1", vec![piece(0, lengths[0], 1)]));
     lengths[0] += 1;
+    steps.push(("decode_2", (0..2).map(|s| piece(s, lengths[s], 1)).collect()));
+    lengths[..2].iter_mut().for_each(|n| *n += 1);
     steps.push(("decode_4", (0..BATCH).map(|s| piece(s, lengths[s], 1)).collect()));
     let names: Vec<&str> = steps.iter().map(|(name, _)| *name).collect();
     let plan = apart(keep(&plan, &names));
     let steps = steps.iter().map(|(name, pieces)| {
         let entry = plan.entries.iter().find(|e| e.name == *name).expect("an entry");
         let mut inputs = ragged(entry, pieces, context, entry.role == weft_ir::plan::Role::Decode);
-        if *name == "decode_4" {
+        if matches!(*name, "decode_2" | "decode_4") {
             draw(&mut inputs);
         }
         ((*name).to_owned(), inputs)
@@ -193,8 +195,10 @@ fn draw(inputs: &mut StepInputs) {
     inputs.repetition_penalty[1] = 1.3;
     inputs.presence_penalty[1] = 0.4;
     inputs.prompt_lengths[1] = 4;
-    inputs.temperature[2] = 1.2;
-    inputs.top_p[2] = 0.8;
+    if inputs.temperature.len() > 2 {
+        inputs.temperature[2] = 1.2;
+        inputs.top_p[2] = 0.8;
+    }
     inputs.seed = (0..inputs.seed.len() as u32).map(|i| 77 + i).collect();
 }
 
@@ -263,21 +267,23 @@ fn of_attention(
 
 /// Every tile of the products of many rows, also behind a norm, and skinny products of odd lengths.
 fn tiles() -> Vec<Case> {
-    let gemm = |tile_m, tile_n, tile_k, (warps_m, warps_n), stages| Schedule::Gemm {
+    let gemm = |tile_m, tile_n, tile_k, [warps_m, warps_n, warps_k]: [u32; 3], stages| Schedule::Gemm {
         tile_m,
         tile_n,
         tile_k,
         warps_m,
         warps_n,
+        warps_k,
         stages,
     };
     let tiled = [
-        ((13, 37, 72), gemm(16, 16, 64, (1, 1), 10)),
-        ((11, 70, 264), gemm(16, 32, 256, (1, 2), 3)),
-        ((16, 301, 136), gemm(16, 64, 128, (1, 4), 3)),
-        ((37, 150, 40), gemm(32, 64, 64, (2, 2), 3)),
-        ((100, 130, 72), gemm(64, 64, 64, (2, 2), 3)),
-        ((131, 150, 104), gemm(128, 128, 32, (2, 4), 4)),
+        ((13, 37, 72), gemm(16, 16, 80, [1, 1, 5], 1)),
+        ((11, 70, 264), gemm(16, 32, 128, [1, 1, 8], 3)),
+        ((16, 301, 136), gemm(16, 64, 48, [1, 1, 3], 2)),
+        ((16, 301, 136), gemm(16, 64, 128, [1, 4, 1], 3)),
+        ((37, 150, 40), gemm(32, 64, 64, [2, 2, 1], 3)),
+        ((100, 130, 72), gemm(64, 64, 64, [2, 2, 1], 3)),
+        ((131, 150, 104), gemm(128, 128, 32, [2, 4, 1], 4)),
     ];
     let gemv = |rows, (warps, lanes, split), columns, depth, blocks, staged| Schedule::Gemv {
         rows,
@@ -299,11 +305,11 @@ fn tiles() -> Vec<Case> {
         ((5, 45, 1032), gemv(8, (4, 32, 4), 1, 2, 5, true)),
     ];
     let normed = [
-        ((13, 37, 72), gemm(16, 16, 64, (1, 1), 10)),
-        ((11, 70, 264), gemm(16, 32, 128, (1, 2), 5)),
-        ((16, 301, 136), gemm(16, 128, 64, (1, 4), 4)),
-        ((37, 75, 40), gemm(32, 64, 64, (2, 2), 3)),
-        ((61, 130, 104), gemm(64, 128, 32, (2, 4), 4)),
+        ((13, 37, 72), gemm(16, 16, 80, [1, 1, 5], 1)),
+        ((11, 70, 264), gemm(16, 32, 128, [1, 1, 8], 3)),
+        ((16, 301, 136), gemm(16, 128, 64, [1, 2, 4], 3)),
+        ((37, 75, 40), gemm(32, 64, 64, [2, 2, 1], 3)),
+        ((61, 130, 104), gemm(64, 128, 32, [2, 4, 1], 4)),
     ];
     let all = tiled.into_iter().chain(skinny);
     let case = |((rows, n, k), schedule): ((usize, usize, usize), Schedule)| {
@@ -340,7 +346,7 @@ fn attentions() -> Vec<Case> {
     };
     let row = |warps, heads, splits| rows(warps, heads, splits, 1);
     let group = |warps, heads, splits| groups(warps, heads, splits, 1);
-    let tile = Schedule::AttentionTile { tile_q: 64, tile_k: 64 };
+    let tile = Schedule::AttentionTile { tile_q: 64, tile_k: 64, stages: 2 };
     let many = |n: i32| -> Vec<attention::Token> { (1..=n).map(|i| (1, i)).collect() };
     let mut out = Vec::new();
     let small = [

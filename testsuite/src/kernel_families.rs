@@ -38,6 +38,8 @@ families! {
     Gemm,
     /// The same with a left operand that is computed, a norm's.
     GemmLeft,
+    /// Tiles of a product that draws a token from each row.
+    GemmDraw,
     /// Tiles of whole rows, with reductions over them.
     GemmRow,
     /// Attention of one token, by keys.
@@ -89,6 +91,7 @@ impl Family {
             },
             Schedule::Gemm { .. } => match &work.compute {
                 Compute::MatMul(m) if m.row.is_some() => Family::GemmRow,
+                Compute::MatMul(m) if m.draw.is_some() => Family::GemmDraw,
                 Compute::MatMul(m) if m.plain_left().is_none() => Family::GemmLeft,
                 _ => Family::Gemm,
             },

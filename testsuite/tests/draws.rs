@@ -127,9 +127,9 @@ fn tokens_are_those_of_the_definition() {
 #[test]
 fn any_schedule_gives_the_same_tokens() {
     use weft_ir::plan::Schedule;
-    let (mk, m) = head(4, (300, 64), 0, true);
+    let (mk, m) = head(2, (300, 64), 0, true);
     for (new_warps, new_blocks, new_columns) in [(1, 1, 1), (2, 7, 2), (8, 3, 4), (4, 40, 1)] {
-        mk.check(&m, 4, &|schedule| match schedule {
+        mk.check(&m, 2, &|schedule| match schedule {
             Schedule::Gemv { warps, blocks, columns, split, .. } => {
                 (*warps, *blocks, *columns) = (new_warps, new_blocks, new_columns);
                 *split = (*split).min(new_warps);
@@ -139,17 +139,40 @@ fn any_schedule_gives_the_same_tokens() {
     }
 }
 
+/// Tiles of other sizes, whose warps share k and columns in other ways.
+#[test]
+fn any_tile_gives_the_same_tokens() {
+    use weft_ir::plan::Schedule;
+    let (mk, m) = head(5, (300, 64), 0, true);
+    for (columns, depth, [n, k], ahead) in
+        [(16, 64, [1, 1], 1), (32, 32, [1, 2], 2), (64, 64, [2, 4], 1), (128, 16, [4, 1], 3)]
+    {
+        mk.check(&m, 5, &|schedule| match schedule {
+            Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n, warps_k, stages } => {
+                (*tile_n, *tile_k, *warps_n, *warps_k, *stages) = (columns, depth, n, k, ahead);
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+}
+
 #[test]
 fn a_row_that_holds_nan_has_no_token() {
-    let (mk, mut m) = head(2, (70, 64), 0, true);
+    for rows in [2, 4] {
+        nan_has_no_token(rows);
+    }
+}
+
+fn nan_has_no_token(rows: usize) {
+    let (mk, mut m) = head(rows, (70, 64), 0, true);
     // The second row is 0 · ∞.
     let second = Scalar::Compare(Compare::Le, Box::new(Scalar::Int(1)), Box::new(at(0)));
     let (yes, no) = (Box::new(Scalar::Float(f32::INFINITY)), Box::new(Scalar::Float(1.0)));
     let scale = Scalar::Select(Box::new(second), yes, no);
     let zero = op(Binary::Mul, scale, Scalar::Float(0.0));
     m.stores[0].value = op(Binary::Add, Scalar::Acc(0), zero);
-    let tokens = mk.tokens(&m, 2);
-    assert!(tokens[0] >= 0 && tokens[1] == -1, "{tokens:?}");
+    let tokens = mk.tokens(&m, rows);
+    assert!(tokens[0] >= 0 && tokens[1..].iter().all(|t| *t == -1), "{tokens:?}");
 }
 
 /// Equal logits: the smallest id, whichever block made it.

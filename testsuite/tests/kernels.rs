@@ -10,7 +10,12 @@ use weft_testsuite::nvrtc;
 fn shown(family: Family) -> &'static str {
     match family {
         Family::Pointwise | Family::WarpRow | Family::BlockRow => "llama-ops",
-        Family::Gather | Family::Scatter | Family::GemvDraw | Family::GemmRow | Family::Advance => "llama-a",
+        Family::Gather
+        | Family::Scatter
+        | Family::GemvDraw
+        | Family::GemmDraw
+        | Family::GemmRow
+        | Family::Advance => "llama-a",
         Family::Gemv => "1×37×33",
         Family::GemvSplit => "tuned Gemv",
         Family::Gemm => "13×37×72",

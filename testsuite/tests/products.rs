@@ -19,14 +19,21 @@ fn plain() {
 /// Tiles of at most 16 rows, as wide and deep as prompts of any shape make them.
 #[test]
 fn short_prompts() {
-    let tiles =
-        [(16, 256, 4), (16, 64, 10), (16, 32, 8), (32, 256, 3), (32, 64, 8), (64, 128, 3), (64, 64, 5)];
-    for (columns, depth, ahead) in tiles {
+    let tiles = [
+        (16, 528, 1, 3),
+        (16, 64, 4, 9),
+        (16, 32, 2, 8),
+        (32, 256, 8, 3),
+        (32, 80, 5, 2),
+        (64, 128, 8, 3),
+        (64, 64, 2, 5),
+    ];
+    for (columns, depth, parts, ahead) in tiles {
         for (rows, n, k) in [(16, 70, 520), (9, 33, 72)] {
             let (maker, m) = product::plain(n, k, rows);
             maker.check(&m, rows, &|schedule| match schedule {
-                Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n, stages } => {
-                    (*tile_n, *tile_k, *warps_n, *stages) = (columns, depth, columns / 16, ahead);
+                Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n, warps_k, stages } => {
+                    (*tile_n, *tile_k, *warps_n, *warps_k, *stages) = (columns, depth, 1, parts, ahead);
                 }
                 other => panic!("{other:?}"),
             });
@@ -39,22 +46,24 @@ fn short_prompts() {
 #[test]
 fn norms_in_tiles() {
     let tiles = [
-        [16, 16, 64, 1, 1, 10],
-        [16, 16, 128, 1, 1, 7],
-        [16, 32, 64, 1, 2, 8],
-        [16, 64, 128, 1, 4, 3],
-        [16, 128, 64, 1, 4, 4],
-        [32, 64, 64, 2, 2, 3],
-        [32, 128, 64, 2, 4, 3],
-        [64, 64, 32, 2, 2, 4],
-        [64, 128, 32, 2, 4, 4],
+        [16, 16, 64, 1, 1, 4, 10],
+        [16, 16, 128, 1, 1, 8, 5],
+        [16, 32, 528, 1, 1, 3, 1],
+        [16, 64, 80, 1, 1, 5, 3],
+        [16, 128, 64, 1, 2, 4, 4],
+        [16, 64, 128, 1, 4, 1, 3],
+        [32, 64, 64, 2, 2, 1, 3],
+        [32, 128, 64, 2, 4, 1, 3],
+        [32, 64, 64, 2, 2, 2, 3],
+        [64, 64, 32, 2, 2, 1, 4],
+        [64, 128, 32, 2, 4, 1, 4],
     ];
-    for [tile_m, tile_n, tile_k, warps_m, warps_n, stages] in tiles {
+    for [tile_m, tile_n, tile_k, warps_m, warps_n, warps_k, stages] in tiles {
         for (rows, n, k) in [(16, 35, 520), (9, 17, 72), (tile_m as usize + 5, 70, 136)] {
             let (maker, m) = product::gated_after_norm(n, k, rows);
             maker.check(&rounded(m), rows.max(9), &|schedule| {
                 assert!(matches!(schedule, Schedule::Gemm { .. }), "{schedule:?}");
-                *schedule = Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages };
+                *schedule = Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k, stages };
             });
         }
     }

@@ -204,7 +204,7 @@ mod tests {
             ("attention", "FUSION=all"),
             ("attention=most", "neither 'all' nor a number"),
             ("atention=all", "known fusions: rms-norm"),
-            ("train:attention=all", "there are decode, short, prefill, encode"),
+            ("train:attention=all", "there are decode, batch, short, prefill, encode"),
         ] {
             let why = Requirement::parse(text).expect_err(text);
             assert!(why.contains(said), "{why}");

@@ -2,16 +2,18 @@
 //!
 //! Each warp takes 16 tokens: Q stays in registers as fragments, keys and values pass through shared
 //! memory, the scores of a key tile become the left operand of the product with the values without
-//! leaving registers. A tile may hold tokens of several sequences: it is cut into runs of tokens with the
-//! same slot base, and each run visits its own keys; rows of other runs are masked.
+//! leaving registers. Keys and values of the next tile are copied while one is used. A tile may hold tokens of several
+//! sequences: it is cut into runs of tokens with the same slot base ([`super::attention_runs`]), and each run visits its
+//! own keys; rows of other runs are masked.
 
 use super::attention_decode::NO_SCORE;
+use super::attention_runs::{Run, Runs};
 use super::attention_tile_step::{add_sink, step};
 use super::warp::{Threads, threads};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, SharedId, VarId};
-use weft_ir::kernel::{Axis, CompareOp, Expr, MatrixCount, Mem, Stmt, Unroll};
+use weft_ir::kernel::{Axis, Expr, MatrixCount, Mem, Stmt, Unroll};
 use weft_ir::plan::Attention;
 
 pub(super) const CHUNK: u32 = 8;
@@ -20,6 +22,8 @@ pub(super) const CHUNK: u32 = 8;
 pub(super) struct Tile {
     pub q: u32,
     pub k: u32,
+    /// Tiles of keys and values in shared memory: two where one is copied while the other is used.
+    pub stages: u32,
     pub head_dim: u32,
     pub value_dim: u32,
     pub dtype: DType,
@@ -40,22 +44,31 @@ pub(super) struct Registers {
     pub sum: VarId,
 }
 
-pub(super) fn build(b: &mut Body<'_>, a: &Attention, tile_q: u32, tile_k: u32) -> Result<(), String> {
+pub(super) fn build(
+    b: &mut Body<'_>,
+    a: &Attention,
+    (tile_q, tile_k, stages): (u32, u32, u32),
+) -> Result<(), String> {
+    if !(1..=2).contains(&stages) {
+        return Err(format!("{stages} stages of keys"));
+    }
     let base = a.slot_base().ok_or("keys are not in consecutive slots")?.clone();
     let dtype = b.work.reads[a.q.index()].dtype;
     let (head_dim, value_dim) = (a.head_dim as u32, a.value_dim as u32);
     let tile = Tile {
         q: tile_q,
         k: tile_k,
+        stages,
         head_dim,
         value_dim,
         dtype,
         q_shared: b.k.shared("q_tile", dtype, tile_q * (head_dim + CHUNK)),
-        k_shared: b.k.shared("k_tile", dtype, tile_k * (head_dim + CHUNK)),
-        v_shared: b.k.shared("v_tile", dtype, tile_k * (value_dim + CHUNK)),
+        k_shared: b.k.shared("k_tile", dtype, stages * tile_k * (head_dim + CHUNK)),
+        v_shared: b.k.shared("v_tile", dtype, stages * tile_k * (value_dim + CHUNK)),
         base: b.k.shared("slot_base_of", DType::I32, tile_q),
         length: b.k.shared("length_of", DType::I32, tile_q),
     };
+    let runs = Runs::declare(b, tile_q, a.window.is_some());
     b.wait_for_dependencies();
     let t = threads(b);
     let first = b.k.let_("first_token", DType::I32, Expr::BlockIdx(Axis::X) * i64::from(tile_q));
@@ -75,8 +88,10 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, tile_q: u32, tile_k: u32) -
         Ok(())
     })?;
     let q_at = |row: Expr| (first.clone() + row.clone(), (first.clone() + row).lt(tokens.clone()));
-    copy_rows(b, &tile, a.q, (tile.q_shared, tile_q, head_dim), &head, q_at)?;
+    copy_rows(b, &tile, a.q, (tile.q_shared, tile_q, head_dim, Expr::int(0)), &head, q_at)?;
     b.k.push(Stmt::CpAsyncCommit);
+    b.k.push(Stmt::Barrier);
+    runs.find(b, &tile)?;
     b.k.push(Stmt::CpAsyncWait { pending: 0 });
     b.k.push(Stmt::Barrier);
 
@@ -87,35 +102,22 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, tile_q: u32, tile_k: u32) -
         sum: b.k.array("total", DType::F32, 2, Some(Expr::float(0.0))),
     };
     let row = b.k.let_("row", DType::I32, t.warp.clone() * 16 + t.lane.clone() / 4);
-    let all = (Expr::int(0), Expr::int(i64::from(tile_q)), Expr::int(1));
-    b.for_loop("run", all, Unroll::Never, |b, run| {
-        let shared = |s, at| Expr::load(Mem::Shared(s), at);
-        let before = shared(tile.base, (run.clone() - 1).max(Expr::int(0)));
-        let own = b.k.let_("run_base", DType::I32, shared(tile.base, run.clone()));
-        let starts = run.clone().eq_(Expr::int(0));
-        let differs = Expr::cmp(CompareOp::Ne, before, own.clone());
-        let starts = Expr::Binary(weft_ir::kernel::BinaryOp::Or, Box::new(starts), Box::new(differs));
-        b.if_then(starts, |b| {
-            let Run { end, oldest, longest } = Run::declare(b, a, &tile, &run, &own)?;
-            let steps = (oldest, longest.clone(), Expr::int(i64::from(tile_k)));
-            b.for_loop("first_key", steps, Unroll::Never, |b, first_key| {
-                let keys = KeyTile { own: &own, first: &first_key, end: &longest, kv_head: &kv_head };
-                load_keys(b, &tile, a, &keys)?;
-                let rows = (run, end);
-                let place = Place { t: &t, row: &row, first_token: &first, head: &head, rows: &rows };
-                step(b, a, &tile, &regs, &place, &first_key)
-            })
+    runs.each(b, &tile, a.window, |b, run| {
+        let keys = Keys { tile: &tile, a, run, kv_head: &kv_head };
+        if stages == 2 {
+            b.k.comment("The last tile of the run before has been read by every warp.");
+            b.k.push(Stmt::Barrier);
+            keys.copy(b, &run.oldest, &Expr::int(0))?;
+        }
+        let steps = (run.oldest.clone(), run.longest.clone(), Expr::int(i64::from(tile_k)));
+        b.for_loop("first_key", steps, Unroll::Never, |b, first_key| {
+            let stage = keys.next(b, &first_key)?;
+            let (first_token, head, rows) = (&first, &head, &run.rows);
+            let place = Place { t: &t, row: &row, first_token, head, rows, stage: &stage };
+            step(b, a, &tile, &regs, &place, &first_key)
         })
     })?;
     store(b, a, &tile, &regs, &t, row, first, head, tokens)
-}
-
-/// Keys of a step: `own + first ..`, up to `end`.
-struct KeyTile<'a> {
-    own: &'a Expr,
-    first: &'a Expr,
-    end: &'a Expr,
-    kv_head: &'a Expr,
 }
 
 /// Where a lane's elements are.
@@ -126,62 +128,17 @@ pub(super) struct Place<'a> {
     pub head: &'a Expr,
     /// First and last + 1 row of the run.
     pub rows: &'a (Expr, Expr),
-}
-
-/// A run of tokens with the same slot base.
-struct Run {
-    /// Row behind its last.
-    end: Expr,
-    /// First key of the first tile that one of its tokens sees.
-    oldest: Expr,
-    /// Its longest context.
-    longest: Expr,
-}
-
-impl Run {
-    /// The run that starts at row `run`. Tiles of keys begin where they do without a window, so that a token's sums
-    /// have one order whatever else is in its run: tiles that it does not see change nothing.
-    fn declare(b: &mut Body<'_>, a: &Attention, tile: &Tile, run: &Expr, own: &Expr) -> Result<Run, String> {
-        let end = b.k.let_mut("run_end", DType::I32, run.clone());
-        let longest = b.k.let_mut("longest", DType::I32, Expr::int(0));
-        let none = Expr::int(i64::from(i32::MAX));
-        let shortest = a.window.map(|window| (window, b.k.let_mut("shortest", DType::I32, none)));
-        let range = (run.clone(), Expr::int(i64::from(tile.q)), Expr::int(1));
-        b.for_loop("r", range, Unroll::Never, |b, r| {
-            let same = Expr::load(Mem::Shared(tile.base), r.clone()).eq_(own.clone());
-            let follows = Expr::Var(end).eq_(r.clone());
-            b.if_then(same.and(follows), |b| {
-                b.k.assign(end, r.clone() + 1);
-                let length = Expr::load(Mem::Shared(tile.length), r);
-                b.k.assign(longest, Expr::Var(longest).max(length.clone()));
-                if let Some((_, shortest)) = shortest {
-                    // Rows past the last token have no keys.
-                    let shorter = Expr::Var(shortest).min(length.clone());
-                    let some = Expr::int(0).lt(length);
-                    b.k.assign(shortest, some.select(shorter, shortest.into()));
-                }
-                Ok(())
-            })
-        })?;
-        let oldest = match shortest {
-            Some((window, shortest)) => {
-                let oldest = (Expr::Var(shortest) - window as i64).max(Expr::int(0));
-                let tile = i64::from(tile.k);
-                b.k.let_("oldest", DType::I32, oldest / tile * tile)
-            }
-            None => Expr::int(0),
-        };
-        Ok(Run { end: end.into(), oldest, longest: longest.into() })
-    }
+    /// Stage of the keys and values.
+    pub stage: &'a Expr,
 }
 
 /// Starts copies of rows of an array [_, heads, dim] into a padded shared tile; `at` gives the row of the
-/// array and whether there is one.
+/// array and whether there is one, `first_row` that of the shared array.
 fn copy_rows(
     b: &mut Body<'_>,
     tile: &Tile,
     o: OperandId,
-    (shared, rows, dim): (SharedId, u32, u32),
+    (shared, rows, dim, first_row): (SharedId, u32, u32, Expr),
     head: &Expr,
     at: impl Fn(Expr) -> (Expr, Expr),
 ) -> Result<(), String> {
@@ -197,7 +154,7 @@ fn copy_rows(
         let global_index = b.flat(&shape, &[from, head.clone(), column.clone()]);
         b.k.push(Stmt::CpAsync {
             shared,
-            shared_index: row * i64::from(dim + CHUNK) + column,
+            shared_index: (first_row + row) * i64::from(dim + CHUNK) + column,
             global: mem,
             global_index,
             bytes: 16,
@@ -207,20 +164,51 @@ fn copy_rows(
     })
 }
 
-/// Brings a tile of keys and values to shared memory.
-fn load_keys(b: &mut Body<'_>, tile: &Tile, a: &Attention, k: &KeyTile<'_>) -> Result<(), String> {
-    b.k.comment("The previous tile has been read by every warp.");
-    b.k.push(Stmt::Barrier);
-    let at = |row: Expr| {
-        let j = k.first.clone() + row;
-        (k.own.clone() + j.clone(), j.lt(k.end.clone()))
-    };
-    copy_rows(b, tile, a.keys, (tile.k_shared, tile.k, tile.head_dim), k.kv_head, at)?;
-    copy_rows(b, tile, a.values, (tile.v_shared, tile.k, tile.value_dim), k.kv_head, at)?;
-    b.k.push(Stmt::CpAsyncCommit);
-    b.k.push(Stmt::CpAsyncWait { pending: 0 });
-    b.k.push(Stmt::Barrier);
-    Ok(())
+/// The keys and values of a run.
+struct Keys<'a> {
+    tile: &'a Tile,
+    a: &'a Attention,
+    run: &'a Run,
+    kv_head: &'a Expr,
+}
+
+impl Keys<'_> {
+    /// Starts the copies of a tile from its first key on.
+    fn copy(&self, b: &mut Body<'_>, first_key: &Expr, stage: &Expr) -> Result<(), String> {
+        let tile = self.tile;
+        let at = |row: Expr| {
+            let j = first_key.clone() + row;
+            (self.run.base.clone() + j.clone(), j.lt(self.run.longest.clone()))
+        };
+        let first_row = stage.clone() * i64::from(tile.k);
+        let keys = (tile.k_shared, tile.k, tile.head_dim, first_row.clone());
+        copy_rows(b, tile, self.a.keys, keys, self.kv_head, at)?;
+        let values = (tile.v_shared, tile.k, tile.value_dim, first_row);
+        copy_rows(b, tile, self.a.values, values, self.kv_head, at)?;
+        b.k.push(Stmt::CpAsyncCommit);
+        Ok(())
+    }
+
+    /// Waits for the tile of a step, and starts the copies of the next one where there is room; the tile's stage.
+    fn next(&self, b: &mut Body<'_>, first_key: &Expr) -> Result<Expr, String> {
+        let keys = i64::from(self.tile.k);
+        if self.tile.stages == 1 {
+            b.k.comment("The previous tile has been read by every warp.");
+            b.k.push(Stmt::Barrier);
+            self.copy(b, first_key, &Expr::int(0))?;
+        }
+        b.k.push(Stmt::CpAsyncWait { pending: 0 });
+        b.k.push(Stmt::Barrier);
+        if self.tile.stages == 1 {
+            return Ok(Expr::int(0));
+        }
+        let stage = (first_key.clone() - self.run.oldest.clone()) / keys % 2;
+        let stage = b.k.let_("stage", DType::I32, stage);
+        let next = b.k.let_("next_key", DType::I32, first_key.clone() + keys);
+        let other = Expr::int(1) - stage.clone();
+        b.if_then(next.clone().lt(self.run.longest.clone()), |b| self.copy(b, &next, &other))?;
+        Ok(stage)
+    }
 }
 
 /// The warp's queries as A fragments, one for each 16 elements of a head.

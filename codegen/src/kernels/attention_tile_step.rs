@@ -1,7 +1,7 @@
 //! One tile of keys in [`super::attention_tile`]: scores, online softmax, product with the values.
 
 use super::attention_tile::{CHUNK, Place, Registers, Tile};
-use super::warp::{Threads, shuffle_reduce};
+use super::warp::shuffle_reduce;
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
@@ -21,7 +21,7 @@ pub(super) fn step(
     let nt = tile.k / 8;
     let s = b.k.array("s", DType::F32, nt * 4, Some(Expr::float(0.0)));
     let pitch = i64::from(tile.head_dim + CHUNK);
-    let lane_row = p.t.lane.clone() / 16 * 8 + p.t.lane.clone() % 8;
+    let lane_row = p.t.lane.clone() / 16 * 8 + p.t.lane.clone() % 8 + p.stage.clone() * i64::from(tile.k);
     let k_base = b.k.let_("k_base", DType::I32, lane_row * pitch + p.t.lane.clone() / 8 % 2 * 8);
     b.unrolled("nj", nt / 2, |b, nj| {
         b.unrolled("kk", tile.head_dim / 16, |b, kk| {
@@ -59,7 +59,7 @@ pub(super) fn step(
         })
     })?;
     softmax(b, tile, regs, s)?;
-    add_values(b, tile, regs, p.t, s)
+    add_values(b, tile, regs, p, s)
 }
 
 fn load_four(b: &mut Body<'_>, dst: VarId, shared: SharedId, index: Expr, transpose: bool) {
@@ -109,10 +109,17 @@ fn softmax(b: &mut Body<'_>, tile: &Tile, regs: &Registers, s: VarId) -> Result<
 }
 
 /// out += weights · values. The accumulator layout of two score fragments is the A layout of one.
-fn add_values(b: &mut Body<'_>, tile: &Tile, regs: &Registers, t: &Threads, s: VarId) -> Result<(), String> {
+fn add_values(
+    b: &mut Body<'_>,
+    tile: &Tile,
+    regs: &Registers,
+    p: &Place<'_>,
+    s: VarId,
+) -> Result<(), String> {
     let pitch = i64::from(tile.value_dim + CHUNK);
-    let lane_row = t.lane.clone() % 16;
-    let v_base = b.k.let_("v_base", DType::I32, lane_row * pitch + t.lane.clone() / 16 * 8);
+    let lane = &p.t.lane;
+    let lane_row = lane.clone() % 16 + p.stage.clone() * i64::from(tile.k);
+    let v_base = b.k.let_("v_base", DType::I32, lane_row * pitch + lane.clone() / 16 * 8);
     b.unrolled("kj", tile.k / 16, |b, kj| {
         let frag = b.k.array("w_frag", DType::U32, 4, None);
         b.unrolled("i", 4, |b, i| {

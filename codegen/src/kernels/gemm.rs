@@ -3,11 +3,13 @@
 //! A block makes a tile; both operands go through shared memory in stages that `cp.async` fills ahead of
 //! use. Rows are padded by 8 elements, so that the eight rows of an `ldmatrix` lie in different banks. Each
 //! warp holds its part of the tile as `mma.sync` m16n8k16 accumulators (PTX ISA 9.7.14.5). The left operand may be
-//! computed from what is copied ([`super::gemm_left`]).
+//! computed from what is copied ([`super::gemm_left`]). Where the tile has few rows, warps share the k of a stage
+//! ([`super::gemm_join`]). Copies of weights start before the dependency wait.
 
+use super::draw::{Drawing, Site};
 use super::gemm_left::{Left, Place};
 use super::warp::{Threads, threads};
-use super::{Body, Point, gemm_row};
+use super::{Body, Point, gemm_join, gemm_row};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{Axis, Expr, MatrixCount, Stmt, Unroll};
@@ -20,7 +22,15 @@ pub(super) struct Tile {
     pub k: u32,
     pub warps_m: u32,
     pub warps_n: u32,
+    pub warps_k: u32,
     pub stages: u32,
+}
+
+impl Tile {
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.warps_m * self.warps_n * self.warps_k * 32
+    }
 }
 
 /// Elements of 16 bits in a 16-byte copy.
@@ -57,7 +67,7 @@ impl Copied {
     fn start(&self, b: &mut Body<'_>, tile: &Tile, k: usize, step: Expr, stage: Expr) -> Result<(), String> {
         let operand = &b.work.reads[self.operand];
         let (shape, piece) = (operand.shape.clone(), 16 / operand.dtype.size() as u32);
-        let threads = tile.warps_m * tile.warps_n * 32;
+        let threads = tile.threads();
         let across = tile.k / piece;
         let chunks = self.rows * across;
         let pitch = i64::from(tile.k + CHUNK);
@@ -102,10 +112,21 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let dtype = b.work.reads[w].dtype;
     let (wm, wn) = (tile.m / tile.warps_m, tile.n / tile.warps_n);
     let (mt, nt) = (wm / 16, wn / 8);
-    if wm % 16 != 0 || wn % 16 != 0 || !tile.k.is_multiple_of(16) {
-        return Err(format!("a warp's tile of {wm}×{wn}×{} is not whole fragments", tile.k));
+    let fragments = tile.k / 16;
+    if wm % 16 != 0 || wn % 16 != 0 || !tile.k.is_multiple_of(16) || !fragments.is_multiple_of(tile.warps_k) {
+        return Err(format!(
+            "a warp's tile of {wm}×{wn}×{} by {} is not whole fragments",
+            tile.k, tile.warps_k
+        ));
     }
-    b.wait_for_dependencies();
+    let steps = (m.k as u32).div_ceil(tile.k);
+    // Where all of k is on its way at once, no stage is filled again.
+    let refilled = steps > tile.stages;
+    let ahead = if refilled { tile.stages - 1 } else { steps };
+    if ahead == 0 {
+        return Err(format!("one stage of {} for k = {}", tile.k, m.k));
+    }
+    b.launch_dependents();
 
     let t = threads(b);
     let first_row = b.k.let_("first_row", DType::I32, Expr::BlockIdx(Axis::Y) * i64::from(tile.m));
@@ -114,34 +135,65 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let columns = (tile.n, first_column.clone(), Expr::int(m.columns() as i64));
     let right = Copied::declare(b, ("b_tile", w, vec![Scalar::Coord(0), Scalar::Coord(1)]), tile, columns);
     let b_shared = right.shared;
-    copies.push(right);
+    let site = Site {
+        rows: tile.m,
+        warps: tile.threads() / 32,
+        blocks: (m.columns() as u32).div_ceil(tile.n),
+        block: Expr::BlockIdx(Axis::X),
+        row_block: Expr::BlockIdx(Axis::Y),
+        groups: tile.threads() / 32,
+        each: gemm_join::LANES_OF_ROW,
+        bests: mt * 2,
+    };
+    let drawing = Drawing::declare(b, m, site)?;
+    if drawing.is_some() && tile.warps_m > 1 {
+        return Err("draws from tiles of several warps along the rows".into());
+    }
     let pitch = tile.k + CHUNK;
-    let steps = (m.k as u32).div_ceil(tile.k);
-    let ahead = tile.stages - 1;
     let acc = b.k.array("acc", DType::F32, mt * nt * 4, Some(Expr::float(0.0)));
     left.start(b, m, mt);
 
-    b.k.comment("Fill all stages but one.");
+    let constant = b.work.reads[w].constant;
+    if constant {
+        b.k.comment("Weights are constant: their copies start before the wait.");
+        b.unrolled("stage", ahead, |b, stage| right.start(b, tile, m.k, stage.clone(), stage))?;
+    }
+    b.wait();
     b.unrolled("stage", ahead, |b, stage| {
-        copies.iter().try_for_each(|c| c.start(b, tile, m.k, stage.clone(), stage.clone()))?;
+        let rest = copies.iter().chain((!constant).then_some(&right));
+        rest.into_iter().try_for_each(|c| c.start(b, tile, m.k, stage.clone(), stage.clone()))?;
         b.k.push(Stmt::CpAsyncCommit);
         Ok(())
     })?;
-    let warp_m = b.k.let_("warp_m", DType::I32, t.warp.clone() / i64::from(tile.warps_n) * i64::from(wm));
-    let warp_n = b.k.let_("warp_n", DType::I32, t.warp.clone() % i64::from(tile.warps_n) * i64::from(wn));
+    copies.push(right);
+    let warps = tile.warps_m * tile.warps_n;
+    let (part, warp) = match tile.warps_k {
+        1 => (Expr::int(0), t.warp.clone()),
+        _ => {
+            let part = b.k.let_("part", DType::I32, t.warp.clone() / i64::from(warps));
+            (part, if warps == 1 { Expr::int(0) } else { t.warp.clone() % i64::from(warps) })
+        }
+    };
+    let warp_m = b.k.let_("warp_m", DType::I32, warp.clone() / i64::from(tile.warps_n) * i64::from(wm));
+    let warp_n = b.k.let_("warp_n", DType::I32, warp.clone() % i64::from(tile.warps_n) * i64::from(wn));
     let range = (Expr::int(0), Expr::int(i64::from(steps)), Expr::int(1));
     b.for_loop("step", range, Unroll::Never, |b, step| {
         b.k.push(Stmt::CpAsyncWait { pending: ahead - 1 });
         b.k.push(Stmt::Barrier);
-        let next = b.k.let_("next", DType::I32, step.clone() + i64::from(ahead));
-        let into = next.clone() % i64::from(tile.stages);
-        copies.iter().try_for_each(|c| c.start(b, tile, m.k, next.clone(), into.clone()))?;
+        if refilled {
+            let next = b.k.let_("next", DType::I32, step.clone() + i64::from(ahead));
+            let into = next.clone() % i64::from(tile.stages);
+            copies.iter().try_for_each(|c| c.start(b, tile, m.k, next.clone(), into.clone()))?;
+        }
         b.k.push(Stmt::CpAsyncCommit);
-        let stage = b.k.let_("stage", DType::I32, step.clone() % i64::from(tile.stages));
+        let stage = if refilled { step.clone() % i64::from(tile.stages) } else { step.clone() };
+        let stage = b.k.let_("stage", DType::I32, stage);
         let b_base = (stage.clone() * i64::from(tile.n) + warp_n.clone()) * i64::from(pitch);
         let b_base = b.k.let_("b_base", DType::I32, b_base);
-        let along = (Expr::int(0), Expr::int(i64::from(tile.k / 16)), Expr::int(1));
+        let own = fragments / tile.warps_k;
+        let along = (Expr::int(0), Expr::int(i64::from(own)), Expr::int(1));
         b.for_loop("kk", along, left.unroll(), |b, kk| {
+            let kk = if tile.warps_k == 1 { kk } else { part.clone() * i64::from(own) + kk };
             let (stage, step, warp_row, first_row) = (&stage, &step, &warp_m, &first_row);
             let place = Place { stage, step, kk: kk.clone(), warp_row, first_row };
             let a_regs = left.fragments(b, m, (&t, tile), mt, &place)?;
@@ -150,6 +202,16 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
         })
     })?;
     b.k.push(Stmt::CpAsyncWait { pending: 0 });
+    if tile.warps_k > 1 || drawing.is_some() {
+        if m.row.is_some() {
+            return Err("a row epilogue of warps that share k".into());
+        }
+        let (local_row, column) = (warp_m, first_column + warp_n);
+        let (parts, fragments) = (tile.warps_k, (mt, nt));
+        let part =
+            gemm_join::Part { parts, part, warps, warp, t, fragments, acc, first_row, local_row, column };
+        return gemm_join::store(b, m, &left, &part, drawing.as_ref());
+    }
     if let Some(epilogue) = &m.row {
         let tile = gemm_row::Tile {
             acc,

@@ -3,7 +3,8 @@
 //! Computed, its arrays lie in shared memory as they are stored, and each warp makes the elements of its fragments where
 //! it multiplies them: a norm's f32 row and weights become 16-bit elements in registers. The row reductions beside the
 //! product are summed there, too. A lane has the same two rows of a fragment of A as of the accumulators, so a row's sum
-//! is joined over four lanes and known where the epilogue needs it. Its order is that of k, whatever the tile.
+//! is joined over four lanes and known where the epilogue needs it. Its order is that of k; where warps share k, their
+//! sums are joined in that order ([`super::gemm_join`]).
 
 use super::gemm::{CHUNK, Copied, Tile, load_a};
 use super::warp::{Threads, combine, neutral};
@@ -122,23 +123,40 @@ impl Left {
         }
     }
 
-    /// Joins the reductions of the lane's rows: arrays [2 · fragment + half], by stage.
-    pub fn reduced(&self, b: &mut Body<'_>, m: &MatMul, mt: u32) -> Result<Vec<VarId>, String> {
-        let Left::Computed { sums, .. } = self else { return Ok(Vec::new()) };
-        for (stage, &sum) in m.stages.iter().zip(sums) {
-            b.unrolled("slot", mt * 2, |b, slot| {
-                let value = || Expr::elem(sum, slot.clone());
-                for mask in [2, 1] {
-                    let joined = combine(stage.op, value(), value().shuffle_xor(mask));
-                    b.k.assign_elem(sum, slot.clone(), joined);
-                }
-                if stage.op == Reduce::Mean {
-                    b.k.assign_elem(sum, slot.clone(), value() / Expr::float(m.k as f32));
-                }
-                Ok(())
-            })?;
+    /// The lanes' reductions of their rows, by stage: arrays [2 · fragment + half].
+    pub fn sums(&self) -> &[VarId] {
+        match self {
+            Left::Stored(_) => &[],
+            Left::Computed { sums, .. } => sums,
         }
-        Ok(sums.clone())
+    }
+
+    /// Joins a stage's reductions over the lanes that have the same rows.
+    pub fn join_lanes(&self, b: &mut Body<'_>, m: &MatMul, mt: u32, stage: usize) -> Result<(), String> {
+        let (sum, op) = (self.sums()[stage], m.stages[stage].op);
+        b.unrolled("slot", mt * 2, |b, slot| {
+            let value = || Expr::elem(sum, slot.clone());
+            for mask in [2, 1] {
+                let joined = combine(op, value(), value().shuffle_xor(mask));
+                b.k.assign_elem(sum, slot.clone(), joined);
+            }
+            Ok(())
+        })
+    }
+
+    /// Joins the reductions of the lane's rows, whose k no other warp has a part of.
+    pub fn reduced(&self, b: &mut Body<'_>, m: &MatMul, mt: u32) -> Result<Vec<VarId>, String> {
+        for (i, &sum) in self.sums().iter().enumerate() {
+            self.join_lanes(b, m, mt, i)?;
+            if m.stages[i].op == Reduce::Mean {
+                b.unrolled("slot", mt * 2, |b, slot| {
+                    let mean = Expr::elem(sum, slot.clone()) / Expr::float(m.k as f32);
+                    b.k.assign_elem(sum, slot, mean);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(self.sums().to_vec())
     }
 }
 

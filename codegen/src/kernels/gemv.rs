@@ -9,7 +9,7 @@
 //! once.
 
 use super::ahead::Prepared;
-use super::gemv_draw::Drawing;
+use super::draw::{Drawing, Site};
 use super::gemv_left::Left;
 use super::warp::{Threads, threads, vector_lanes};
 use super::{Body, Point};
@@ -31,6 +31,15 @@ pub(super) struct Shape {
     pub resident: u32,
     pub ahead: u32,
     pub late: bool,
+}
+
+impl Shape {
+    /// The block along the columns of the result, and along its rows. Blocks of other rows and the same columns follow each
+    /// other, so that the later ones find the weight in L2.
+    pub fn block(&self) -> (Expr, Expr) {
+        let (columns, rows) = if self.rows > 1 { (Axis::Y, Axis::X) } else { (Axis::X, Axis::Y) };
+        (Expr::BlockIdx(columns), Expr::BlockIdx(rows))
+    }
 }
 
 /// The kernel's sizes and places, once its variables are declared.
@@ -77,15 +86,25 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     let left = Left::declare(b, m, s, (chunks * stride * s.depth, vector))?;
     let partial =
         (s.split > 1).then(|| b.k.shared("partial_sums", DType::F32, 2 * s.warps * s.rows * s.columns));
-    let drawing = Drawing::declare(b, m, s)?;
+    if m.draw.is_some() && s.resident <= 1 {
+        // Two blocks an SM, as the others: without the bound ptxas spills for more.
+        b.k.min_blocks(if s.rows > 4 || s.warps > 8 { 1 } else { 2 });
+    }
+    let each = s.columns / m.group as u32;
+    let (block, row_block) = s.block();
+    let (rows, warps, blocks) = (s.rows, s.warps, s.blocks);
+    let bests = (rows * each).div_ceil(s.lanes);
+    let site = Site { rows, warps, blocks, block, row_block, groups: teams_of_block, each, bests };
+    let drawing = Drawing::declare(b, m, site)?;
     let t = threads(b);
     let (lanes, split) = (i64::from(s.lanes), i64::from(s.split));
     let member = Expr::ThreadIdx % (lanes * split);
     let member = b.k.let_("member", DType::I32, member);
     let part = if s.split == 1 { Expr::int(0) } else { t.warp.clone() % split };
-    let team = Expr::BlockIdx(Axis::X) * i64::from(teams_of_block) + Expr::ThreadIdx / (lanes * split);
+    let (along_columns, along_rows) = s.block();
+    let team = along_columns * i64::from(teams_of_block) + Expr::ThreadIdx / (lanes * split);
     let team = b.k.let_("team", DType::I32, team);
-    let first_row = b.k.let_("first_row", DType::I32, Expr::BlockIdx(Axis::Y) * i64::from(s.rows));
+    let first_row = b.k.let_("first_row", DType::I32, along_rows * i64::from(s.rows));
     let weights = b.k.array("w", dtype, vector * s.columns * s.depth, None);
     let tasks = (m.columns() as u32).div_ceil(s.columns);
     let rounds = tasks.div_ceil(teams);
@@ -277,10 +296,17 @@ impl Kernel<'_> {
             })?;
             self.finish(b, partial, reduced, &turns, round)
         })?;
-        match &self.drawing {
-            Some(d) => d.finish(b, self.s, (&self.t, &self.member), &self.first_row),
-            None => Ok(()),
+        let Some(drawing) = &self.drawing else { return Ok(()) };
+        let (all, lanes) = (i64::from(self.s.rows) * self.points(), i64::from(self.s.lanes));
+        let slot = Expr::ThreadIdx / (lanes * i64::from(self.s.split)) * all;
+        let slot = b.k.let_("slot", DType::I32, slot);
+        for (turn, first) in (0..all).step_by(lanes as usize).enumerate() {
+            let many = lanes.min(all - first);
+            b.if_then(self.member.clone().lt(Expr::int(many)), |b| {
+                drawing.leave(b, turn, slot.clone() + self.member.clone() + first)
+            })?;
         }
+        drawing.finish(b, &self.t, &self.first_row)
     }
 
     /// Adds the products of vector d of each column.

@@ -11,16 +11,18 @@ mod attention_fragments;
 mod attention_group;
 mod attention_join;
 mod attention_row;
+mod attention_runs;
 mod attention_tile;
 mod attention_tile_step;
 mod body;
+mod draw;
 mod elementwise;
 mod few;
 mod gemm;
+mod gemm_join;
 mod gemm_left;
 mod gemm_row;
 mod gemv;
-mod gemv_draw;
 mod gemv_left;
 mod gemv_pass;
 mod gemv_sums;
@@ -96,13 +98,17 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             };
             gemv::build(&mut body, m, &shape)
         }
-        (Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }, Compute::MatMul(m)) => {
+        (
+            Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k, stages },
+            Compute::MatMul(m),
+        ) => {
             let tile = gemm::Tile {
                 m: *tile_m,
                 n: *tile_n,
                 k: *tile_k,
                 warps_m: *warps_m,
                 warps_n: *warps_n,
+                warps_k: *warps_k,
                 stages: *stages,
             };
             gemm::build(&mut body, m, &tile)
@@ -123,8 +129,8 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             let tensor_cores = matches!(spec.schedule, Schedule::AttentionGroup { .. });
             attention_decode::build(&mut body, a, block, tensor_cores)
         }
-        (Schedule::AttentionTile { tile_q, tile_k }, Compute::Attention(a)) => {
-            attention_tile::build(&mut body, a, *tile_q, *tile_k)
+        (Schedule::AttentionTile { tile_q, tile_k, stages }, Compute::Attention(a)) => {
+            attention_tile::build(&mut body, a, (*tile_q, *tile_k, *stages))
         }
         (Schedule::RowSteps { threads }, Compute::Steps(s)) => steps::build(&mut body, s, *threads),
         (Schedule::RoutedGemv { warps, columns }, Compute::Routed(r)) => {
@@ -140,6 +146,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
                 k: *tile_k,
                 warps_m: *warps_m,
                 warps_n: *warps_n,
+                warps_k: 1,
                 stages: *stages,
             };
             routed_gemm::build(&mut body, r, &tile, *split)

@@ -99,14 +99,28 @@ impl Advance {
     }
 }
 
-/// How decode steps follow each other on the device: after the body's launches the advance, again and again
+/// How decode steps follow each other on the device: after a body's launches the advance, again and again
 /// while it says so. It is no launch of the body, since a single step goes without it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
-    /// Position in [`super::Plan::bodies`] of the decode steps' body.
-    pub body: u32,
     /// The advance, on buffers.
     pub advance: Dispatch,
+    /// The bodies of decode steps.
+    pub bodies: Vec<GeneratingBody>,
+}
+
+impl Generation {
+    /// The launches of a body that the advance waits for; `None` where it is no body of decode steps.
+    pub fn after(&self, body: u32) -> Option<&[(DispatchId, EdgeKind)]> {
+        self.bodies.iter().find(|b| b.body == body).map(|b| &b.after[..])
+    }
+}
+
+/// A body of decode steps that generations run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GeneratingBody {
+    /// Its position in [`super::Plan::bodies`].
+    pub body: u32,
     /// Launches of the body that it waits for, transitively reduced. The next step waits for it: iterations of a
     /// loop follow each other.
     pub after: Vec<(DispatchId, EdgeKind)>,

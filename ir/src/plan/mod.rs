@@ -14,7 +14,7 @@ mod scratch;
 mod text;
 mod work;
 
-pub use advance::{Advance, Control, Generation};
+pub use advance::{Advance, Control, GeneratingBody, Generation};
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, kernel_cost, step_cost};
 pub use left::{TiledLeft, loads_along_k};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};

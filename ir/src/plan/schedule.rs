@@ -65,6 +65,9 @@ pub enum Schedule {
         warps_m: u32,
         /// Warps along n.
         warps_n: u32,
+        /// Warps that share a stage's k, and join their sums in their order.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        warps_k: u32,
         /// Stages in flight.
         stages: u32,
     },
@@ -113,6 +116,9 @@ pub enum Schedule {
         tile_q: u32,
         /// Keys of a step.
         tile_k: u32,
+        /// Tiles of keys and values in shared memory: with two, one is copied while the other is used.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        stages: u32,
     },
     /// Steps on each row: one block a row, results of the steps in shared memory.
     RowSteps {

@@ -68,7 +68,8 @@ pub fn run_advance<R: Real>(
 ) -> Result<(), ReferenceError> {
     let g = plan.generation.as_ref();
     let g = g.ok_or_else(|| ReferenceError::Mismatch("the plan has no generation".into()))?;
-    let index = plan.bodies.get(g.body as usize).map_or(0, |b| b.dispatches.len());
+    // Behind the dispatches of any body.
+    let index = plan.bodies.iter().map(|b| b.dispatches.len()).max().unwrap_or(0);
     one(plan, loaded, &g.advance, index, bind, values)
 }
 

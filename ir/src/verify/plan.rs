@@ -53,9 +53,9 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Fault>> {
         }
         if let Some(Compute::MatMul(m)) = plan.works.get(k.work as usize).map(|w| &w.compute)
             && m.draw.is_some()
-            && !matches!(k.schedule, Schedule::Gemv { .. })
+            && !matches!(k.schedule, Schedule::Gemv { .. } | Schedule::Gemm { warps_m: 1, .. })
         {
-            v.fault(&k.name, "only streaming products draw tokens");
+            v.fault(&k.name, "only streaming products and tiles of one warp's rows draw tokens");
         }
         if k.threads == 0 || k.threads % 32 != 0 || k.threads > 1024 {
             v.fault(&k.name, format!("{} threads are not whole warps up to 1024", k.threads));

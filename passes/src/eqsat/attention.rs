@@ -44,7 +44,7 @@ pub(super) fn product(
     let (width, most) = if *transpose_b { (k, key) } else { (last(class), value) };
     let half = g[b].data.ty.dtype().is_half();
     // Decode's kernel, and that of long heads, does not use tensor cores.
-    let tiles = !m.products.stream() && half && width.is_multiple_of(16) && width <= most;
+    let tiles = !m.products.decode() && half && width.is_multiple_of(16) && width <= most;
     let rate = if tiles { m.profile.tensor_flops } else { m.profile.f32_flops };
     // Tokens of a sequence share the rows that they read.
     let moved = bytes(read.gathered).min(bytes(read.rows)) / m.profile.bandwidth;

@@ -132,10 +132,12 @@ fn reason(
                                 each block of columns would make it again"
                     .into()
             }
-            Products::ShortTiles if left.is_some_and(|x| before(x) && private(x)) => {
+            Products::Batches | Products::ShortTiles if left.is_some_and(|x| before(x) && private(x)) => {
                 "tiles make no pass over a row before the products, which this norm needs".into()
             }
-            Products::ShortTiles | Products::Streams => "the norm's result is needed in memory".into(),
+            Products::Batches | Products::ShortTiles | Products::Streams => {
+                "the norm's result is needed in memory".into()
+            }
         };
     }
     if let Some(hint) = site.hint {

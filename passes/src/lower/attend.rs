@@ -20,7 +20,7 @@ impl Emitter<'_> {
         let (kv_heads, head_dim) = (known(keys[1])?, known(keys[2])?);
         let group = heads / kv_heads.max(1);
         let write = self.write(site.out)?;
-        let (context, decode) = (Dim::Sym(Sym::Context), self.forms.products.stream());
+        let (context, decode) = (Dim::Sym(Sym::Context), self.forms.products.decode());
         let mut inl = self.inliner(vec![shape[0], Dim::Const(heads), context]);
         let queries = vec![shape[0], Dim::Const(heads), Dim::Const(head_dim)];
         let q = inl.operand_as(site.q, queries)?;

@@ -158,7 +158,7 @@ impl Emitter<'_> {
 
     /// The work of a site.
     pub(super) fn experts(&mut self, site: &ExpertSite) -> Result<Made, Stop> {
-        let (graph, streams) = (self.graph, self.forms.products.stream());
+        let (graph, streams) = (self.graph, self.forms.products.decode());
         let first = site.products.first().copied().unwrap_or(site.out);
         let node = graph.node(first);
         let (a, index) = (node.inputs[0], node.inputs[2]);

@@ -251,7 +251,7 @@ impl Forms {
         let one = |x: NodeId| graph.ty(x).shape.last() == Some(&Dim::Const(1));
         let of_row = one(input) || (matches!(node.op, Op::Broadcast(_)) && one(node.inputs[0]));
         // Tiles make no pass over a row before the products.
-        let passes = self.products.stream();
+        let passes = self.products.pass_before();
         let left = passes && user == product && graph.node(product).inputs[0] == input;
         (left || (user != product && of_row)).then_some(product)
     }
@@ -274,7 +274,7 @@ impl Forms {
         router: bool,
         covered: &mut HashSet<NodeId>,
     ) {
-        let routers = router.then(|| routing::find(graph, &self.users, load, kept, self.products.stream()));
+        let routers = router.then(|| routing::find(graph, &self.users, load, kept, self.products.decode()));
         for site in routers.into_iter().flatten() {
             covered.extend(site.nodes.iter().copied().filter(|n| !site.outputs.contains(n)));
             self.routing.push(site);
@@ -302,8 +302,8 @@ impl Forms {
         // A tile sums a row in another order than a row loop.
         let reorders = options.selection.numerics >= Numerics::Reassociates;
         for id in graph.ids().filter(|&id| is_linear(graph, load, id) && !own.contains(&id)) {
-            let rows = !self.products.stream() && reorders && takes_rows(graph, id, options.target);
-            let draws = self.products.stream();
+            let rows = !self.products.decode() && reorders && takes_rows(graph, id, options.target);
+            let draws = self.products.decode();
             let limits = Limits { users: &self.users, kept, forced, taken: &taken, rows, draws };
             let region = region::find(graph, id, &limits, &mut reshapes);
             taken.extend(region.nodes());

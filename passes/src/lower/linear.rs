@@ -6,7 +6,6 @@ use super::inline::Inliner;
 use super::region::{Known, Origin, Region};
 use super::row_region::RowChain;
 use super::{Rule, Stop, forms};
-use crate::products::Products;
 use crate::schedule;
 use weft_ir::graph::Op;
 use weft_ir::ids::NodeId;
@@ -91,7 +90,7 @@ impl Emitter<'_> {
         let stages = std::mem::take(&mut inl.stages);
         let (reads, ops) = finish(inl);
         let mut product = MatMul { m, n, group: region.group, k, a, b, stages, row, stores, draw };
-        if forms.products == Products::ShortTiles {
+        if forms.products.short_tiles() {
             let operands: Vec<Operand> = reads.iter().map(|(o, _)| o.clone()).collect();
             if !fits_tiles(&mut product, &operands) {
                 let stored = forms.of[left.index()].is_buffer();

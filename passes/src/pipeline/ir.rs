@@ -30,7 +30,7 @@ pub(super) struct Ir<'g> {
     /// For each form, what became of its sibling loops.
     loops: Vec<Contract>,
     /// The form that a generation repeats, and what goes from one of its steps to the next.
-    advance: Option<(usize, Dispatch)>,
+    advance: Option<(Vec<usize>, Dispatch)>,
     kernels: Vec<KernelSpec>,
     /// For each bucket, its kernels and its arena.
     chosen: Vec<Chosen>,
@@ -138,13 +138,15 @@ impl<'g> Ir<'g> {
 
     /// What goes from one decode step to the next on the device, where a plan samples few rows.
     pub fn add_advance(&mut self) {
-        let streams = |v: &Variant| !v.graph.is_encoder() && v.products.is_none_or(Products::stream);
+        let decodes = |v: &Variant| !v.graph.is_encoder() && v.products.is_none_or(Products::decode);
         let rows = self.buckets.iter().filter(|b| b.role == Role::Decode).map(|b| b.bind.rows).max();
         let few = rows.is_some_and(|n| n <= generation::MOST_ROWS);
-        let Some(decode) = self.variants.iter().position(streams).filter(|_| few) else { return };
         let lower::Lowered { buffers, works, bodies } = &mut self.lowered;
-        let advance = generation::advance(buffers, works, &bodies[decode], self.options.max_seq);
-        self.advance = advance.map(|dispatch| (decode, dispatch));
+        let of = self.variants.iter().enumerate().filter(|(_, v)| few && decodes(v)).map(|(i, _)| i);
+        let of: Vec<usize> = of.collect();
+        let decode: Vec<&[Dispatch]> = of.iter().map(|i| &bodies[*i][..]).collect();
+        let advance = generation::advance(buffers, works, &decode, self.options.max_seq);
+        self.advance = advance.map(|dispatch| (of, dispatch));
     }
 
     /// A schedule for each work in each bucket that uses it.
@@ -182,7 +184,7 @@ impl<'g> Ir<'g> {
         self.generation = self
             .advance
             .clone()
-            .map(|(body, advance)| generation::run(body, &self.lowered.bodies[body], advance, programmatic));
+            .map(|(of, advance)| generation::run(&of, &self.lowered.bodies, advance, programmatic));
     }
 
     /// Whether the plan is valid.

@@ -35,6 +35,7 @@ impl Variant {
         match (self.graph.is_encoder(), self.products) {
             (true, _) => "eqsat-encode",
             (false, Some(Products::Streams)) => "eqsat-decode",
+            (false, Some(Products::Batches)) => "eqsat-batch",
             (false, Some(Products::ShortTiles)) => "eqsat-short",
             (false, Some(Products::Tiles)) => "eqsat-prefill",
             (false, None) => "eqsat",

@@ -1,14 +1,17 @@
 //! Schedules of attention: tensor-core tiles of tokens, or blocks of one token that may share its keys.
 
-use super::{GEMV_ROWS, TILE_HEAD};
+use super::{ALONE, ATTENTION_TOKENS, TILE_HEAD};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, CLUSTER_KEYS, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, Work};
 use weft_ir::shape::{Bindings, Dim};
 use weft_ir::target::Target;
 
-/// Most bytes of partial results of a dispatch of [`GEMV_ROWS`] tokens.
+/// Most bytes of partial results of a dispatch of [`ATTENTION_TOKENS`] tokens.
 const SCRATCH_BYTES: usize = 64 << 20;
+
+/// Elements that pad a row in shared memory.
+const PAD: usize = 8;
 
 /// Largest head whose parts fit the registers of a warp's tiles, and heads of a tile.
 const GROUP_HEAD: usize = 128;
@@ -23,7 +26,7 @@ pub(super) fn schedule(
     bind: &Bindings,
     target: &Target,
 ) -> (Schedule, Option<String>) {
-    if a.tokens.eval(bind) <= GEMV_ROWS {
+    if a.tokens.eval(bind) <= ATTENTION_TOKENS {
         let schedule = match groups(work, a, target) {
             Ok(()) => group(a, bind, target),
             Err(_) => few_tokens(a, bind, target),
@@ -51,9 +54,20 @@ pub(super) fn schedule(
     } else if !a.sequential_slots() {
         "keys of a sequence are not in consecutive slots".into()
     } else {
-        return (Schedule::AttentionTile { tile_q: 64, tile_k: 64 }, None);
+        return (tile(a, dtype, target), None);
     };
     (row, Some(why))
+}
+
+/// Tiles of 64 tokens and 64 keys, with two stages of keys and values where they fit.
+fn tile(a: &Attention, dtype: DType, target: &Target) -> Schedule {
+    let (tile_q, tile_k) = (64, 64);
+    let row = |dim: usize| (dim + PAD) * dtype.size();
+    let keys = tile_k * (row(a.head_dim) + row(a.value_dim));
+    // Beside them the queries, and some words of each row.
+    let rest = tile_q * row(a.head_dim) + (tile_q + 1) * 6 * 4;
+    let stages = if 2 * keys + rest <= target.shared_bytes as usize { 2 } else { 1 };
+    Schedule::AttentionTile { tile_q: tile_q as u32, tile_k: tile_k as u32, stages }
 }
 
 /// Divisors of a number, the largest first.
@@ -94,10 +108,10 @@ pub(super) fn group_heads(a: &Attention) -> usize {
 /// Tensor cores take all heads of a key head for the price of one, so what is left is to share the keys: a block an
 /// SM, of eight warps with one tile each in flight; or a cluster with nine warps a block, alone while keys are few.
 fn group(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
-    let heads = group_heads(a);
-    let wanted = target.profile.sms as usize / blocks(a, heads, 1);
+    let (heads, tokens) = (group_heads(a), sharing(a, bind));
+    let wanted = target.profile.sms as usize / blocks(a, heads, tokens);
     let splits = wanted.clamp(1, most_splits(a, bind)) as u32;
-    let (splits, cluster) = joined(a, heads, splits, target);
+    let (splits, cluster) = joined(a, (heads, tokens), splits, target);
     let few = a.visible(bind.context) <= cluster as usize * CLUSTER_KEYS;
     let (warps, splits) = match cluster > 1 {
         true => (9, if few { cluster } else { splits }),
@@ -110,8 +124,8 @@ fn group(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
 /// Clusters join their splits fastest, but few of them start at once beside the kernel before: whole steps gain where
 /// one cluster for each block of heads, of a step of one token, takes up to a third of the SMs, and lose where it
 /// takes more (docs/performance.md).
-fn joined(a: &Attention, heads: usize, splits: u32, target: &Target) -> (u32, u32) {
-    match 3 * blocks(a, heads, 1) * MAX_CLUSTER as usize <= target.profile.sms as usize {
+fn joined(a: &Attention, (heads, tokens): (usize, usize), splits: u32, target: &Target) -> (u32, u32) {
+    match 3 * blocks(a, heads, tokens) * MAX_CLUSTER as usize <= target.profile.sms as usize {
         true => clustered(a, splits, target),
         false => (splits, 1),
     }
@@ -143,13 +157,14 @@ pub(super) fn clusters(a: &Attention, blocks: u32, target: &Target) -> bool {
 /// are packed from the bucket's tokens: so a token's sums have the same order in every bucket.
 fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let slice = (a.head_dim + a.value_dim) / a.row_lanes();
+    let sharing = sharing(a, bind);
     let pack = |tokens: usize, splits: usize| {
         let enough = target.profile.sms as usize * 3 / 4;
         let fills = |h: &usize| blocks(a, *h, tokens).saturating_mul(splits) >= enough;
         divisors(a.group).find(|h| h * slice <= HEAD_REGISTERS && fills(h)).unwrap_or(1)
     };
-    let alone = pack(1, most_splits(a, bind));
-    let (splits, cluster) = joined(a, alone, splits(a, alone, bind, target), target);
+    let alone = pack(sharing, most_splits(a, bind));
+    let (splits, cluster) = joined(a, (alone, sharing), splits(a, (alone, sharing), bind, target), target);
     // About 128 bytes of keys and values of a 16-bit type in flight for each lane.
     let depth = if slice <= 16 { 4 } else { 2 };
     // As many warps as have keys where a token sees the most.
@@ -175,14 +190,28 @@ fn blocks(a: &Attention, heads: usize, tokens: usize) -> usize {
 
 /// Most splits that have enough of the keys that a token sees of the longest context, and room for their results in any bucket.
 pub(super) fn most_splits(a: &Attention, bind: &Bindings) -> usize {
-    let partial = GEMV_ROWS.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
+    let partial = ATTENTION_TOKENS.saturating_mul(a.kv_heads * a.group).saturating_mul((a.value_dim + 2) * 4);
     (a.visible(bind.context) / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1)
 }
 
-/// Splits of the keys where a block takes so many heads: as many as bring the blocks of a step of one token nearest
-/// to two an SM. The same for every bucket, since the order of a token's sums follows from it.
-pub(super) fn splits(a: &Attention, heads: usize, bind: &Bindings, target: &Target) -> u32 {
-    let (wanted, blocks) = (blocks_wanted(target), blocks(a, heads, 1));
+/// Tokens that the splits of the keys are chosen for: one in every decode bucket, since the order of a token's sums follows
+/// from the splits; those of a longer step, whose tokens are a prompt's, share the SMs.
+pub(super) fn sharing(a: &Attention, bind: &Bindings) -> usize {
+    match a.tokens.eval(bind) {
+        0..=ALONE => 1,
+        tokens => tokens,
+    }
+}
+
+/// Splits of the keys where a block takes so many heads: as many as bring the blocks of a step of so many tokens nearest
+/// to two an SM.
+pub(super) fn splits(
+    a: &Attention,
+    (heads, tokens): (usize, usize),
+    bind: &Bindings,
+    target: &Target,
+) -> u32 {
+    let (wanted, blocks) = (blocks_wanted(target), blocks(a, heads, tokens));
     ((wanted + blocks / 2) / blocks).clamp(1, most_splits(a, bind)) as u32
 }
 

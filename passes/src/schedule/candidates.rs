@@ -8,7 +8,7 @@ use super::ahead::{AHEAD, RowOf, set_ahead};
 use super::attention::{
     GROUP_HEADS, clustered, clusters, group_heads, groups, most_splits, splits, starts_late,
 };
-use super::{GEMV_ROWS, choose};
+use super::{ALONE, GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
@@ -53,7 +53,7 @@ pub fn candidates(work: &Work, bind: &Bindings, target: &Target) -> Vec<Schedule
 
 /// Whether an attention has so few tokens that keys are what it reads.
 pub(super) fn few(a: &Attention, bind: &Bindings) -> bool {
-    a.tokens.eval(bind) <= GEMV_ROWS
+    a.tokens.eval(bind) <= ALONE
 }
 
 /// What a team of a skinny product is, before blocks are counted.
@@ -201,7 +201,7 @@ fn waste(m: &MatMul, dtype: DType, t: &Team, schedule: &Schedule, target: &Targe
 fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Vec<Schedule> {
     // Splits follow the bucket's context and the blocks that there are, in clusters and alone.
     let shares = |heads: usize| {
-        let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
+        let (usual, most) = (splits(a, (heads, 1), bind, target), most_splits(a, bind) as u32);
         let all = [usual, most, usual / 2, usual / 4, usual * 2].map(|s| s.clamp(1, most));
         let joined = all.map(|s| clustered(a, s, target)).into_iter();
         joined.chain(all.map(|s| (s, 1))).collect::<Vec<_>>()

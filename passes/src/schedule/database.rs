@@ -391,7 +391,7 @@ fn shares(
     (at, cluster, context): (u32, u32, usize),
     target: &Target,
 ) -> (u32, u32) {
-    let (usual, most) = (splits(a, heads, bind, target), most_splits(a, bind) as u32);
+    let (usual, most) = (splits(a, (heads, 1), bind, target), most_splits(a, bind) as u32);
     let longer = a.visible(bind.context) > 2 * a.visible(context);
     let splits = if longer { usual.max(at) } else { at }.clamp(1, most);
     if cluster == 1 { (splits, 1) } else { clustered(a, splits, target) }

@@ -81,46 +81,104 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     let blocks = |tm: usize, tn: usize| rows.div_ceil(tm) * m.columns().div_ceil(tn);
     let sms = target.profile.sms as usize;
     if rows <= 16 {
-        return short_prompt(m, left, &|tn| blocks(16, tn), sms);
+        return short_rows(m, left, target);
     }
-    let (tile_m, tile_n, warps_m, warps_n) = if rows <= 32 || blocks(64, 64) < sms {
+    let (tile_m, tile_n, warps_m, warps_n) = if rows > 32 && rows <= 64 && blocks(64, 64) < sms {
+        (64, 32, 4, 1)
+    } else if rows <= 32 || blocks(64, 64) < sms {
         (32, 64, 2, 2)
     } else if blocks(128, 128) >= sms {
-        (128, 128, 2, 4)
+        // Fragments of 64 × 64: each is read from shared memory for four products, not two or three.
+        (128, 128, 2, 2)
     } else {
         (64, 64, 2, 2)
     };
     let wider = left.is_wide() && 2 * blocks(tile_m as usize, 128) >= sms;
-    let (tile_n, warps_n) = if wider { (128, 4) } else { (tile_n, warps_n) };
-    let deep = tile_m < 128 && m.k.is_multiple_of(64);
-    let choices = [(64, 3), (DEPTH, 4), (DEPTH, 3), (DEPTH, 2)];
-    let fits = |&(depth, stages): &(u32, u32)| {
-        (depth == DEPTH || deep) && left.stage(tile_m, tile_n, depth) * stages as usize <= SHARED_BYTES
-    };
+    let (tile_n, warps_m, warps_n) =
+        if wider { (128, warps_m.min(2), 4) } else { (tile_n, warps_m, warps_n) };
+    // Small tiles need more of them on the way.
+    let most = if tile_m < 128 { 6 } else { 3 };
+    let deep = (3..=most).rev().map(|stages| (LINE, stages)).filter(|_| m.k.is_multiple_of(LINE as usize));
+    let choices = deep.chain([(DEPTH, 4), (DEPTH, 3), (DEPTH, 2)]);
+    // Two blocks an SM, where the target has room for them.
+    let room = SHARED_BYTES.max(target.shared_bytes as usize / 2 - 1024);
+    let fits = |&(depth, stages): &(u32, u32)| left.stage(tile_m, tile_n, depth) * stages as usize <= room;
     let (tile_k, stages) = choices.into_iter().find(fits).unwrap_or((DEPTH, 2));
-    Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, stages }
+    Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k: 1, stages }
 }
 
-/// Tiles of at most 16 rows stream the weight like a decode step: as many multiprocessors as there are must take part,
-/// and each must keep some 24 KB of it on the way. A row that is wider than its 16-bit elements is read from L2 by half
-/// as many blocks, which take twice the columns: the tiles read no more than those of a stored operand.
-fn short_prompt(m: &MatMul, left: &Left, blocks: &dyn Fn(usize) -> usize, sms: usize) -> Schedule {
-    let (widest, enough): (&[u32], _) =
-        if left.is_wide() { (&[128, 64, 32], sms.div_ceil(2)) } else { (&[64, 32], sms) };
-    let tile_n = widest.iter().copied().find(|&n| blocks(n as usize) >= enough).unwrap_or(16);
-    // Deep stages, since a stage costs a barrier; as many as make 24 KB.
-    let (mut tile_k, mut stages) = match (tile_n, m.k) {
-        (64 | 128, k) if k.is_multiple_of(128) => (128, 3),
-        (32, k) if k.is_multiple_of(256) => (256, 3),
-        (16, k) if k.is_multiple_of(256) => (256, 4),
-        (64 | 128, k) if k.is_multiple_of(64) => (64, 5),
-        (32, k) if k.is_multiple_of(64) => (64, 8),
-        (16, k) if k.is_multiple_of(64) => (64, 10),
-        _ => (DEPTH, 8),
+/// Tiles of at most 16 rows stream the weight like a decode step: the bytes that the busiest multiprocessor reads are to be
+/// few, those of the left operand among them, which every block reads; and each must keep much of them on the way. The warps of a block share k, so few of them make the same element of a computed one.
+fn short_rows(m: &MatMul, left: &Left, target: &Target) -> Schedule {
+    let sms = target.profile.sms as usize;
+    let blocks = |tile_n: u32| m.columns().div_ceil(tile_n as usize);
+    // Bytes of a step of k: those of the left operand come from L2, and count half.
+    let bytes = |tile_n: u32| tile_n as usize * 2 + 16 * left.of_row / 2;
+    let busiest = |tile_n: &u32| blocks(*tile_n).div_ceil(sms) * bytes(*tile_n);
+    let tile_n = WIDTHS.into_iter().min_by_key(busiest).unwrap_or(16);
+    let warps_n = match tile_n {
+        0..=48 => 1,
+        49..=96 => 2,
+        _ => 4,
     };
-    // What does not fit takes shallower stages first, then fewer.
-    while left.stage(16, tile_n, tile_k) * stages as usize > SHARED_BYTES && stages > 2 {
-        (tile_k, stages) = if tile_k > 64 { (tile_k / 2, stages * 2) } else { (tile_k, stages - 1) };
+    let Share { tile_k, stages, parts } = share(m, left, (tile_n, warps_n), room(blocks(tile_n), target));
+    Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n, warps_k: parts, stages }
+}
+
+/// Columns of a tile of at most 16 rows, the most first.
+const WIDTHS: [u32; 6] = [128, 96, 64, 48, 32, 16];
+
+/// How a block goes through k.
+struct Share {
+    tile_k: u32,
+    stages: u32,
+    /// Warps that share a stage.
+    parts: u32,
+}
+
+/// Most warps of a block of such a tile.
+const WARPS: u32 = 8;
+/// Shared memory of a block that draws.
+const DRAW_BYTES: usize = 14 * 1024;
+/// Elements of a line of the cache.
+const LINE: u32 = 64;
+/// Fewest stages where not all of k is on its way at once: four are copied while one is used.
+const STAGES: u32 = 5;
+
+/// Shared memory of a block, where there are so many: nearly all where a multiprocessor has one, since it is what the
+/// block has on the way; what is left is for the first block of the next kernel, if that is small.
+fn room(blocks: usize, target: &Target) -> usize {
+    let all = target.shared_bytes as usize;
+    let most = if blocks <= target.profile.sms as usize { all - all / 20 } else { all / 2 - 1024 };
+    most.max(SHARED_BYTES.min(all))
+}
+
+/// All of k in one stage where that fits, so that a block waits once; else the deepest stages of which enough fit.
+fn share(m: &MatMul, left: &Left, (tile_n, warps_n): (u32, u32), room: usize) -> Share {
+    let most = (WARPS / warps_n).max(1);
+    let parts = |tile_k: u32| (1..=most).rev().find(|p| (tile_k / 16).is_multiple_of(*p)).unwrap_or(1);
+    // What the warps leave for each other: accumulators and row sums of 32 lanes.
+    let joined = |parts: u32| {
+        let sums = parts * (tile_n / 2 + 2 * warps_n * m.stages.len() as u32) * 128;
+        sums as usize + if m.draw.is_some() { DRAW_BYTES } else { 0 }
+    };
+    let stages = |tile_k: u32| {
+        let room = room.saturating_sub(joined(parts(tile_k)));
+        (room / left.stage(16, tile_n, tile_k)) as u32
+    };
+    let whole = (m.k as u32).next_multiple_of(16);
+    if stages(whole) >= 1 {
+        return Share { tile_k: whole, stages: 1, parts: parts(whole) };
     }
-    Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n: (tile_n / 16).min(4), stages }
+    // Rows of whole lines of the cache come first.
+    let deepest = |&tile_k: &u32| {
+        let enough = if tile_k <= LINE { 3 } else { STAGES };
+        (whole.is_multiple_of(tile_k) || tile_k <= LINE)
+            && 2 * parts(tile_k) > most
+            && stages(tile_k) >= enough
+    };
+    let depths = (1..=32).rev().map(|fragments| fragments * 16);
+    let tile_k = depths.into_iter().find(deepest).unwrap_or(DEPTH);
+    let stages = stages(tile_k).max(2).min(whole.div_ceil(tile_k));
+    Share { tile_k, stages, parts: parts(tile_k) }
 }

@@ -17,6 +17,10 @@ const WARPS: (usize, usize) = (8, 4);
 /// Blocks of one kernel on an SM: two leave room for the blocks of the next kernel, which start their loads
 /// early.
 const BLOCKS: usize = 2;
+/// Fewest warps of a block that computes its left operand.
+const COMPUTING: usize = 8;
+/// Most loads of a row that a lane of such a block keeps in flight.
+const WHOLE: usize = 8;
 /// Most 16-byte loads a lane keeps in flight: four registers each.
 const IN_FLIGHT: usize = 9;
 /// Most shared memory for the left operand.
@@ -47,6 +51,12 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     let warps = [16, 8, 4].into_iter().find(|warps| teams >= *warps && warps % split == 0).unwrap_or(4);
     let depth = depth(vectors.div_ceil(32 * split), IN_FLIGHT / columns);
     let mut team = Team { warps, lanes: 32, split, columns, depth, per_sm: BLOCKS };
+    if m.plain_left().is_none() && warps < COMPUTING && (32..=16 * WHOLE).contains(&vectors) {
+        // Each block computes the left operand: few blocks of many threads, whose teams have all of a row in flight.
+        // More rows take the registers of some of it.
+        let most = if rows > 1 { 2 } else { WHOLE };
+        team = Team { warps: COMPUTING, lanes: 16, split: 1, depth: vectors.div_ceil(16).min(most), ..team };
+    }
     // Further rows take registers. Columns and loads in flight do not change the order of sums, nor does how many rows
     // a block takes; warps would. Fewer rows have room for all of the former again.
     let (mut rows, whole) = (rows, (team.depth, team.columns));

@@ -61,6 +61,7 @@ pub(super) fn schedule(n: usize, k: usize, rows: usize, target: &Target) -> Opti
         tile_k,
         warps_m: (tile_m / 16) as u32,
         warps_n: warps_n as u32,
+        warps_k: 1,
         stages,
     })
 }

@@ -102,13 +102,14 @@ pub fn loop_nodes(plan: &Plan, layout: &Layout, entry: usize, full_edges: bool) 
     let spot = entry;
     let entry = plan.entries.get(spot).ok_or_else(|| no_entry(plan, spot))?;
     let none = || Error::Loop { why: format!("entry {} of the plan has no generations", entry.name) };
-    let g = plan.generation.as_ref().filter(|g| g.body == entry.body).ok_or_else(none)?;
+    let g = plan.generation.as_ref().ok_or_else(none)?;
+    let waits_for = g.after(entry.body).ok_or_else(none)?;
     let fault = |why: &str| Error::plan(format!("generation by {}", entry.name), why);
-    let body = plan.bodies.get(g.body as usize).ok_or_else(|| fault("its body does not exist"))?;
+    let body = plan.bodies.get(entry.body as usize).ok_or_else(|| fault("its body does not exist"))?;
     let mut out = launches(plan, layout, spot, body, (0, full_edges))?;
     let (kernel, spec) = kernel_of(plan, entry, &g.advance)?;
-    let mut after = Vec::with_capacity(g.after.len());
-    for &(before, kind) in &g.after {
+    let mut after = Vec::with_capacity(waits_for.len());
+    for &(before, kind) in waits_for {
         let dispatch = body.dispatches.get(before.index()).ok_or_else(|| fault("it waits for no launch"))?;
         let waits = spec.programmatic && kernel_of(plan, entry, dispatch)?.1.programmatic;
         let kind = if full_edges || !waits { EdgeKind::Full } else { kind };

@@ -2,7 +2,9 @@
 
 use super::Verifier;
 use crate::ids::BufferId;
-use crate::plan::{Advance, BufferKind, Compute, Control, Generation, Plan, Role, Work};
+use crate::plan::{
+    Advance, BufferKind, Compute, Control, Dispatch, GeneratingBody, Generation, Plan, Role, Work,
+};
 use crate::shape::{Dim, Sym, shape_text};
 
 /// The operands of an advance are of the types that its kinds of buffers have.
@@ -37,30 +39,14 @@ fn are(plan: &Plan, list: &[BufferId], kinds: &[BufferKind]) -> bool {
 }
 
 impl Verifier<'_> {
-    /// The advance comes after every launch that reads what it writes or writes what it reads, and each decode
-    /// entry has a kernel for it.
-    pub(super) fn generation(&mut self, plan: &Plan, g: &Generation) {
+    /// The advance comes after every launch of a body that reads what it writes or writes what it reads.
+    fn generating(&mut self, plan: &Plan, advance: &Dispatch, of: &GeneratingBody) {
         let place = "generation";
-        let Some(body) = plan.bodies.get(g.body as usize) else {
+        let Some(body) = plan.bodies.get(of.body as usize) else {
             return self.fault(place, "its body does not exist");
         };
-        let work = plan.works.get(g.advance.work as usize);
-        if !work.is_some_and(|w| matches!(w.compute, Compute::Advance(_))) {
-            return self.fault(place, "its work is no advance");
-        }
-        if !are(plan, &g.advance.reads, &Advance::reads())
-            || !are(plan, &g.advance.writes, &Advance::writes())
-        {
-            self.fault(place, "the advance is not on the buffers that it is of");
-        }
-        for (i, b) in plan.buffers.iter().enumerate() {
-            let BufferKind::Control(c) = &b.kind else { continue };
-            if b.dtype != c.dtype() || b.shape != c.shape(plan.max_seq) {
-                self.fault(place, format!("{} is not of {}'s type", BufferId::new(i), c.name()));
-            }
-        }
         let mut reach = vec![false; body.launches.len()];
-        for (before, _) in &g.after {
+        for (before, _) in &of.after {
             match reach.get_mut(before.index()) {
                 Some(r) => *r = true,
                 None => self.fault(place, format!("waits for {before}, which does not exist")),
@@ -76,20 +62,43 @@ impl Verifier<'_> {
             }
         }
         for (i, d) in body.dispatches.iter().enumerate() {
-            let (theirs, ours) = (&d.writes, &g.advance);
+            let (theirs, ours) = (&d.writes, advance);
             let touches = theirs.iter().any(|b| ours.reads.contains(b) || ours.writes.contains(b))
                 || d.reads.iter().any(|b| ours.writes.contains(b));
             if touches && !reach.get(i).copied().unwrap_or(false) {
                 self.fault(place, format!("has no path from launch {i}"));
             }
         }
+    }
+
+    /// The advance comes behind each body's launches, and each decode entry has a kernel for it.
+    pub(super) fn generation(&mut self, plan: &Plan, g: &Generation) {
+        let place = "generation";
+        let work = plan.works.get(g.advance.work as usize);
+        if !work.is_some_and(|w| matches!(w.compute, Compute::Advance(_))) {
+            return self.fault(place, "its work is no advance");
+        }
+        if !are(plan, &g.advance.reads, &Advance::reads())
+            || !are(plan, &g.advance.writes, &Advance::writes())
+        {
+            self.fault(place, "the advance is not on the buffers that it is of");
+        }
+        for (i, b) in plan.buffers.iter().enumerate() {
+            let BufferKind::Control(c) = &b.kind else { continue };
+            if b.dtype != c.dtype() || b.shape != c.shape(plan.max_seq) {
+                self.fault(place, format!("{} is not of {}'s type", BufferId::new(i), c.name()));
+            }
+        }
+        g.bodies.iter().for_each(|b| self.generating(plan, &g.advance, b));
         for entry in plan.entries.iter().filter(|e| e.role == Role::Decode) {
             let kernel = entry.kernels.get(&g.advance.work).and_then(|k| plan.kernels.get(k.index()));
             if !kernel.is_some_and(|k| k.work == g.advance.work && entry.bind.rows <= k.threads as usize) {
                 self.fault(&entry.name, "the advance has no kernel with a thread a row");
             }
             let stream = entry.bind.elements(&Control::Stream.shape(plan.max_seq));
-            if entry.body != g.body || entry.bind.tokens != entry.bind.rows || i32::try_from(stream).is_err()
+            if g.after(entry.body).is_none()
+                || entry.bind.tokens != entry.bind.rows
+                || i32::try_from(stream).is_err()
             {
                 self.fault(&entry.name, "decode steps of this entry cannot follow each other by the advance");
             }

@@ -1,57 +1,64 @@
-//! Sampling behind a skinny matrix product.
+//! Sampling behind a matrix product.
 //!
 //! Each lane keeps the best of the logits that it stores; the block joins them and leaves one (score, id) a
 //! row in scratch. The block that arrives last joins the blocks' results: that is the token of a greedy row.
 //! Where a row is drawn, it runs the passes of [`super::sampling`] over the stored logits.
 
 use super::few::Few;
-use super::gemv::Shape;
 use super::penalize::{Copies, Past, copy_row};
 use super::sampling::{Best, Request, Row, bin, cmp, pick};
 use super::warp::Threads;
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, SharedId};
-use weft_ir::kernel::{Axis, BinaryOp, CompareOp, Const, Expr, Mem, Stmt, Unroll};
+use weft_ir::kernel::{BinaryOp, CompareOp, Const, Expr, Mem, Stmt, Unroll};
 use weft_ir::plan::{Draw, MatMul, Store};
+
+/// The blocks that draw together, and what the lanes of one keep.
+pub(super) struct Site {
+    /// Rows of a block.
+    pub rows: u32,
+    pub warps: u32,
+    /// Blocks along the columns, and which of them this one is.
+    pub blocks: u32,
+    pub block: Expr,
+    /// Which block along the rows.
+    pub row_block: Expr,
+    /// Groups of lanes, each of which has `each` slots for every row.
+    pub groups: u32,
+    pub each: u32,
+    /// Points, or turns of points, whose best a lane keeps apart.
+    pub bests: u32,
+}
 
 /// What a kernel keeps for the draw.
 pub(super) struct Drawing<'a> {
     m: &'a MatMul,
     draw: &'a Draw,
     store: &'a Store,
-    /// For each turn of a lane over its team's points, its best.
+    site: Site,
     best: Vec<Best>,
-    /// (score, id) of each team's points.
+    /// (score, id) of each slot.
     scores: SharedId,
     tokens: SharedId,
     /// For the passes over a row.
     partial: SharedId,
     few: Few,
-    /// Points of a team at a time, rows × points a row.
-    all: u32,
-    teams_of_block: u32,
 }
 
 impl<'a> Drawing<'a> {
     /// Declares what it takes; `None` where the product draws nothing.
-    pub fn declare(b: &mut Body<'_>, m: &'a MatMul, s: &Shape) -> Result<Option<Drawing<'a>>, String> {
+    pub fn declare(b: &mut Body<'_>, m: &'a MatMul, site: Site) -> Result<Option<Drawing<'a>>, String> {
         let Some(draw) = &m.draw else { return Ok(None) };
-        if s.resident <= 1 {
-            // Two blocks an SM, as the others: without the bound ptxas spills for more.
-            b.k.min_blocks(if s.rows > 4 || s.warps > 8 { 1 } else { 2 });
-        }
         let store = m.stores.iter().find(|store| store.output == draw.logits);
         let store = store.ok_or("no store makes the logits")?;
-        let teams_of_block = s.warps * 32 / s.lanes / s.split;
-        let all = s.rows * s.columns / m.group as u32;
-        let slots = (teams_of_block * all).max(s.warps);
+        let slots = (site.groups * site.rows * site.each).max(site.warps);
         let scores = b.k.shared("best_score", DType::F32, slots);
         let tokens = b.k.shared("best_token", DType::I32, slots);
-        let partial = b.k.shared("partial_result", DType::F32, s.warps);
-        let few = Few::declare(b, s.warps * 32);
-        let best = (0..all.div_ceil(s.lanes)).map(|_| Best::declare(b)).collect();
-        Ok(Some(Drawing { m, draw, store, best, scores, tokens, partial, few, all, teams_of_block }))
+        let partial = b.k.shared("partial_result", DType::F32, site.warps);
+        let few = Few::declare(b, site.warps * 32);
+        let best = (0..site.bests).map(|_| Best::declare(b)).collect();
+        Ok(Some(Drawing { m, draw, store, site, best, scores, tokens, partial, few }))
     }
 
     /// Takes the logit of a point that a lane stores in this turn.
@@ -69,63 +76,54 @@ impl<'a> Drawing<'a> {
         Ok(())
     }
 
-    /// Joins the block's results, and in the last block all of them.
-    pub fn finish(
-        &self,
-        b: &mut Body<'_>,
-        s: &Shape,
-        (t, member): (&Threads, &Expr),
-        first_row: &Expr,
-    ) -> Result<(), String> {
-        let (all, lanes) = (i64::from(self.all), i64::from(s.lanes));
-        let slot = Expr::ThreadIdx / (lanes * i64::from(s.split)) * all;
-        let slot = b.k.let_("slot", DType::I32, slot);
-        for (turn, best) in self.best.iter().enumerate() {
-            let first = turn as i64 * lanes;
-            let many = lanes.min(all - first);
-            b.if_then(member.clone().lt(Expr::int(many)), |b| {
-                let at = b.k.let_("at", DType::I32, slot.clone() + member.clone() + first);
-                b.k.store(Mem::Shared(self.scores), at.clone(), best.score.into());
-                b.k.store(Mem::Shared(self.tokens), at, best.token.into());
-                Ok(())
-            })?;
-        }
+    /// Leaves a lane's best in its slot: (group · rows + row) · each + i.
+    pub fn leave(&self, b: &mut Body<'_>, best: usize, slot: Expr) -> Result<(), String> {
+        let best = self.best.get(best).ok_or_else(|| format!("best {best} of a lane"))?;
+        let slot = b.k.let_("at", DType::I32, slot);
+        b.k.store(Mem::Shared(self.scores), slot.clone(), best.score.into());
+        b.k.store(Mem::Shared(self.tokens), slot, best.token.into());
+        Ok(())
+    }
+
+    /// Joins the block's results once all lanes have left theirs, and in the last block all of them.
+    pub fn finish(&self, b: &mut Body<'_>, t: &Threads, first_row: &Expr) -> Result<(), String> {
         b.k.push(Stmt::Barrier);
-        let rows = i64::from(s.rows);
-        let points = all / rows;
+        let site = &self.site;
+        let (rows, each) = (i64::from(site.rows), i64::from(site.each));
         let row = first_row.clone() + Expr::ThreadIdx;
         let mine = Expr::ThreadIdx.lt(Expr::int(rows)).and(row.clone().lt(b.extent(self.m.m)));
         b.if_then(mine, |b| {
             let best = Best::declare(b);
-            let range = (Expr::int(0), Expr::int(i64::from(self.teams_of_block)), Expr::int(1));
+            let range = (Expr::int(0), Expr::int(i64::from(site.groups)), Expr::int(1));
             b.for_loop("other", range, Unroll::Never, |b, other| {
-                b.unrolled("p", points as u32, |b, p| {
-                    let at = other * all + Expr::ThreadIdx * points + p;
+                b.unrolled("p", site.each, |b, p| {
+                    let at = other * (rows * each) + Expr::ThreadIdx * each + p;
                     let at = b.k.let_("at", DType::I32, at);
                     let score = Expr::load(Mem::Shared(self.scores), at.clone());
                     best.keep(b, score, Expr::load(Mem::Shared(self.tokens), at));
                     Ok(())
                 })
             })?;
-            let place = row * i64::from(s.blocks) + Expr::BlockIdx(Axis::X);
+            let place = row * i64::from(site.blocks) + site.block.clone();
             let place = b.k.let_("place", DType::I32, place);
             b.k.store(b.partials[0], place.clone(), best.score.into());
             b.k.store(b.partials[1], place, best.token.into());
             Ok(())
         })?;
-        let last = b.last_block(Expr::BlockIdx(Axis::Y), Expr::uint(s.blocks))?;
+        let last = b.last_block(site.row_block.clone(), Expr::uint(site.blocks))?;
         b.if_then(last, |b| {
             let range = (Expr::int(0), Expr::int(rows), Expr::int(1));
             b.for_loop("r", range, Unroll::Never, |b, r| {
                 let row = b.k.let_("row", DType::I32, first_row.clone() + r);
                 let inside = row.clone().lt(b.extent(self.m.m));
-                b.if_then(inside, |b| self.row(b, s, t, &row))
+                b.if_then(inside, |b| self.row(b, t, &row))
             })
         })
     }
 
     /// The token of a row, by a whole block.
-    fn row(&self, b: &mut Body<'_>, s: &Shape, t: &Threads, row: &Expr) -> Result<(), String> {
+    fn row(&self, b: &mut Body<'_>, t: &Threads, row: &Expr) -> Result<(), String> {
+        let s = &self.site;
         let threads = i64::from(s.warps) * 32;
         let best = Best::declare(b);
         let range = (Expr::ThreadIdx, Expr::int(i64::from(s.blocks)), Expr::int(threads));
@@ -168,7 +166,7 @@ impl<'a> Drawing<'a> {
         let again = known.and(bin(BinaryOp::Or, draws.clone(), costs));
         let again = b.k.let_("again", DType::Bool, again);
         b.if_then(again, |b| {
-            let r = self.passes(b, s, t, row, (&draws, temperature), past.as_ref())?;
+            let r = self.passes(b, t, row, (&draws, temperature), past.as_ref())?;
             let [_, top_k, top_p, min_p, seed] =
                 self.draw.parameters.map(|o| b.load(o, std::slice::from_ref(row)));
             let seed = b.k.let_("seed_of_row", DType::U32, seed);
@@ -187,7 +185,6 @@ impl<'a> Drawing<'a> {
     fn passes(
         &self,
         b: &mut Body<'_>,
-        s: &Shape,
         t: &Threads,
         row: &Expr,
         (draws, temperature): (&Expr, Expr),
@@ -195,7 +192,7 @@ impl<'a> Drawing<'a> {
     ) -> Result<Row, String> {
         let output = usize::from(self.draw.logits);
         let (dtype, shape) = (b.work.writes[output].dtype, b.work.writes[output].shape.clone());
-        let (vocab, threads) = (self.m.n as i64, s.warps * 32);
+        let (vocab, threads) = (self.m.n as i64, self.site.warps * 32);
         let start = b.flat(&shape, &[row.clone(), Expr::int(0)]);
         let start = b.k.let_("start", b.index_type(&shape), start);
         let mut logits = b.writes[output];
