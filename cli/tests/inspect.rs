@@ -214,14 +214,16 @@ fn passes_are_dumped_as_text_and_pictures() {
     let expected = [
         "01-build.txt",
         "02-eqsat-decode.txt",
-        "03-eqsat-short.txt",
-        "04-eqsat-prefill.txt",
-        "05-lower.txt",
-        "06-siblings.txt",
-        "07-generation.txt",
-        "08-schedule.txt",
-        "09-memory-plan.txt",
-        "10-launch.txt",
+        "03-eqsat-batch.txt",
+        "04-eqsat-short.txt",
+        "05-eqsat-prefill.txt",
+        "06-lower.txt",
+        "07-siblings.txt",
+        "08-generation.txt",
+        "09-schedule.txt",
+        "10-memory-plan.txt",
+        "11-launch.txt",
+        "layer-batch.svg",
         "layer-built.svg",
         "layer-decode.svg",
         "layer-prefill.svg",
@@ -238,9 +240,9 @@ fn passes_are_dumped_as_text_and_pictures() {
     // What siblings merged is there apart before it, and the advance after its pass only.
     let siblings = weft::passes::siblings::NAME;
     let has = |name: &str| (read("one", name).contains(siblings), read("one", name).contains("\"advance\""));
-    assert_eq!(has("05-lower.txt"), (false, false));
-    assert_eq!(has("06-siblings.txt"), (true, false));
-    assert_eq!(has("07-generation.txt"), (true, true));
+    assert_eq!(has("06-lower.txt"), (false, false));
+    assert_eq!(has("07-siblings.txt"), (true, false));
+    assert_eq!(has("08-generation.txt"), (true, true));
     assert_eq!(
         fs::read_to_string(dir.path().join("b/plan.ron")).expect("reads"),
         read("plain", "07-launch.txt")

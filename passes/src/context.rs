@@ -12,11 +12,12 @@ use weft_ir::target::Target;
 pub const UNCHANGED: &str = "(unchanged)\n";
 
 /// Names of the dumps, in order: passes, `eqsat-…` for a form of the step.
-pub const DUMPS: [&str; 12] = [
+pub const DUMPS: [&str; 13] = [
     "build",
     "eqsat",
     "eqsat-encode",
     "eqsat-decode",
+    "eqsat-batch",
     "eqsat-short",
     "eqsat-prefill",
     "lower",
