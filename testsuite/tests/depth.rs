@@ -20,7 +20,7 @@ fn graph(layers: usize) -> Graph {
 /// Times of all passes, and of equality saturation.
 fn passes(graph: &Graph) -> [Duration; 2] {
     let start = Instant::now();
-    let made = compile_with(graph, "sm_90", DType::BF16, 2, (64, 2), Selection::default());
+    let made = compile_with(graph, "sm_90", DType::BF16, 2, (64, 8), Selection::default());
     let all = start.elapsed();
     let eqsat = made.context.times.iter().find(|t| t.name == "eqsat").expect("it ran");
     [all, eqsat.time]

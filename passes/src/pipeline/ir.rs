@@ -12,7 +12,7 @@ use crate::{eqsat, generation, launch, lower, memory_plan, schedule, siblings};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_ir::graph::Graph;
-use weft_ir::plan::{Body, Dispatch, Entry, Generation, KernelSpec, Plan, Role};
+use weft_ir::plan::{Body, Buffer, Dispatch, Entry, Generation, KernelSpec, Plan, Role, Work};
 use weft_ir::verify;
 
 /// State of a compilation. Lists of the later passes are empty until they have run.
@@ -213,9 +213,18 @@ impl<'g> Ir<'g> {
         self.plan().to_ron().unwrap_or_else(|e| e.to_string())
     }
 
-    /// The plan, and the forms of the step that its bodies are.
-    pub fn finish(self) -> (Plan, Vec<Form>) {
-        let plan = self.plan();
+    /// The plan, and the forms of the step that its bodies are. Nothing of a deep model's plan is copied for it.
+    pub fn finish(mut self) -> (Plan, Vec<Form>) {
+        let parts = Parts {
+            buffers: std::mem::take(&mut self.lowered.buffers),
+            works: std::mem::take(&mut self.lowered.works),
+            kernels: std::mem::take(&mut self.kernels),
+            bodies: std::mem::take(&mut self.bodies),
+            chosen: std::mem::take(&mut self.chosen),
+            arenas: std::mem::take(&mut self.arenas),
+            generation: self.generation.take(),
+        };
+        let plan = self.assemble(parts);
         let form = |(v, p): (&Variant, lower::Placed)| Form {
             name: v.name(),
             graph: p.graph,
@@ -236,13 +245,25 @@ impl<'g> Ir<'g> {
             true => self.lowered.bodies.iter().map(unlaunched).collect(),
             false => self.bodies.clone(),
         };
-        let arenas = self.arenas.iter().cloned().chain(std::iter::repeat_with(Arena::default));
-        let entry = |((bucket, kernels), arena): ((&Bucket, &Chosen), Arena)| Entry {
+        self.assemble(Parts {
+            buffers: self.lowered.buffers.clone(),
+            works: self.lowered.works.clone(),
+            kernels: self.kernels.clone(),
+            bodies,
+            chosen: self.chosen.clone(),
+            arenas: self.arenas.clone(),
+            generation: self.generation.clone(),
+        })
+    }
+
+    fn assemble(&self, parts: Parts) -> Plan {
+        let arenas = parts.arenas.into_iter().chain(std::iter::repeat_with(Arena::default));
+        let entry = |((bucket, kernels), arena): ((&Bucket, Chosen), Arena)| Entry {
             name: bucket.name.clone(),
             role: bucket.role,
             bind: bucket.bind,
             body: self.body_of(bucket) as u32,
-            kernels: kernels.clone(),
+            kernels,
             arena: arena.placements,
             scratch: arena.scratch,
             arena_bytes: arena.bytes,
@@ -255,12 +276,23 @@ impl<'g> Ir<'g> {
             opt_level: o.opt_level,
             max_seq: o.max_seq,
             max_batch: o.max_batch,
-            buffers: self.lowered.buffers.clone(),
-            works: self.lowered.works.clone(),
-            kernels: self.kernels.clone(),
-            bodies,
-            entries: self.buckets.iter().zip(&self.chosen).zip(arenas).map(entry).collect(),
-            generation: self.generation.clone(),
+            entries: self.buckets.iter().zip(parts.chosen).zip(arenas).map(entry).collect(),
+            buffers: parts.buffers,
+            works: parts.works,
+            kernels: parts.kernels,
+            bodies: parts.bodies,
+            generation: parts.generation,
         }
     }
+}
+
+/// What passes made of a plan.
+struct Parts {
+    buffers: Vec<Buffer>,
+    works: Vec<Work>,
+    kernels: Vec<KernelSpec>,
+    bodies: Vec<Body>,
+    chosen: Vec<Chosen>,
+    arenas: Vec<Arena>,
+    generation: Option<Generation>,
 }
