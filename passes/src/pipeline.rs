@@ -40,8 +40,8 @@ pub struct Compiled {
 /// A form of the step: a graph, and what became of its nodes.
 #[derive(Debug)]
 pub struct Form {
-    /// `decode`, `batch` (decode steps of more than [`crate::schedule::ALONE`] sequences), `short` (prefill and scoring steps of few tokens), `prefill` (the other steps of a decoder),
-    /// `encode`, or `all`.
+    /// `decode`, `batch` (decode steps of more than [`crate::schedule::ALONE`] sequences), `short` (prefill and scoring
+    /// steps of few tokens), `prefill` (the other steps of a decoder), `encode`, or `all`.
     pub name: &'static str,
     /// The graph as it was lowered.
     pub graph: Graph,

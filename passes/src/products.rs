@@ -11,8 +11,8 @@ pub enum Products {
     /// Decode: kernels that stream the right operand. They compute the left operand of anything, with as many passes
     /// over its rows as that takes.
     Streams,
-    /// Decode steps of more than [`ALONE`] sequences: the rest as in decode, but the products are short tiles, which make
-    /// up to 16 rows for the price of one.
+    /// Decode steps of more than [`ALONE`] sequences: the rest as in decode, but the products are short tiles, which
+    /// make up to 16 rows for the price of one.
     Batches,
     /// Steps of few tokens: tiles on tensor cores that compute the left operand of arrays along k, and reductions over
     /// its rows beside the products.

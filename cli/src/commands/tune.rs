@@ -73,6 +73,15 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let device = profile_name(target, &loaded.gpu().name);
     let (_, entry, _) = work.entry(&plan)?;
     let all = tasks(&plan, entry, target, &device);
+    if all.is_empty() {
+        return Err(Error::input(format!(
+            "--batch {}: no kernel of {} has schedules to measure (steps of more than {} sequences run on tensor cores, \
+             by estimate); give a smaller --batch",
+            args.batch,
+            entry.name,
+            weft_passes::schedule::ALONE
+        )));
+    }
     let bar = progress::count("filling the cache");
     let mut gpu = Gpu::new(loaded, options, work, &mut |done, total| {
         progress::tell(&bar, done as u64, total as u64);

@@ -1,5 +1,5 @@
-//! The end of a tiled product whose warps share k: sums are joined through shared memory, and the tile's points are shared
-//! out over the same warps for the epilogue.
+//! The end of a tiled product whose warps share k: sums are joined through shared memory, and the tile's points are
+//! shared out over the same warps for the epilogue.
 //!
 //! Each warp leaves its accumulators, and the reductions of its rows, as its lanes have them; whoever runs a point's
 //! epilogue adds them up in the order of k.
@@ -80,6 +80,9 @@ pub(super) fn store(
     let rows = b.extent(m.m);
     let row = p.first_row.clone() + p.local_row.clone();
     let group = m.group as u32;
+    if !(1..=2).contains(&group) {
+        return Err(format!("points of {group} columns"));
+    }
     // A lane has two neighbouring columns of a row: two points, or both accumulators of one.
     let of_row = 2 / group;
     let points = mt * nt * 2 * of_row;

@@ -34,8 +34,8 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The block along the columns of the result, and along its rows. Blocks of other rows and the same columns follow each
-    /// other, so that the later ones find the weight in L2.
+    /// The block along the columns of the result, and along its rows. Blocks of other rows and the same columns follow
+    /// each other, so that the later ones find the weight in L2.
     pub fn block(&self) -> (Expr, Expr) {
         let (columns, rows) = if self.rows > 1 { (Axis::Y, Axis::X) } else { (Axis::X, Axis::Y) };
         (Expr::BlockIdx(columns), Expr::BlockIdx(rows))

@@ -194,8 +194,8 @@ pub(super) fn most_splits(a: &Attention, bind: &Bindings) -> usize {
     (a.visible(bind.context) / SPLIT_KEYS).min(SCRATCH_BYTES / partial.max(1)).max(1)
 }
 
-/// Tokens that the splits of the keys are chosen for: one in every decode bucket, since the order of a token's sums follows
-/// from the splits; those of a longer step, whose tokens are a prompt's, share the SMs.
+/// Tokens that the splits of the keys are chosen for: one in the decode buckets of one and two sequences, since the
+/// order of a token's sums follows from the splits; those of a larger step share the SMs.
 pub(super) fn sharing(a: &Attention, bind: &Bindings) -> usize {
     match a.tokens.eval(bind) {
         0..=ALONE => 1,

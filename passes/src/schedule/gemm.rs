@@ -107,8 +107,9 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k: 1, stages }
 }
 
-/// Tiles of at most 16 rows stream the weight like a decode step: the bytes that the busiest multiprocessor reads are to be
-/// few, those of the left operand among them, which every block reads; and each must keep much of them on the way. The warps of a block share k, so few of them make the same element of a computed one.
+/// Tiles of at most 16 rows stream the weight like a decode step: the bytes that the busiest multiprocessor reads are to
+/// be few, those of the left operand among them, which every block reads; and each must keep much of them on the way.
+/// The warps of a block share k, so few of them make the same element of a computed left operand.
 fn short_rows(m: &MatMul, left: &Left, target: &Target) -> Schedule {
     let sms = target.profile.sms as usize;
     let blocks = |tile_n: u32| m.columns().div_ceil(tile_n as usize);
