@@ -153,8 +153,8 @@ pub(super) fn clusters(a: &Attention, blocks: u32, target: &Target) -> bool {
 /// Few tokens read their keys fastest where all SMs share the work. A block that takes several heads reads their keys
 /// once, so as many are packed as still leave most SMs a block, counting the most splits of the longest context.
 ///
-/// How keys are shared (splits, warps, loads in flight) follows from a step of one token, and only how many heads
-/// are packed from the bucket's tokens: so a token's sums have the same order in every bucket.
+/// How keys are shared (splits, warps, loads in flight) follows from a step of [`sharing`] tokens, and only how many
+/// heads are packed from the bucket's: so a token's sums have the same order alone and beside another.
 fn few_tokens(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let slice = (a.head_dim + a.value_dim) / a.row_lanes();
     let sharing = sharing(a, bind);

@@ -1,7 +1,7 @@
 //! Schedules that were measured: a readable text, one a line, that `weft tune` writes and compiling looks into.
 //!
 //! A key is what decides the speed of a schedule and is the same in every decode bucket: so a row's sums have the
-//! same order in all of them. Rows of the bucket and the length of the context are not in it, but noted.
+//! same order in all of them that stream. Rows of the bucket and the length of the context are not in it, but noted.
 
 use super::GEMV_ROWS;
 use super::attention::{clustered, group_heads, most_splits, splits};

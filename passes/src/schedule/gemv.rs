@@ -1,7 +1,7 @@
 //! Schedules of skinny matrix products: how teams of threads share k and the rows of the right operand.
 //!
 //! Nothing but `rows` and whether the left operand fits shared memory follows from the number of rows, so
-//! that a row's sums have the same order in every bucket.
+//! that a row's sums have the same order in every bucket whose products are streamed.
 
 use super::ahead::{AHEAD, RowOf, set_ahead};
 use super::candidates::{Team, legal, with_team};
