@@ -46,7 +46,7 @@ pub const SMALL: LlamaShape = LlamaShape {
 /// A decode step of [`SMALL`], of three sequences.
 pub fn small_plan() -> &'static Plan {
     static PLAN: OnceLock<Plan> = OnceLock::new();
-    PLAN.get_or_init(|| decode_plan(&SMALL, target(), (1024, 3), &|_, _| {}))
+    PLAN.get_or_init(|| decode_plan(&SMALL, target(), (1024, 2), &|_, _| {}))
 }
 
 /// The target of the plan.
