@@ -196,8 +196,8 @@ fn damaged_bundles_are_named() {
         fs::write(bundle.join(file), text.replacen(from, to, 1)).expect("writes");
     };
     compile();
-    edit("manifest.json", "\"version\": 1", "\"version\": 99");
-    refused(&["manifest.json", "version: 99, this weft reads 1", "compile the model again"]);
+    edit("manifest.json", "\"version\": 2", "\"version\": 99");
+    refused(&["manifest.json", "version: 99, this weft reads 2", "compile the model again"]);
     compile();
     edit("manifest.json", "\"file\": \"kernels/", "\"file\": \"../kernels/");
     refused(&["manifest.json", "\"../kernels/", "no file of the bundle", "compile the model again"]);

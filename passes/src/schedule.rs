@@ -250,7 +250,7 @@ fn matmul_schedule(work: &Work, m: &MatMul, bind: &Bindings, target: &Target) ->
     let left = gemm::left(work, m, target);
     let (few, fallback) = (rows <= GEMV_ROWS, left.as_ref().err().cloned());
     match left {
-        Ok(left) if rows > ALONE && (m.draw.is_none() || rows <= 16) => {
+        Ok(left) if rows > ALONE && (m.draw.is_none() || rows <= DECODE_ROWS) => {
             (gemm::schedule(m, &left, rows, target), None)
         }
         Ok(_) | Err(_) => {

@@ -346,7 +346,7 @@ fn attentions() -> Vec<Case> {
     };
     let row = |warps, heads, splits| rows(warps, heads, splits, 1);
     let group = |warps, heads, splits| groups(warps, heads, splits, 1);
-    let tile = Schedule::AttentionTile { tile_q: 64, tile_k: 64, stages: 2 };
+    let tile = |stages| Schedule::AttentionTile { tile_q: 64, tile_k: 64, stages };
     let many = |n: i32| -> Vec<attention::Token> { (1..=n).map(|i| (1, i)).collect() };
     let mut out = Vec::new();
     let small = [
@@ -365,7 +365,10 @@ fn attentions() -> Vec<Case> {
     for (s, tokens) in
         [(shape(2, 2, 16), many(13)), (capped(shape(1, 3, 48)), many(37)), (shape(2, 1, 80), many(70))]
     {
-        out.push(of_attention(format!("{s:?} {} tokens", tokens.len()), &s, &tokens, &tile));
+        for stages in [2, 1] {
+            let name = format!("{s:?} {} tokens, {stages} stages", tokens.len());
+            out.push(of_attention(name, &s, &tokens, &tile(stages)));
+        }
     }
     out
 }

@@ -115,7 +115,7 @@ fn head(rows: usize, (n, k): (usize, usize), from: usize, penalised: bool) -> (M
 fn tokens_are_those_of_the_definition() {
     for (n, k) in [(37, 80), (300, 64), (1031, 33)] {
         for penalised in [false, true] {
-            for (rows, from) in [(1, 0), (1, 1), (1, 2), (1, 7), (2, 3), (3, 5), (8, 0)] {
+            for (rows, from) in [(1, 0), (1, 1), (1, 2), (1, 7), (2, 3), (3, 5), (8, 0), (11, 2)] {
                 let (mk, m) = head(rows, (n, k), from, penalised);
                 mk.check(&m, rows, &|_| {});
             }

@@ -249,6 +249,9 @@ fn windows_in_tiles_of_tokens() {
     fn tile(_: Parts) -> Schedule {
         Schedule::AttentionTile { tile_q: 64, tile_k: 64, stages: 2 }
     }
+    fn one_stage(_: Parts) -> Schedule {
+        Schedule::AttentionTile { tile_q: 64, tile_k: 64, stages: 1 }
+    }
     let parts = (1, 4, 1, 1, 1);
     for window in [1, 40, 200] {
         let s = Shape { window: Some(window), ..Shape::new(1, 2, 64, DType::BF16) };
@@ -256,6 +259,7 @@ fn windows_in_tiles_of_tokens() {
         let step: Vec<Token> = (1..30).chain(190..230).chain(610..660).map(|n| (0, n)).collect();
         let forward = run(&s, &step, tile, parts, Order::Forward);
         assert_eq!(forward, run(&s, &step, tile, parts, Order::Backward), "{s:?}");
+        assert_eq!(forward, run(&s, &step, one_stage, parts, Order::Forward), "{s:?}");
         // A token's bits are its own, wherever the keys of its run begin.
         let row = forward.len() / step.len();
         let some = run(&s, &step[25..90], tile, parts, Order::Forward);

@@ -85,7 +85,9 @@ fn steps(weft: &Path, out: &Path) -> Vec<Step> {
             steps.push(Step { name: format!("{tool} forward {model}"), command });
         }
     }
-    for more in [&[][..], &["--batch", "8"], &["--context", "3800"]] {
+    for more in
+        [&[][..], &["--batch", "8"], &["--batch", "16"], &["--prompt", "1024"], &["--context", "3800"]]
+    {
         let mut command = program(weft);
         command.arg("bench").arg(place::shown(&place::gguf())).args(more);
         steps.push(Step {

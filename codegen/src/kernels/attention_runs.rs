@@ -7,7 +7,7 @@ use super::Body;
 use super::attention_tile::Tile;
 use weft_ir::dtype::DType;
 use weft_ir::ids::SharedId;
-use weft_ir::kernel::{CompareOp, Expr, Mem, Stmt, Unroll};
+use weft_ir::kernel::{BinaryOp, CompareOp, Expr, Mem, Unroll};
 
 /// Rows that are looked at together.
 const TOGETHER: u32 = 16;
@@ -58,7 +58,7 @@ impl Runs {
         }
     }
 
-    /// Finds the runs, once the tile's slot bases and lengths are there.
+    /// Finds the runs, once the tile's slot bases and lengths are there; they are there behind the next barrier.
     pub fn find(&self, b: &mut Body<'_>, tile: &Tile) -> Result<(), String> {
         let rows = i64::from(tile.q);
         b.k.comment("Runs of tokens that see the same keys.");
@@ -90,9 +90,8 @@ impl Runs {
                 }
                 Ok(())
             })?;
-            let alone = own.clone().eq_(zero());
-            let first = b.k.let_("starts_run", DType::I32, differs(tile, &own).select(Expr::int(1), zero()));
-            b.if_then(alone.select(Expr::int(1), first).eq_(Expr::int(1)), |b| {
+            let (first, differs) = (own.clone().eq_(zero()), differs(tile, &own));
+            b.if_then(Expr::Binary(BinaryOp::Or, Box::new(first), Box::new(differs)), |b| {
                 b.k.store(Mem::Shared(self.first), before.into(), own.clone());
                 b.k.store(Mem::Shared(self.longest), before.into(), longest.into());
                 if let Some((array, shortest)) = shortest {
@@ -106,9 +105,7 @@ impl Runs {
                 b.k.store(Mem::Shared(self.count), zero(), count);
                 Ok(())
             })
-        })?;
-        b.k.push(Stmt::Barrier);
-        Ok(())
+        })
     }
 
     /// Visits each run. Tiles of keys begin where they do without a `window`, so that a token's sums have one order

@@ -122,7 +122,7 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let steps = (m.k as u32).div_ceil(tile.k);
     // Where all of k is on its way at once, no stage is filled again.
     let refilled = steps > tile.stages;
-    let ahead = if refilled { tile.stages - 1 } else { steps };
+    let ahead = if refilled { tile.stages.saturating_sub(1) } else { steps };
     if ahead == 0 {
         return Err(format!("one stage of {} for k = {}", tile.k, m.k));
     }

@@ -1,6 +1,6 @@
 //! Schedules of attention: tensor-core tiles of tokens, or blocks of one token that may share its keys.
 
-use super::{ALONE, ATTENTION_TOKENS, TILE_HEAD};
+use super::{ATTENTION_TOKENS, TILE_HEAD, candidates};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, CLUSTER_KEYS, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, Work};
@@ -197,10 +197,7 @@ pub(super) fn most_splits(a: &Attention, bind: &Bindings) -> usize {
 /// Tokens that the splits of the keys are chosen for: one in the decode buckets of one and two sequences, since the
 /// order of a token's sums follows from the splits; those of a larger step share the SMs.
 pub(super) fn sharing(a: &Attention, bind: &Bindings) -> usize {
-    match a.tokens.eval(bind) {
-        0..=ALONE => 1,
-        tokens => tokens,
-    }
+    if candidates::few(a, bind) { 1 } else { a.tokens.eval(bind) }
 }
 
 /// Splits of the keys where a block takes so many heads: as many as bring the blocks of a step of so many tokens nearest
