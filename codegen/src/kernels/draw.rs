@@ -181,7 +181,7 @@ impl<'a> Drawing<'a> {
         })
     }
 
-    /// What the passes over a row go over: its stored logits, or a copy with the penalties.
+    /// What the passes over a row go over: its stored logits, or a copy with the penalties over the temperature.
     fn passes(
         &self,
         b: &mut Body<'_>,
@@ -196,18 +196,19 @@ impl<'a> Drawing<'a> {
         let start = b.flat(&shape, &[row.clone(), Expr::int(0)]);
         let start = b.k.let_("start", b.index_type(&shape), start);
         let mut logits = b.writes[output];
+        let divisor = draws.clone().select(temperature, Expr::float(1.0));
+        let divisor = b.k.let_("divisor", DType::F32, divisor);
+        let mut temperature = Some(divisor.clone());
         if let Some(past) = past {
             if dtype != DType::F32 || b.index_type(&shape) != DType::I32 {
                 return Err(format!("penalties on {dtype} logits with wide indices"));
             }
             let copy = b.partials[2];
             let (from, to) = ((logits, start.clone()), (copy, start.clone()));
-            copy_row(b, &Copies { from, to, vocab, threads }, past)?;
+            copy_row(b, &Copies { from, to, vocab, threads, divisor: Some(divisor) }, past)?;
             b.k.push(Stmt::Barrier);
-            logits = copy;
+            (logits, temperature) = (copy, None);
         }
-        let divisor = draws.clone().select(temperature, Expr::float(1.0));
-        let temperature = b.k.let_("divisor", DType::F32, divisor);
         let (t, partial) = (t.clone(), self.partial);
         Ok(Row { logits, dtype, shape, start, vocab, threads, temperature, t, partial })
     }

@@ -13,6 +13,7 @@ use super::thresholds::{key, nucleus_weight};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{BinaryOp, CompareOp, Expr, MathFn, Mem, Stmt, UnaryOp, Unroll};
+use weft_ir::scalar::Reduce;
 
 /// Most tokens that are collected.
 const MOST: u32 = 512;
@@ -144,15 +145,12 @@ impl Few {
         })?;
         b.k.push(Stmt::Barrier);
         let bound = b.k.let_("bound", DType::U32, at(self.bound, Expr::int(0)));
-        r.each(b, r.unroll(), |b, id, scaled| {
-            let key = key(b, scaled);
-            b.if_then(cmp(CompareOp::Ge, key.clone(), bound), |b| {
-                let place = b.k.atomic_add("place", Mem::Shared(self.count), Expr::int(0), Expr::int(1));
-                b.if_then(place.clone().lt(Expr::int(i64::from(MOST))), |b| {
-                    b.k.store(Mem::Shared(self.keys), place.clone(), key);
-                    b.k.store(Mem::Shared(self.tokens), place, id);
-                    Ok(())
-                })
+        r.reaching(b, &bound, |b, id, key| {
+            let place = b.k.atomic_add("place", Mem::Shared(self.count), Expr::int(0), Expr::int(1));
+            b.if_then(place.clone().lt(Expr::int(i64::from(MOST))), |b| {
+                b.k.store(Mem::Shared(self.keys), place.clone(), key);
+                b.k.store(Mem::Shared(self.tokens), place, id);
+                Ok(())
             })
         })?;
         b.k.push(Stmt::Barrier);
@@ -173,7 +171,9 @@ impl Few {
             let (key, token, rank) = own[turn];
             b.k.assign(key, at(self.keys, place.clone()));
             b.k.assign(token, at(self.tokens, place));
-            b.for_loop("other", (Expr::int(0), total.clone(), Expr::int(1)), Unroll::By(4), |b, other| {
+            // Seldom are more collected than there are threads.
+            let unroll = if turn == 0 { Unroll::By(4) } else { Unroll::Never };
+            b.for_loop("other", (Expr::int(0), total.clone(), Expr::int(1)), unroll, |b, other| {
                 let theirs = b.k.let_("theirs", DType::U32, at(self.keys, other.clone()));
                 let higher = cmp(CompareOp::Gt, theirs.clone(), key.into());
                 let earlier = at(self.tokens, other).lt(token.into());
@@ -216,7 +216,7 @@ impl Few {
             let mass = b.k.let_mut("mass", DType::F32, Expr::float(0.0));
             let range = || (Expr::int(0), total.clone(), Expr::int(1));
             b.if_then(asked.limits.clone(), |b| {
-                b.for_loop("place", range(), Unroll::By(4), |b, place| {
+                b.for_loop("place", range(), Unroll::By(2), |b, place| {
                     let kept = cmp(CompareOp::Ge, at(self.keys, place.clone()), kth.into());
                     let weight = kept.select(at(self.weights, place), Expr::float(0.0));
                     b.k.assign(mass, Expr::Var(mass) + weight);
@@ -224,8 +224,8 @@ impl Few {
                 })
             })?;
             b.if_then(not(asked.limits.clone()), |b| {
-                let all =
-                    r.reduce(b, "mass_of_row", weft_ir::scalar::Reduce::Sum, |_, x| nucleus_weight(x, max))?;
+                let sum = (Reduce::Sum, Unroll::By(2));
+                let [all] = r.reduce_all(b, ["mass_of_row"], sum, |_, x| [nucleus_weight(x, max)])?;
                 b.k.assign(mass, all.into());
                 Ok(())
             })?;
@@ -233,7 +233,7 @@ impl Few {
             let sum = b.k.let_mut("mass_so_far", DType::F32, Expr::float(0.0));
             let cut = b.k.let_mut("cut", DType::U32, Expr::uint(0));
             // The largest key whose tokens have enough mass together, equal ones included.
-            b.for_loop("place", range(), Unroll::By(4), |b, place| {
+            b.for_loop("place", range(), Unroll::By(2), |b, place| {
                 b.k.assign(sum, Expr::Var(sum) + at(self.weights, place.clone()));
                 let here = b.k.let_("key_at", DType::U32, at(self.keys, place));
                 let enough = cmp(CompareOp::Ge, sum.into(), wanted.clone());

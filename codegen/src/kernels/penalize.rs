@@ -41,9 +41,18 @@ pub(super) struct Copies {
     pub to: (Mem, Expr),
     pub vocab: i64,
     pub threads: u32,
+    /// What the copy is divided by, once and for all: a division is long code, and a draw has many passes.
+    pub divisor: Option<Expr>,
 }
 
 impl Copies {
+    fn scaled(&self, value: Expr) -> Expr {
+        match &self.divisor {
+            None => value,
+            Some(divisor) => value / divisor.clone(),
+        }
+    }
+
     /// Logit `token` of the row.
     fn logit(&self, token: Expr) -> Expr {
         Expr::load(self.from.0, self.from.1.clone() + token)
@@ -62,7 +71,7 @@ pub(super) fn copy_row(b: &mut Body<'_>, c: &Copies, past: &Past) -> Result<(), 
     let along = (Expr::ThreadIdx * wide, Expr::int(c.vocab), Expr::int(threads * wide));
     b.for_loop("token", along, Unroll::By(4), |b, token| {
         if lanes == 1 {
-            let logit = c.logit(token.clone());
+            let logit = c.scaled(c.logit(token.clone()));
             c.keep(b, token, logit);
             return Ok(());
         }
@@ -70,6 +79,13 @@ pub(super) fn copy_row(b: &mut Body<'_>, c: &Copies, past: &Past) -> Result<(), 
         let (from, to) = (c.from.1.clone() + token.clone(), c.to.1.clone() + token);
         let (mem, hint) = (c.from.0, CacheHint::Default);
         b.k.push(Stmt::LoadVec { dst: some, dst_at: zero(), mem, index: from, lanes, hint });
+        if c.divisor.is_some() {
+            b.unrolled("e", lanes, |b, e| {
+                let scaled = c.scaled(Expr::elem(some, e.clone()));
+                b.k.assign_elem(some, e, scaled);
+                Ok(())
+            })?;
+        }
         b.k.push(Stmt::StoreVec { mem: c.to.0, index: to, src: some, src_at: zero(), lanes });
         Ok(())
     })?;
@@ -101,7 +117,7 @@ pub(super) fn copy_row(b: &mut Body<'_>, c: &Copies, past: &Past) -> Result<(), 
                     let value = below.select(multiplied, logit / past.repetition.clone());
                     let answered = cmp(CompareOp::Ge, first + u, past.prompt.clone());
                     let taken = answered.select(past.presence.clone(), Expr::float(0.0));
-                    c.keep(b, id, value - taken);
+                    c.keep(b, id, c.scaled(value - taken));
                     Ok(())
                 })
             })
@@ -130,5 +146,5 @@ pub(super) fn build(b: &mut Body<'_>, p: &Penalize, block: u32) -> Result<(), St
         return Err("rows of logits beyond 32-bit indices".into());
     }
     let (from, to) = ((b.reads[0], start.clone()), (b.writes[0], start));
-    copy_row(b, &Copies { from, to, vocab: p.vocab as i64, threads: block }, &past)
+    copy_row(b, &Copies { from, to, vocab: p.vocab as i64, threads: block, divisor: None }, &past)
 }

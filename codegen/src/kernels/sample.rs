@@ -29,7 +29,8 @@ pub(super) fn build(b: &mut Body<'_>, s: &Sample, block: u32) -> Result<(), Stri
     let start = b.flat(&shape, &[row.clone(), Expr::int(0)]);
     let start = b.k.let_("start", b.index_type(&shape), start);
     let (logits, vocab) = (b.reads[0], s.vocab as i64);
-    let r = Row { logits, dtype, shape, start, vocab, threads: block, temperature: divisor, t, partial };
+    let r =
+        Row { logits, dtype, shape, start, vocab, threads: block, temperature: Some(divisor), t, partial };
 
     let not_numbers = r.reduce(b, "not_numbers", Reduce::Sum, |_, x| {
         cmp(CompareOp::Ne, x.clone(), x).select(Expr::float(1.0), Expr::float(0.0))

@@ -24,8 +24,8 @@ pub(super) struct Row {
     pub start: Expr,
     pub vocab: i64,
     pub threads: u32,
-    /// Divides the logits.
-    pub temperature: Expr,
+    /// Divides the logits, unless that is done.
+    pub temperature: Option<Expr>,
     pub t: Threads,
     pub partial: SharedId,
 }
@@ -48,6 +48,14 @@ pub(super) fn cmp(op: CompareOp, a: Expr, b: Expr) -> Expr {
 }
 
 impl Row {
+    /// A logit over the temperature.
+    fn scaled(&self, logit: Expr) -> Expr {
+        match &self.temperature {
+            None => logit,
+            Some(divisor) => logit / divisor.clone(),
+        }
+    }
+
     /// Logits of a vector access.
     fn lanes(&self) -> u32 {
         if self.dtype == DType::F32 { vector_lanes(DType::F32, self.vocab as usize) } else { 1 }
@@ -71,20 +79,87 @@ impl Row {
             (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
         b.for_loop("token", along, unroll, |b, token| {
             if lanes == 1 {
-                let index = b.flat_offset(&self.shape, self.start.clone(), token.clone());
-                let logit = Expr::load(self.logits, index);
-                let logit = if self.dtype.is_half() { logit.cast(DType::F32) } else { logit };
-                let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
+                let logit = self.logit(b, &token);
+                let scaled = b.k.let_("scaled", DType::F32, self.scaled(logit));
                 return fill(b, token, scaled);
             }
             let some = self.load(b, &token, lanes);
             b.unrolled("e", lanes, |b, e| {
                 let logit = Expr::elem(some, e.clone());
-                let scaled = b.k.let_("scaled", DType::F32, logit / self.temperature.clone());
+                let scaled = b.k.let_("scaled", DType::F32, self.scaled(logit));
                 let id = b.k.let_("id", DType::I32, token + e);
                 fill(b, id, scaled)
             })
         })
+    }
+
+    /// The largest of the thread's logits, over the temperature. It divides once: a quotient is no smaller than that of
+    /// a smaller number.
+    pub fn largest(&self, b: &mut Body<'_>) -> Result<VarId, String> {
+        let own = b.k.let_mut("largest_of_thread", DType::F32, neutral(Reduce::Max));
+        self.vectors(b, |b, _, some| {
+            b.k.assign(own, Expr::Var(own).max(some));
+            Ok(())
+        })?;
+        if self.temperature.is_some() {
+            b.k.assign(own, self.scaled(own.into()));
+        }
+        Ok(own)
+    }
+
+    /// Runs over the row's tokens whose key is at least `bound`: the closure receives the token and its key. For few of
+    /// them: a vector is searched when its largest logit is among them, and its logits are loaded again.
+    pub fn reaching(
+        &self,
+        b: &mut Body<'_>,
+        bound: &Expr,
+        fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
+    ) -> Result<(), String> {
+        self.vectors(b, |b, token, largest| {
+            let highest = key(b, self.scaled(largest));
+            b.if_then(cmp(CompareOp::Ge, highest.clone(), bound.clone()), |b| {
+                let lanes = self.lanes();
+                if lanes == 1 {
+                    return fill(b, token, highest);
+                }
+                let of_vector = (Expr::int(0), Expr::int(lanes.into()), Expr::int(1));
+                b.for_loop("e", of_vector, Unroll::Never, |b, e| {
+                    let id = b.k.let_("id", DType::I32, token + e);
+                    let key = key(b, self.scaled(self.logit(b, &id)));
+                    b.if_then(cmp(CompareOp::Ge, key.clone(), bound.clone()), |b| fill(b, id, key))
+                })
+            })
+        })
+    }
+
+    /// Runs over the row's vectors: the closure receives the first token of each and its largest logit.
+    fn vectors(
+        &self,
+        b: &mut Body<'_>,
+        fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let lanes = self.lanes();
+        let wide = i64::from(lanes);
+        let along =
+            (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
+        b.for_loop("token", along, self.unroll(), |b, token| {
+            let largest = if lanes == 1 {
+                self.logit(b, &token)
+            } else {
+                let some = self.load(b, &token, lanes);
+                let each = (0..lanes).map(|e| Expr::elem(some, Expr::int(e.into())));
+                each.reduce(Expr::max).unwrap_or_else(|| neutral(Reduce::Max))
+            };
+            let largest = b.k.let_("largest_here", DType::F32, largest);
+            fill(b, token, largest)
+        })
+    }
+
+    /// A logit as an f32.
+    fn logit(&self, b: &Body<'_>, token: &Expr) -> Expr {
+        let index = b.flat_offset(&self.shape, self.start.clone(), token.clone());
+        let logit = Expr::load(self.logits, index);
+        if self.dtype.is_half() { logit.cast(DType::F32) } else { logit }
     }
 
     /// Runs over the row's tokens four at a time: the closure receives the first and an array of the four logits over
@@ -95,13 +170,15 @@ impl Row {
         fill: impl FnOnce(&mut Body<'_>, Expr, VarId) -> Result<(), String>,
     ) -> Result<(), String> {
         let along = (Expr::ThreadIdx * 4, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * 4));
-        b.for_loop("token", along, Unroll::By(2), |b, token| {
+        b.for_loop("token", along, Unroll::Never, |b, token| {
             let four = self.load(b, &token, 4);
-            b.unrolled("e", 4, |b, e| {
-                let scaled = Expr::elem(four, e.clone()) / self.temperature.clone();
-                b.k.assign_elem(four, e, scaled);
-                Ok(())
-            })?;
+            if self.temperature.is_some() {
+                b.unrolled("e", 4, |b, e| {
+                    let scaled = self.scaled(Expr::elem(four, e.clone()));
+                    b.k.assign_elem(four, e, scaled);
+                    Ok(())
+                })?;
+            }
             fill(b, token, four)
         })
     }

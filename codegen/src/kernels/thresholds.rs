@@ -6,7 +6,6 @@
 use super::Body;
 use super::few::{self, Asked, Few, not};
 use super::sampling::{Request, Row, bin, cmp};
-use super::warp::neutral;
 use weft_ir::dtype::DType;
 use weft_ir::ids::VarId;
 use weft_ir::kernel::{BinaryOp, CompareOp, Expr, MathFn, UnaryOp, Unroll};
@@ -41,11 +40,7 @@ pub(super) fn filter(
     let floors = cmp(CompareOp::Gt, m.clone(), Expr::float(0.0));
     let asks = bin(BinaryOp::Or, bin(BinaryOp::Or, limits.clone(), cuts.clone()), floors);
     b.if_then(asks, |b| {
-        let own = b.k.let_mut("largest_of_thread", DType::F32, neutral(Reduce::Max));
-        r.each(b, r.unroll(), |b, _, scaled| {
-            b.k.assign(own, Expr::Var(own).max(scaled));
-            Ok(())
-        })?;
+        let own = r.largest(b)?;
         let max = b.k.let_mut("largest", DType::F32, own.into());
         r.join(b, max, Reduce::Max)?;
         let asked = Asked { k: k.clone(), limits: limits.clone(), p: p.clone(), cuts: cuts.clone() };
@@ -92,7 +87,7 @@ fn search(b: &mut Body<'_>, r: &Row, asked: &Asked, max: VarId, least: VarId) ->
                         b.k.let_("at", DType::U32, at.min(end.clone()))
                     });
                     let names = ["reaching1", "reaching2", "reaching3"];
-                    let reaching = r.reduce_all(b, names, (Reduce::Sum, Unroll::By(2)), |b, x| {
+                    let reaching = r.reduce_all(b, names, (Reduce::Sum, Unroll::Never), |b, x| {
                         let key = key(b, x.clone());
                         let weight = counts.clone().select(Expr::float(1.0), nucleus_weight(x, max));
                         let weight = b.k.let_("weight", DType::F32, weight);
