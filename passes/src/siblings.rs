@@ -11,7 +11,7 @@
 use crate::fusion::{Contract, Miss};
 use crate::lower::{Lowered, Placed};
 use crate::numerics::{Numerics, Selection};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use weft_ir::ids::{BufferId, NodeId, OperandId};
 use weft_ir::plan::{Compute, Dispatch, Loop, Operand, Scalar, Stage, Store, Work};
 use weft_ir::scalar::{Binary, Compare};
@@ -75,7 +75,6 @@ struct Step {
 impl Step {
     /// Merges what it can: the places of the loops that follow others now.
     fn merge(&mut self) -> Vec<String> {
-        let mut known = HashMap::new();
         let mut scopes = Vec::new();
         let mut i = 0;
         while i < self.dispatches.len() {
@@ -89,7 +88,7 @@ impl Step {
             self.nodes[i].sort_unstable();
             let parts = (self.dispatches[i].work, removed.work);
             let scope = self.dispatches[i].scope.clone();
-            self.dispatches[i] = both.dispatch(&mut self.works, parts, &mut known, &scope);
+            self.dispatches[i] = both.dispatch(&mut self.works, parts, &scope);
             scopes.push(removed.scope);
         }
         scopes
@@ -272,31 +271,27 @@ fn end_to_end(a: &Loop, b: &Loop, second: Second<'_>) -> Option<Loop> {
 }
 
 impl Merged {
-    /// Its dispatch; the work is that of an equal pair, or a new one.
-    fn dispatch(
-        self,
-        works: &mut Vec<Work>,
-        (a, b): (u32, u32),
-        known: &mut HashMap<String, u32>,
-        scope: &str,
-    ) -> Dispatch {
+    /// Its dispatch; the work is that of an equal pair, of this body or another's, or a new one.
+    fn dispatch(self, works: &mut Vec<Work>, (a, b): (u32, u32), scope: &str) -> Dispatch {
         let (reads, read_buffers): (Vec<_>, Vec<_>) = self.reads.into_iter().unzip();
         let (writes, write_buffers): (Vec<_>, Vec<_>) = self.writes.into_iter().unzip();
         let compute = Compute::Loop(self.compute);
-        let key = format!("{compute:?} {reads:?} {writes:?} {:?}", self.in_place);
-        let work = *known.entry(key).or_insert_with(|| {
-            let (wa, wb) = (&works[a as usize], &works[b as usize]);
-            let mut rules = wa.rules.clone();
-            for rule in wb.rules.iter().chain([&NAME.to_string()]) {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
+        let (wa, wb) = (&works[a as usize], &works[b as usize]);
+        let mut rules = wa.rules.clone();
+        for rule in wb.rules.iter().chain([&NAME.to_string()]) {
+            if !rules.contains(rule) {
+                rules.push(rule.clone());
             }
-            let ops = wa.ops.iter().chain(&wb.ops).cloned().collect();
-            let name = unique_name(works, wa, wb);
-            works.push(Work { name, compute, reads, writes, in_place: self.in_place, ops, rules });
-            works.len() as u32 - 1
-        });
+        }
+        let ops = wa.ops.iter().chain(&wb.ops).cloned().collect();
+        let name = unique_name(works, wa, wb);
+        let made = Work { name, compute, reads, writes, in_place: self.in_place, ops, rules };
+        let alike = |w: &Work| made == Work { name: made.name.clone(), ..w.clone() };
+        let work = works.iter().position(alike).unwrap_or(works.len());
+        if work == works.len() {
+            works.push(made);
+        }
+        let work = work as u32;
         Dispatch { work, reads: read_buffers, writes: write_buffers, scope: scope.into() }
     }
 }

@@ -27,7 +27,7 @@ use language::Node;
 use rayon::prelude::*;
 use rules::Rule;
 use segment::{Segment, segments};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use weft_ir::graph::{Graph, Op};
 use weft_ir::ids::NodeId;
@@ -90,12 +90,10 @@ pub fn run(
     selection: &Selection,
 ) -> Result<Vec<(Graph, Report)>, String> {
     let segments = segments(graph);
-    let mut explored: HashMap<&str, Explored> = HashMap::new();
-    for s in &segments {
-        if !explored.contains_key(s.signature.as_str()) {
-            explored.insert(&s.signature, explore(graph, s, selection)?);
-        }
-    }
+    let mut seen = HashSet::new();
+    let distinct: Vec<&Segment> = segments.iter().filter(|s| seen.insert(s.signature.as_str())).collect();
+    let explored = distinct.par_iter().map(|s| Ok((s.signature.as_str(), explore(graph, s, selection)?)));
+    let explored: HashMap<&str, Explored> = explored.collect::<Result<_, String>>()?;
     let of_model = |model: &CostModel| {
         let mut templates: HashMap<&str, Template> = HashMap::new();
         let mut report = Report { segments: segments.len(), ..Report::default() };
