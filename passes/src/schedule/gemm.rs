@@ -87,7 +87,7 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
         (64, 32, 4, 1)
     } else if rows <= 32 || blocks(64, 64) < sms {
         (32, 64, 2, 2)
-    } else if blocks(128, 128) >= sms {
+    } else if rows > 64 && blocks(128, 128) >= sms {
         // Fragments of 64 × 64: each is read from shared memory for four products, not two or three.
         (128, 128, 2, 2)
     } else {
