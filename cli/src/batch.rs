@@ -19,15 +19,15 @@ pub struct Piece<'a> {
     pub params: Params,
     /// What the sequence's tokens cost.
     pub penalties: Penalties,
-    /// Tokens of the sequence's prompt.
+    /// Tokens of the sequence's prompt, of which this may be a part, or behind it.
     pub prompt: usize,
 }
 
 impl Piece<'_> {
-    /// Tokens after which the most likely one is taken.
+    /// Tokens after which the most likely one is taken, the end of their prompt.
     pub fn greedy(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {
         let (params, penalties) = (Params::GREEDY, Penalties::NONE);
-        Piece { sequence, start, ids, params, penalties, prompt: 0 }
+        Piece { sequence, start, ids, params, penalties, prompt: start + ids.len() }
     }
 }
 
@@ -58,6 +58,7 @@ pub fn inputs(executor: &dyn Executor, role: Role, pieces: &[Piece<'_>]) -> Step
             s.positions.push(position);
             s.sequences.push(piece.sequence as i32);
             s.slots.push(base + position);
+            s.prompts.push(piece.prompt as i32);
             if role == Role::Score || i + 1 == piece.ids.len() {
                 s.output_rows.push(s.token_ids.len() as i32 - 1);
                 s.temperature.push(piece.params.temperature);

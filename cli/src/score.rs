@@ -38,7 +38,7 @@ pub fn score(
         for list in chunks(&lengths, most.score_tokens) {
             let pieces: Vec<Piece<'_>> = list
                 .iter()
-                .map(|c| piece(c.sequence, c.start, &rows[c.sequence][c.start..c.start + c.len]))
+                .map(|c| piece(c.sequence, c.start, &rows[c.sequence][c.start..c.start + c.len], t))
                 .collect();
             let result = step(executor, Role::Score, &pieces, true)?;
             let mut row = 0;
@@ -60,7 +60,7 @@ pub fn score(
                 let pieces: Vec<Piece<'_>> = ids
                     .iter()
                     .enumerate()
-                    .map(|(s, id)| piece(s, t + n - 1, std::slice::from_ref(id)))
+                    .map(|(s, id)| piece(s, t + n - 1, std::slice::from_ref(id), t))
                     .collect();
                 let result = step(executor, Role::Decode, &pieces, true)?;
                 for s in 0..rows.len() {
@@ -102,8 +102,8 @@ pub fn check_length(tokens: usize, steps: usize, max_seq: usize) -> Result<()> {
     )))
 }
 
-fn piece(sequence: usize, start: usize, ids: &[u32]) -> Piece<'_> {
-    Piece { sequence, start, ids, params: Params::GREEDY, penalties: Penalties::NONE, prompt: 0 }
+fn piece(sequence: usize, start: usize, ids: &[u32], prompt: usize) -> Piece<'_> {
+    Piece { sequence, start, ids, params: Params::GREEDY, penalties: Penalties::NONE, prompt }
 }
 
 /// The tokens that step `n` + 1 reads: those of `continue_ids`, else those that were chosen.

@@ -148,7 +148,6 @@ fn a_longer_context_than_the_positions_is_an_error_with_its_reason() {
     let dir = folder();
     for (name, why) in [
         ("variants/phi3-longrope", "rope_type longrope has factors for no more"),
-        ("variants/llama-dynamic", "rope_type dynamic takes another base"),
         ("tiny/gpt2", "they are learned"),
     ] {
         let model = fixture(name);
@@ -158,6 +157,19 @@ fn a_longer_context_than_the_positions_is_an_error_with_its_reason() {
         run.fails(2, &["--max-seq 1000000: the model has ", why, "; give at most "]);
     }
     compile(dir.path(), "b", &["--max-seq", "1000000"]).ok();
+}
+
+#[test]
+fn a_dynamic_base_grows_beyond_the_original_context_alone() {
+    let dir = folder();
+    let model = fixture("variants/llama-dynamic");
+    let model = model.to_str().expect("UTF-8");
+    for (max_seq, grows) in [("64", false), ("65", true)] {
+        let all = ["compile", model, "--target", "sm_90", "--no-check", "--max-seq", max_seq, "-o", max_seq];
+        weft(dir.path(), all).ok();
+        let plan = fs::read_to_string(dir.path().join(max_seq).join("plan.ron")).expect("reads");
+        assert_eq!(plan.contains("Input(Prompts)"), grows, "--max-seq {max_seq}");
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn doctor_models_and_completions_print() {
     let value: serde_json::Value = serde_json::from_str(json.ok()).expect("JSON");
     assert!(value["checks"].as_array().is_some_and(|c| c.len() >= 4), "{value}");
     let text = weft(dir.path(), ["models"]);
-    let bounded = "dynamic within the original context alone";
+    let bounded = "longrope up to the extended context";
     for part in ["  llama: ", "  bert: ", bounded, "GGUF 2 and 3", "bf16"] {
         assert!(text.ok().contains(part), "{part}: {}", text.stdout);
     }

@@ -166,6 +166,10 @@ fn ropes() {
     bad("qwen3", &rope(yarn), &["yarn needs", "beta_slow <= beta_fast"]);
     bad("qwen3", &rope(json!({"rope_type": "yarn"})), &["rope_parameters.factor is missing"]);
     bad("qwen3", &rope(json!({"rope_type": "dynamic"})), &["rope_parameters.factor is missing"]);
+    let still = json!({"rope_type": "dynamic", "factor": 0.0});
+    bad("qwen3", &rope(still), &["rope scaling factor", "0 is not a positive number"]);
+    let pair = json!({"rope_type": "dynamic", "factor": 2.0, "partial_rotary_factor": 0.0625});
+    bad("phi3", &rope(pair), &["head_dim", "rope_type dynamic needs more than one pair"]);
     let other = json!({"full_attention": {"rope_type": "default"}, "global": {}});
     bad("gemma3", &rope(other), &["rope_parameters.global", "full_attention and sliding_attention"]);
     let spiral = json!({"sliding_attention": {"rope_type": "spiral"}});

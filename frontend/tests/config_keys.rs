@@ -86,6 +86,13 @@ fn text_parts_of_public_models_of_images() {
         (c.eos_token_ids.as_slice(), c.attention[0].window, c.attention[5].window),
         (&[1, 106][..], Some(1024), None)
     );
+    // Saved again, with the class's settings.
+    let c = read("unsloth/gemma-3-12b-it");
+    assert_eq!((c.hidden_size, c.layers, c.heads, c.kv_heads, c.vocab_size), (3840, 48, 16, 8, 262_208));
+    assert_eq!(
+        (c.eos_token_ids.as_slice(), c.attention[0].window, c.attention[5].window),
+        (&[106][..], Some(1024), None)
+    );
     let c = read("mistralai/Mistral-Small-3.1-24B-Instruct-2503");
     assert_eq!(
         (c.model_type.as_str(), c.heads, c.kv_heads, c.tie_word_embeddings),

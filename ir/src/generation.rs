@@ -55,7 +55,8 @@ pub fn carry(input: Input) -> Carry {
         | Input::Seed
         | Input::RepetitionPenalty
         | Input::PresencePenalty
-        | Input::PromptLengths => Carry::Stays,
+        | Input::PromptLengths
+        | Input::Prompts => Carry::Stays,
         Input::Lengths | Input::TokenTypes => Carry::Absent,
     }
 }

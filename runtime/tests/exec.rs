@@ -126,6 +126,17 @@ fn inputs_out_of_range_are_named() {
     step.top_p.clear();
     let fewer: Vec<Input> = used.iter().copied().filter(|i| *i != Input::TopP).collect();
     check(&step, &fewer, &bounds).expect("good");
+    // Of rotations that depend on the length.
+    let more = [&used[..], &[Input::Prompts]].concat();
+    for (prompts, wanted) in [
+        (vec![], "prompts: it has 0 elements, and the step 2: one for each token"),
+        (vec![16, 17], "prompts: element 1 is 17, outside 0..17"),
+        (vec![-1, 16], "prompts: element 0 is -1"),
+    ] {
+        let error = text(check(&StepInputs { prompts, ..good.clone() }, &more, &bounds));
+        assert!(error.contains(wanted), "{error} lacks {wanted}");
+    }
+    check(&StepInputs { prompts: vec![5, 0], ..good }, &more, &bounds).expect("good");
 }
 
 #[test]

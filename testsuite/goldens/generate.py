@@ -7,7 +7,8 @@
 For each variant of `variants.py`: OUT/NAME/{config.json, model.safetensors, golden.safetensors, golden.json}; for a
 configuration that is refused config.json and refused.json. Weights
 are random, stored in bf16; the golden is computed by transformers in float32 from the stored values, with eager
-attention and without a KV cache. `hf_16bit` is how far transformers' own bf16 run is from it: the yardstick of a
+attention and without a KV cache (with one where the rope is dynamic: cached keys keep the rotation that they were stored
+with, so the continuation depends on it). `hf_16bit` is how far transformers' own bf16 run is from it: the yardstick of a
 16-bit run. A golden in which a router is at a near tie could not judge one, because either choice is right there and
 the other expert's result is far off: weights are drawn until no router is, or the clearest of many draws is taken.
 """
@@ -112,16 +113,18 @@ def report(folder, more, distance, attention="eager"):
 
 @torch.no_grad()
 def run(model, ids, steps):
-    """Logits of the ids, and a greedy continuation with its logits, without a cache."""
+    """Logits of the ids, and a greedy continuation with its logits, without a cache unless the rope is dynamic."""
+    cached = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") == "dynamic"
     logits = model(ids, use_cache=False).logits.float()
     tokens, rows = [], []
-    now = ids
+    now, cache = ids, None
     for _ in range(steps):
-        last = model(now, use_cache=False).logits[:, -1].float()
+        out = model(now, use_cache=cached, past_key_values=cache)
+        last, cache = out.logits[:, -1].float(), out.past_key_values
         token = last.argmax(-1, keepdim=True)
         rows.append(last)
         tokens.append(token)
-        now = torch.cat([now, token], 1)
+        now = token if cached else torch.cat([now, token], 1)
     return logits, torch.cat(tokens, 1), torch.stack(rows, 1)
 
 

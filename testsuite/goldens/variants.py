@@ -54,6 +54,13 @@ DECODERS = {
     "llama-linear": ("llama", dict(rope_parameters=rope("linear", factor=4.0)), "new"),
     "llama-linear-older": ("llama", dict(rope_parameters=rope("linear", factor=2.5)), "oldest"),
     "llama-dynamic": ("llama", dict(rope_parameters=rope("dynamic", factor=2.0)), "old"),
+    # Beyond the original context: from the prompt on, and within the continuation.
+    "llama-dynamic-prompt": ("llama", dict(max_position_embeddings=8, rope_parameters=rope("dynamic", factor=2.0)),
+                             "old"),
+    "llama-dynamic-decode": ("llama", dict(max_position_embeddings=16, head_dim=16,
+                                           rope_parameters=rope("dynamic", factor=4.0)), "new"),
+    "phi-dynamic": ("phi", dict(max_position_embeddings=10, rope_parameters=partial(
+        0.5, rope_type="dynamic", factor=3.0)), "new"),
     "llama-rope3": ("llama", dict(head_dim=16, rope_parameters=rope("llama3", **LLAMA3)), "new"),
     "llama-yarn": ("llama", dict(head_dim=16, rope_parameters=rope(
         "yarn", factor=4.0, original_max_position_embeddings=16)), "old"),
@@ -99,6 +106,9 @@ DECODERS = {
                                    rope_parameters=rope("longrope", **LONG)), "new"),
     "phi3-longrope-older": ("phi3", dict(original_max_position_embeddings=32, num_key_value_heads=4,
                                          rope_parameters=rope("longrope", **LONG)), "old"),
+    # A prompt beyond the original context.
+    "phi3-longrope-long": ("phi3", dict(original_max_position_embeddings=8,
+                                        rope_parameters=rope("longrope", **LONG)), "new"),
     "phi3-window-partial": ("phi3", dict(sliding_window=5, rope_parameters=partial(0.5)), "new"),
     "phi3-partial-longrope": ("phi3", dict(head_dim=16, hidden_size=64, intermediate_size=40,
                                            original_max_position_embeddings=32, tie_word_embeddings=True,

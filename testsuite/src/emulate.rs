@@ -343,6 +343,7 @@ fn input_buffer(memory: &mut Memory, input: Input, s: &StepInputs) -> usize {
         Input::TopK => ints(&s.top_k),
         Input::Lengths => ints(&s.lengths),
         Input::TokenTypes => ints(&s.token_types),
+        Input::Prompts => ints(&s.prompts),
         Input::Temperature => memory.floats(DType::F32, &s.temperature),
         Input::TopP => memory.floats(DType::F32, &s.top_p),
         Input::MinP => memory.floats(DType::F32, &s.min_p),
@@ -382,5 +383,6 @@ pub fn ragged(entry: &Entry, sequences: &[(&[i32], usize)], max_seq: usize, ever
     s.repetition_penalty = vec![1.0; bind.rows];
     s.presence_penalty = vec![0.0; bind.rows];
     s.prompt_lengths = vec![0; bind.rows];
+    s.prompts = vec![0; bind.tokens];
     s
 }

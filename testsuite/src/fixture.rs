@@ -105,13 +105,23 @@ impl Fixture {
         Fixture::at(folder().join("tiny").join(name))
     }
 
-    /// Opens a fixture by its folder.
+    /// Opens a fixture by its folder, for sequences as long as its golden's.
     ///
     /// # Panics
     /// When it is not there.
     pub fn at(folder: PathBuf) -> Fixture {
         let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|e| panic!("fixture: {e}"));
-        Fixture { checkpoint, folder }
+        let fixture = Fixture { checkpoint, folder };
+        let tokens = fixture.golden_tokens();
+        Fixture { checkpoint: fixture.checkpoint.reaching(tokens), ..fixture }
+    }
+
+    /// Tokens of each sequence of the golden, with its continuation.
+    fn golden_tokens(&self) -> usize {
+        let Ok(bytes) = std::fs::read(self.folder.join("golden.safetensors")) else { return 0 };
+        let all = safetensors::SafeTensors::deserialize(&bytes).expect("golden.safetensors");
+        let length = |name| all.tensor(name).map_or(0, |t| t.shape()[1]);
+        length("input_ids") + length("greedy_ids")
     }
 
     /// Its folder.

@@ -156,6 +156,7 @@ fn choices(fixture: &Fixture, mut graph: Graph, precision: Precision) -> Vec<Cho
         prompt_lengths: vec![0],
         lengths: vec![],
         token_types: vec![],
+        prompts: vec![length as i32; total],
     };
     let bind = Bindings { tokens: total, seqs: count, rows: 1, context: length, slots: total };
     let loaded = load::<f32>(&graph, &Bytes(&fixture.checkpoint), precision).expect("a graph");

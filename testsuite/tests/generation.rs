@@ -13,7 +13,7 @@ use weft_runtime::exec::memory::{Layout, Region};
 use weft_runtime::exec::nodes::{Arg as NodeArg, What, loop_nodes, nodes};
 use weft_runtime::exec::{Generate, Next, RowTokens, step_by_step};
 use weft_testsuite::emulate::Emulated;
-use weft_testsuite::fixture::{Fixture, compile};
+use weft_testsuite::fixture::{Fixture, compile, folder};
 use weft_testsuite::generation::{Controls, EmulatedModel, stop_words};
 use weft_testsuite::random::rng::Rng;
 
@@ -233,6 +233,20 @@ fn a_loop_makes_the_tokens_of_steps() {
         ends.extend(stopped.iter().chain(&cut).map(|r| r.end));
     }
     assert_eq!(ends.len(), 4, "{ends:?}");
+}
+
+/// Rows of a dynamic rope reach its original context at different steps: each rotates by its own length.
+#[test]
+fn a_base_that_grows_follows_each_row() {
+    let fixture = Fixture::at(folder().join("variants").join("llama-dynamic-decode"));
+    let rows = fixture.golden_ids("input_ids");
+    let row = |r: usize, n: usize| -> Vec<u32> {
+        rows.values[r * rows.shape[1]..][..n].iter().map(|&v| v as u32).collect()
+    };
+    let plan = compile(&fixture.graph(DType::BF16), "sm_90", DType::BF16, 2, (24, 2));
+    let case = |limits| Case { params: vec![Params::GREEDY; 2], limits, stop_tokens: vec![], cut: None };
+    let made = both(&plan, &fixture.checkpoint, &[row(0, 13), row(1, 5)], &case(vec![8, 14]));
+    assert_eq!((made[0].tokens.len(), made[1].tokens.len()), (8, 14));
 }
 
 /// What the loop's graph holds: the step's kernels without the copies, then the advance.

@@ -255,7 +255,11 @@ impl ModelConfig {
 
     /// Why [`ModelConfig::position_limit`] is one.
     pub fn position_bound(&self) -> Option<&'static str> {
-        match (self.positions, &self.rope.scaling, self.rope.dynamic) {
+        let ropes = std::iter::once(&self.rope).chain(&self.local_rope);
+        // A base that grows is of any length.
+        let bounds = |d: &Dynamic| !matches!(d, Dynamic::Base { grows: true, .. });
+        let dynamic = ropes.filter_map(|rope| rope.dynamic).find(bounds);
+        match (self.positions, &self.rope.scaling, dynamic) {
             (PositionKind::Learned, ..) => Some("they are learned, one by one"),
             (PositionKind::Alibi | PositionKind::AlibiUnscaled, ..) => None,
             (PositionKind::Rotary, RopeScaling::LongRope { long: true, .. }, _) => {
@@ -264,8 +268,8 @@ impl ModelConfig {
             (PositionKind::Rotary, RopeScaling::LongRope { long: false, .. }, _) => {
                 Some("in a longer context rope_type longrope takes other factors")
             }
-            (PositionKind::Rotary, _, Some(Dynamic::Base)) => {
-                Some("in a longer context rope_type dynamic takes another base, which Weft does not do")
+            (PositionKind::Rotary, _, Some(Dynamic::Base { .. })) => {
+                Some("in a longer context rope_type dynamic takes other bases")
             }
             (PositionKind::Rotary, _, Some(Dynamic::Chunks)) => Some(
                 "a longer context is of several chunks (dual_chunk_attention_config), which Weft does not do",
@@ -276,8 +280,15 @@ impl ModelConfig {
 
     /// Prepares for sequences of so many tokens. Where that is more than LongRoPE's original context, all positions take
     /// its long factors, in shorter sequences, too, as in vLLM and llama.cpp. (Hugging Face takes the short ones until a
-    /// sequence is longer, and then computes its keys again.)
+    /// sequence is longer, and then computes its keys again.) A dynamic base follows the length of each sequence.
     pub fn reach(&mut self, tokens: usize) {
+        for rope in std::iter::once(&mut self.rope).chain(&mut self.local_rope) {
+            if let Some(Dynamic::Base { original, grows, .. }) = &mut rope.dynamic
+                && tokens > *original
+            {
+                *grows = true;
+            }
+        }
         if let RopeScaling::LongRope { long_factor, long, extended_max_position, .. } = &mut self.rope.scaling
             && tokens > self.max_position
             && !long_factor.is_empty()

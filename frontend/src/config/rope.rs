@@ -18,18 +18,26 @@ pub struct Rope {
     pub dim: usize,
     /// Whether a pair is two neighbours (2i, 2i + 1), not (i, i + dim / 2).
     pub interleaved: bool,
-    /// What makes rotations depend on the length beyond [`super::ModelConfig::max_position`]: up to there they are as
-    /// they are.
+    /// What makes rotations depend on the length of a sequence beyond the original context: up to there they are as they
+    /// are.
     pub dynamic: Option<Dynamic>,
     /// Change of the frequencies.
     pub scaling: RopeScaling,
 }
 
 /// Why rotations depend on the length of a sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub enum Dynamic {
-    /// `rope_type` "dynamic": the base grows with the length (NTK).
-    Base,
+    /// `rope_type` "dynamic": the base grows with the length ("NTK-aware" scaling, as transformers computes it): in a
+    /// sequence of L tokens it is `theta · (1 + factor · max(0, L / original − 1))^(dim / (dim − 2))`.
+    Base {
+        /// How fast it grows.
+        factor: f64,
+        /// Positions before the extension.
+        original: usize,
+        /// Whether there may be longer sequences ([`super::ModelConfig::reach`]).
+        grows: bool,
+    },
     /// Dual chunk attention (An et al. 2024).
     Chunks,
 }
@@ -140,12 +148,18 @@ pub(super) fn one(
         return Err(r.malformed("partial_rotary_factor", format!("{part} is not above 0 and at most 1")));
     }
     let dim = (around.head_dim as f64 * part) as usize;
+    let dynamic = match kind.as_str() {
+        "dynamic" => {
+            let factor = r.required_number("factor")?;
+            Some(Dynamic::Base { factor, original: around.max_position, grows: false })
+        }
+        _ => None,
+    };
     let scaling = scaling(r, spec, &kind, outer.original, around)?;
     // Recorded, but not used by the kinds that do not read them.
     for unused in ["factor", "finetuned", "original_max_position_embeddings"] {
         r.map.remove(unused);
     }
-    let dynamic = (kind == "dynamic").then_some(Dynamic::Base);
     match r.map.iter().find(|(_, v)| !v.is_null()) {
         Some((key, value)) => {
             let supported = format!("the settings of rope_type {kind}");
@@ -159,7 +173,7 @@ pub(super) fn one(
 pub const KINDS: &str = "default, linear, dynamic, llama3, yarn, longrope";
 
 /// Which of [`KINDS`] are bounded, and to what.
-pub const BOUNDED: &str = "dynamic within the original context alone";
+pub const BOUNDED: &str = "longrope up to the extended context";
 
 fn scaling(
     r: &mut Fields,
@@ -174,12 +188,8 @@ fn scaling(
         other => other,
     };
     Ok(match kind {
-        "default" => RopeScaling::None,
+        "default" | "dynamic" => RopeScaling::None,
         "linear" => RopeScaling::Linear { factor: r.required_number("factor")? },
-        "dynamic" => {
-            r.required_number("factor")?;
-            RopeScaling::None
-        }
         "llama3" => RopeScaling::Llama3 {
             factor: r.required_number("factor")?,
             low_freq_factor: r.required_number("low_freq_factor")?,
@@ -262,6 +272,17 @@ impl Rope {
             let problem =
                 format!("rotary embedding turns pairs, and {} elements of a head are odd", self.dim);
             return wrong("head_dim", problem);
+        }
+        if let Some(Dynamic::Base { factor, .. }) = self.dynamic {
+            if !ok(factor) {
+                return wrong("rope scaling factor", format!("{factor} is not a positive number"));
+            }
+            if self.dim == 2 {
+                return wrong(
+                    "head_dim",
+                    "rope_type dynamic needs more than one pair of elements".to_owned(),
+                );
+            }
         }
         let pairs = |n: usize, good: bool, field: &str| match n == self.dim / 2 && good {
             true => Ok(()),

@@ -45,11 +45,14 @@ pub enum Input {
     Lengths,
     /// `[tokens]` i32: token type (segment) of the token. Padding: 0.
     TokenTypes,
+    /// `[tokens]` i32: tokens of the whole prompt of the token's sequence, of which a step may hold a part.
+    /// Padding: 0.
+    Prompts,
 }
 
 impl Input {
     /// All inputs, in declaration order.
-    pub const ALL: [Input; 16] = [
+    pub const ALL: [Input; 17] = [
         Input::TokenIds,
         Input::Positions,
         Input::Sequences,
@@ -66,6 +69,7 @@ impl Input {
         Input::PromptLengths,
         Input::Lengths,
         Input::TokenTypes,
+        Input::Prompts,
     ];
 
     /// Lower-case name, as printed, parsed, and used in kernels.
@@ -87,6 +91,7 @@ impl Input {
             Input::PromptLengths => "prompt_lengths",
             Input::Lengths => "lengths",
             Input::TokenTypes => "token_types",
+            Input::Prompts => "prompts",
         }
     }
 
@@ -99,9 +104,12 @@ impl Input {
     pub fn ty(self) -> ValueType {
         use crate::shape::Sym;
         let (dtype, sym) = match self {
-            Input::TokenIds | Input::Positions | Input::Sequences | Input::Slots | Input::TokenTypes => {
-                (DType::I32, Sym::Tokens)
-            }
+            Input::TokenIds
+            | Input::Positions
+            | Input::Sequences
+            | Input::Slots
+            | Input::TokenTypes
+            | Input::Prompts => (DType::I32, Sym::Tokens),
             Input::SlotBase | Input::Lengths => (DType::I32, Sym::Seqs),
             Input::OutputRows | Input::TopK | Input::PromptLengths => (DType::I32, Sym::Rows),
             Input::Temperature

@@ -44,6 +44,8 @@ pub struct StepInputs {
     pub lengths: Vec<i32>,
     /// [`Input::TokenTypes`], `[tokens]`.
     pub token_types: Vec<i32>,
+    /// [`Input::Prompts`], `[tokens]`.
+    pub prompts: Vec<i32>,
 }
 
 impl StepInputs {
@@ -71,6 +73,7 @@ impl StepInputs {
             Input::PromptLengths => (Sym::Rows, int(&self.prompt_lengths)),
             Input::Lengths => (Sym::Seqs, int(&self.lengths)),
             Input::TokenTypes => (Sym::Tokens, int(&self.token_types)),
+            Input::Prompts => (Sym::Tokens, int(&self.prompts)),
         };
         let (wanted, got) = (bind.get(sym), data.len());
         Tensor::new(data, vec![wanted]).map_err(|_| ReferenceError::input(input.name(), sym, wanted, got))

@@ -190,6 +190,7 @@ pub fn pad(inputs: &StepInputs, bind: &Bindings) -> StepInputs {
         prompt_lengths: to(&inputs.prompt_lengths, rows, 0),
         lengths: to(&inputs.lengths, bind.seqs, 1),
         token_types: to(&inputs.token_types, tokens, 0),
+        prompts: to(&inputs.prompts, tokens, 0),
     }
 }
 
@@ -212,5 +213,6 @@ pub fn input_bytes(inputs: &StepInputs, input: Input) -> &[u8] {
         Input::PromptLengths => bytemuck::cast_slice(&inputs.prompt_lengths),
         Input::Lengths => bytemuck::cast_slice(&inputs.lengths),
         Input::TokenTypes => bytemuck::cast_slice(&inputs.token_types),
+        Input::Prompts => bytemuck::cast_slice(&inputs.prompts),
     }
 }

@@ -72,6 +72,9 @@ pub fn check(inputs: &StepInputs, used: &[Input], bounds: &Bounds) -> Result<Siz
     if uses(Input::TokenTypes) {
         range(Input::TokenTypes, &inputs.token_types, 0, bounds.token_types, "the token types")?;
     }
+    if uses(Input::Prompts) {
+        range(Input::Prompts, &inputs.prompts, 0, bounds.max_seq + 1, "0 to --max-seq")?;
+    }
     if uses(Input::Lengths) {
         whole_sequences(inputs, bounds, tokens)?;
     } else if uses(Input::SlotBase) {

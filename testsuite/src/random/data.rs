@@ -169,6 +169,7 @@ fn inputs(bind: &Bindings, each: usize, rng: &mut Rng) -> StepInputs {
     s.slots.resize(bind.tokens, -1);
     s.token_ids = (0..bind.tokens).map(|_| rng.below(IDS) as i32).collect();
     s.token_types = (0..bind.tokens).map(|_| rng.below(2) as i32).collect();
+    s.prompts = (0..bind.tokens).map(|_| rng.below(bind.context + 1) as i32).collect();
     s.lengths = (0..bind.seqs).map(|_| rng.within(1, bind.context) as i32).collect();
     s.slot_base = (0..bind.seqs).map(|i| (i * MAX_SEQ) as i32).collect();
     s.output_rows = (0..bind.rows).map(|_| rng.below(bind.tokens) as i32).collect();

@@ -120,8 +120,14 @@ fn integer(m: &mut Maker, shape: &Shape) -> NodeId {
     let x = match (m.rng.below(4), tokens) {
         (0, Some(t)) => {
             small[t] = TOKENS;
-            let inputs =
-                [Input::Positions, Input::TokenIds, Input::Sequences, Input::Slots, Input::TokenTypes];
+            let inputs = [
+                Input::Positions,
+                Input::TokenIds,
+                Input::Sequences,
+                Input::Slots,
+                Input::TokenTypes,
+                Input::Prompts,
+            ];
             let input = m.rng.pick(&inputs);
             m.input_as(input, small)
         }

@@ -13,7 +13,7 @@ use weft_ir::scalar::{Binary, Compare, Unary};
 use weft_ir::shape::{Dim, Sym};
 
 /// An input that has one element for each sequence, as i32 [t, 1] of each token's sequence.
-fn of_sequence(m: &mut ModelBuilder<'_>, input: Input) -> NodeId {
+pub(super) fn of_sequence(m: &mut ModelBuilder<'_>, input: Input) -> NodeId {
     let all = m.g.input(input);
     let sequence = m.g.input(Input::Sequences);
     let own = m.g.gather(all, sequence);

@@ -1,10 +1,11 @@
 //! Rotary position embedding (Su et al. 2021) and its scalings.
 
-use super::ModelBuilder;
-use crate::config::{Rope, RopeScaling};
+use super::{ModelBuilder, encoder};
+use crate::config::{Dynamic, Rope, RopeScaling};
+use crate::models::{Kind, family};
 use std::f64::consts::PI;
 use weft_ir::dtype::DType;
-use weft_ir::graph::Input;
+use weft_ir::graph::{Input, Literal, Op};
 use weft_ir::ids::NodeId;
 use weft_ir::scalar::{Binary, Unary};
 use weft_ir::shape::{Dim, Sym};
@@ -92,10 +93,14 @@ pub fn tables(m: &mut ModelBuilder<'_>) -> Rotaries {
 
 fn table(m: &mut ModelBuilder<'_>, rope: &Rope, scope: &str) -> Rotary {
     let frequencies = inverse_frequencies(rope);
+    let dynamic = rope.dynamic;
     m.scoped(scope, |m| {
         let half = frequencies.len();
         let one = Dim::Const(1);
-        let frequencies = m.g.constant(frequencies, vec![one, one, Dim::Const(half)]);
+        let mut frequencies = m.g.constant(frequencies, vec![one, one, Dim::Const(half)]);
+        if let Some(Dynamic::Base { factor, original, grows: true }) = dynamic {
+            frequencies = slowed(m, frequencies, rope.dim, factor, original);
+        }
         let position = m.g.input(Input::Positions);
         let position = m.g.cast(position, DType::F32);
         let position = m.g.reshape(position, vec![Sym::Tokens.into(), one, one]);
@@ -104,6 +109,47 @@ fn table(m: &mut ModelBuilder<'_>, rope: &Rope, scope: &str) -> Rotary {
         let by = rope.attention_factor();
         Rotary { cos: m.times(cos, by), sin: m.times(sin, by), dim: rope.dim }
     })
+}
+
+/// Frequencies f32 `[t, 1, dim/2]` for a base that grows with the sequence, of `frequencies` `[1, 1, dim/2]`:
+/// (θ · s^(d/(d − 2)))^(−2i/d) = θ^(−2i/d) · s^(−2i/(d − 2)), with s = 1 + factor · max(0, L / original − 1).
+///
+/// Semantics: `_compute_dynamic_ntk_parameters` and `dynamic_rope_update` in transformers, for each sequence by itself.
+/// Cached keys stay as they were turned; so a sequence that grows has keys of several bases.
+fn slowed(m: &mut ModelBuilder<'_>, frequencies: NodeId, dim: usize, factor: f64, original: usize) -> NodeId {
+    let one = Dim::Const(1);
+    let length = lengths(m);
+    let bound = i32::try_from(original).unwrap_or(i32::MAX);
+    // In integers, so that s is 1, and frequencies are as they were, in all sequences that are not longer.
+    let original = m.int_like(bound, length);
+    let reached = m.g.binary(Binary::Max, length, original);
+    let beyond = m.g.binary(Binary::Sub, reached, original);
+    let beyond = m.g.cast(beyond, DType::F32);
+    let beyond = m.times(beyond, factor / f64::from(bound));
+    let unit = m.g.scalar_like(1.0, beyond);
+    let s = m.g.binary(Binary::Add, unit, beyond);
+    let powers = (0..dim / 2).map(|i| (-2.0 * i as f64 / (dim as f64 - 2.0)) as f32);
+    let powers = m.g.constant(powers.collect::<Vec<_>>(), vec![one, one, Dim::Const(dim / 2)]);
+    let slower = m.g.binary(Binary::Pow, s, powers);
+    m.g.binary(Binary::Mul, frequencies, slower)
+}
+
+/// Tokens of each token's sequence, i32 `[t, 1, 1]`: behind the token's prompt up to the token itself, within it all of
+/// the prompt, whatever part of it the step holds. (Else the rotation would depend on where a prompt is cut, and so on
+/// its companions.)
+fn lengths(m: &mut ModelBuilder<'_>) -> NodeId {
+    let one = Dim::Const(1);
+    let length = match family(m.checkpoint) {
+        Ok((Kind::Encoder, _)) => encoder::of_sequence(m, Input::Lengths),
+        _ => {
+            let (position, prompt) = (m.g.input(Input::Positions), m.g.input(Input::Prompts));
+            let first = Op::Constant { literal: Literal::I32(vec![1]), shape: vec![one] };
+            let first = m.g.add(first, &[]);
+            let own = m.g.binary(Binary::Add, position, first);
+            m.g.binary(Binary::Max, own, prompt)
+        }
+    };
+    m.g.reshape(length, vec![Sym::Tokens.into(), one, one])
 }
 
 /// Rotates the first elements of x `[t, heads, d]` f32: element i of their first half with element i of the
