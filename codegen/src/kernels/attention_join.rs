@@ -8,7 +8,7 @@ use super::attention_decode::{Block, Seen};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{Axis, BinaryOp, CacheHint, Expr, MathFn, Mem, Stmt, Unroll};
+use weft_ir::kernel::{Axis, BinaryOp, CacheHint, Expr, MathFn, Mem, Stmt, UnaryOp, Unroll};
 use weft_ir::plan::{Attention, CLUSTER_KEYS, SPLIT_KEYS};
 
 /// Parts in global memory whose loads are in flight together.
@@ -296,17 +296,29 @@ pub(super) fn finish(
     a: &Attention,
     parts: &Parts,
     place: &Place,
-    Elements { h, d, in_row, row, n }: Elements,
+    elements: Elements,
 ) -> Result<(), String> {
-    let head = place.first_head.clone() + h;
     let sink = match &a.sink {
         Some(sink) => {
-            let sink = b.lower(sink, &Point::at(vec![place.token.clone(), head.clone()]))?;
+            let head = place.first_head.clone() + elements.h.clone();
+            let sink = b.lower(sink, &Point::at(vec![place.token.clone(), head]))?;
             Some(b.k.let_("sink", DType::F32, sink))
         }
         None => None,
     };
-    let joined = join(b, parts, (in_row, n, row as i64), sink)?;
+    let joined = join(b, parts, (elements.in_row.clone(), elements.n, elements.row as i64), sink)?;
+    store(b, a, place, &joined, elements)
+}
+
+/// Divides what was joined by the sum of weights, and stores.
+fn store(
+    b: &mut Body<'_>,
+    a: &Attention,
+    place: &Place,
+    joined: &Joined,
+    Elements { h, d, n, .. }: Elements,
+) -> Result<(), String> {
+    let head = place.first_head.clone() + h;
     // The best key has weight 1; where every key is hidden the result is 0.
     let total = b.k.let_("weights", DType::F32, Expr::Var(joined.total).max(Expr::float(1.0)));
     b.unrolled("e", n, |b, e| {
@@ -341,47 +353,89 @@ pub(super) fn join_splits(
     split: &Split,
     exchange: Option<&Exchange>,
 ) -> Result<(), String> {
-    b.if_then(split.active.clone().eq_(Expr::int(1)), |b| join_warps(b, a, block, place, states))?;
+    let counted = block.cluster < block.splits;
+    // A sink takes part in the last join alone, which is one of its own then.
+    let alone = split.active.clone().eq_(Expr::int(1));
+    if a.sink.is_some() || !counted {
+        b.if_then(alone.clone(), |b| join_warps(b, a, block, place, states))?;
+    }
     if let Some(exchange) = exchange {
         b.if_then(split.in_cluster(), |b| exchange.send(b, a, block, states))?;
     }
-    if block.cluster == block.splits { Ok(()) } else { join_by_counter(b, (a, block), place, states, split) }
+    if !counted {
+        return Ok(());
+    }
+    let several = split.active.clone().ge(Expr::int(split.cluster + 1));
+    let several = b.k.let_("several", DType::Bool, several);
+    match a.sink {
+        Some(_) => b.if_then(several.clone(), |b| leave(b, (a, block), place, states, (split, None)))?,
+        None => {
+            let alone = b.k.let_("alone", DType::Bool, alone);
+            let either = Expr::Binary(BinaryOp::Or, Box::new(alone.clone()), Box::new(several.clone()));
+            b.if_then(either, |b| leave(b, (a, block), place, states, (split, Some(alone))))?;
+        }
+    }
+    b.if_then(several, |b| join_by_counter(b, (a, block), place, split))
 }
 
-/// Joins the warps, and then, in the block that arrives last, the blocks that are more than a cluster.
-fn join_by_counter(
+/// Row of a head's first part in the scratch.
+fn scratch_row(a: &Attention, place: &Place, split: &Split, h: Expr) -> Expr {
+    let heads = (a.kv_heads * a.group) as i64;
+    (place.token.clone() * heads + place.first_head.clone() + h) * split.splits
+}
+
+/// The arrays of the scratch: largest scores, sums of weights, weighted values.
+fn scratch(b: &Body<'_>) -> Result<[Mem; 3], String> {
+    b.partials[..].try_into().map_err(|_| "splits of keys need three arrays".to_owned())
+}
+
+/// Joins the warps, and leaves the block's part in the scratch, or stores it as the result where the block is `alone`.
+fn leave(
     b: &mut Body<'_>,
     (a, block): (&Attention, &Block),
     place: &Place,
     states: &Warps,
-    split: &Split,
+    (split, alone): (&Split, Option<Expr>),
 ) -> Result<(), String> {
-    let [max, sum, out] = b.partials[..] else { return Err("splits of keys need three arrays".into()) };
-    let heads = (a.kv_heads * a.group) as i64;
-    // Row of a head's first part in the scratch.
-    let row = |h: Expr| (place.token.clone() * heads + place.first_head.clone() + h) * split.splits;
-    let n = together(a, block);
-    b.if_then(split.active.clone().ge(Expr::int(split.cluster + 1)), |b| {
-        let dim = a.value_dim as i64;
-        elements(b, (a.value_dim, n), block, |b, h, d| {
-            let joined = join(b, &states.parts(block, &h), (d.clone(), n, dim), None)?;
-            let own = b.k.let_("own", DType::I32, row(h) + Expr::BlockIdx(Axis::Z));
+    let [max, sum, out] = scratch(b)?;
+    let (n, dim) = (together(a, block), a.value_dim as i64);
+    elements(b, (a.value_dim, n), block, |b, h, d| {
+        let joined = join(b, &states.parts(block, &h), (d.clone(), n, dim), None)?;
+        let part = |b: &mut Body<'_>| {
+            let own = scratch_row(a, place, split, h.clone()) + Expr::BlockIdx(Axis::Z);
+            let own = b.k.let_("own", DType::I32, own);
             b.if_then(d.clone().eq_(Expr::int(0)), |b| {
                 b.k.store(max, own.clone(), joined.best.into());
                 b.k.store(sum, own.clone(), joined.total.into());
                 Ok(())
             })?;
-            store_some(b, out, own * dim + d, joined.acc, n);
+            store_some(b, out, own * dim + d.clone(), joined.acc, n);
             Ok(())
-        })?;
-        let group = place.token.clone() * (heads / i64::from(block.heads)) + Expr::BlockIdx(Axis::Y);
-        let last = b.last_block(group, split.active.clone().cast(DType::U32))?;
-        b.if_then(last, |b| {
-            elements(b, (a.value_dim, n), block, |b, h, d| {
-                let count = Count::Counted(split.active.clone());
-                let parts = Parts { count, max, sum, out, first: row(h.clone()), stride: 1 };
-                finish(b, a, &parts, place, Elements::whole(a, block, h, d))
-            })
+        };
+        let Some(alone) = alone else { return part(b) };
+        let not = Expr::Unary(UnaryOp::Not, Box::new(alone.clone()));
+        b.if_then(not, part)?;
+        b.if_then(alone, |b| store(b, a, place, &joined, Elements::whole(a, block, h.clone(), d.clone())))
+    })
+}
+
+/// Joins, in the block that arrives last, the blocks that are more than a cluster.
+fn join_by_counter(
+    b: &mut Body<'_>,
+    (a, block): (&Attention, &Block),
+    place: &Place,
+    split: &Split,
+) -> Result<(), String> {
+    let [max, sum, out] = scratch(b)?;
+    let heads = (a.kv_heads * a.group) as i64;
+    let group = place.token.clone() * (heads / i64::from(block.heads)) + Expr::BlockIdx(Axis::Y);
+    let last = b.last_block(group, split.active.clone().cast(DType::U32))?;
+    b.if_then(last, |b| {
+        elements(b, (a.value_dim, together(a, block)), block, |b, h, d| {
+            let (count, first) =
+                (Count::Counted(split.active.clone()), scratch_row(a, place, split, h.clone()));
+            let parts = Parts { count, max, sum, out, first, stride: 1 };
+            finish(b, a, &parts, place, Elements::whole(a, block, h, d))
         })
     })
 }

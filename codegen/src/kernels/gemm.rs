@@ -146,20 +146,27 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
         bests: mt * 2,
     };
     let drawing = Drawing::declare(b, m, site)?;
-    if drawing.is_some() && tile.warps_m > 1 {
-        return Err("draws from tiles of several warps along the rows".into());
+    if drawing.is_some() {
+        if tile.warps_m > 1 {
+            return Err("draws from tiles of several warps along the rows".into());
+        }
+        // Told nothing, ptxas leaves the passes over a row too few registers, and spills.
+        b.k.min_blocks(1);
     }
     let pitch = tile.k + CHUNK;
     let acc = b.k.array("acc", DType::F32, mt * nt * 4, Some(Expr::float(0.0)));
     left.start(b, m, mt);
 
     let constant = b.work.reads[w].constant;
+    // A tile of few rows is a step of few: its first copies are not to wait. Elsewhere unrolled code only compiles longer.
+    let unroll = if tile.m > 16 { Unroll::Never } else { Unroll::Full };
+    let stages = || (Expr::int(0), Expr::int(i64::from(ahead)), Expr::int(1));
     if constant {
         b.k.comment("Weights are constant: their copies start before the wait.");
-        b.unrolled("stage", ahead, |b, stage| right.start(b, tile, m.k, stage.clone(), stage))?;
+        b.for_loop("stage", stages(), unroll, |b, stage| right.start(b, tile, m.k, stage.clone(), stage))?;
     }
     b.wait();
-    b.unrolled("stage", ahead, |b, stage| {
+    b.for_loop("stage", stages(), unroll, |b, stage| {
         let rest = copies.iter().chain((!constant).then_some(&right));
         rest.into_iter().try_for_each(|c| c.start(b, tile, m.k, stage.clone(), stage.clone()))?;
         b.k.push(Stmt::CpAsyncCommit);
@@ -192,7 +199,9 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
         let b_base = b.k.let_("b_base", DType::I32, b_base);
         let own = fragments / tile.warps_k;
         let along = (Expr::int(0), Expr::int(i64::from(own)), Expr::int(1));
-        b.for_loop("kk", along, left.unroll(), |b, kk| {
+        // So many products of one step keep the tensor cores busy.
+        let unroll = if mt * nt >= 32 { Unroll::By(2) } else { left.unroll() };
+        b.for_loop("kk", along, unroll, |b, kk| {
             let kk = if tile.warps_k == 1 { kk } else { part.clone() * i64::from(own) + kk };
             let (stage, step, warp_row, first_row) = (&stage, &step, &warp_m, &first_row);
             let place = Place { stage, step, kk: kk.clone(), warp_row, first_row };

@@ -10,7 +10,7 @@ use super::warp::{Threads, combine, neutral};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::VarId;
-use weft_ir::kernel::{Expr, Mem, Stmt};
+use weft_ir::kernel::{Expr, Mem, Stmt, Unroll};
 use weft_ir::plan::MatMul;
 use weft_ir::scalar::Reduce;
 
@@ -87,7 +87,9 @@ pub(super) fn store(
     let of_row = 2 / group;
     let points = mt * nt * 2 * of_row;
     let each = points.div_ceil(p.parts);
-    b.unrolled("i", each, |b, i| {
+    // What the points load is to be on its way together; those that draw load nothing, and are long code.
+    let unroll = if drawing.is_some() { Unroll::Never } else { Unroll::Full };
+    b.for_loop("i", (Expr::int(0), Expr::int(i64::from(each)), Expr::int(1)), unroll, |b, i| {
         let point = b.k.let_("point", DType::I32, p.part.clone() * i64::from(each) + i);
         let take = |b: &mut Body<'_>| {
             let fragment = b.k.let_("fragment", DType::I32, point.clone() / i64::from(2 * of_row));

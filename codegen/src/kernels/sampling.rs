@@ -61,9 +61,10 @@ impl Row {
         if self.dtype == DType::F32 { vector_lanes(DType::F32, self.vocab as usize) } else { 1 }
     }
 
-    /// How a pass without much arithmetic is unrolled: 16 loads of a thread are on the way.
+    /// How a pass without much arithmetic is unrolled: 16 loads of a thread are on the way, or eight in large blocks.
     pub fn unroll(&self) -> Unroll {
-        Unroll::By(if self.lanes() > 1 { 4 } else { 16 })
+        let loads = if self.threads > 512 { 8 } else { 16 };
+        Unroll::By(loads / self.lanes())
     }
 
     /// Runs over the row's tokens; the closure receives the token and its logit over the temperature.
@@ -97,7 +98,7 @@ impl Row {
     /// a smaller number.
     pub fn largest(&self, b: &mut Body<'_>) -> Result<VarId, String> {
         let own = b.k.let_mut("largest_of_thread", DType::F32, neutral(Reduce::Max));
-        self.vectors(b, |b, _, some| {
+        self.vectors(b, self.unroll(), |b, _, some| {
             b.k.assign(own, Expr::Var(own).max(some));
             Ok(())
         })?;
@@ -115,7 +116,7 @@ impl Row {
         bound: &Expr,
         fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
     ) -> Result<(), String> {
-        self.vectors(b, |b, token, largest| {
+        self.vectors(b, Unroll::By(4), |b, token, largest| {
             let highest = key(b, self.scaled(largest));
             b.if_then(cmp(CompareOp::Ge, highest.clone(), bound.clone()), |b| {
                 let lanes = self.lanes();
@@ -136,13 +137,14 @@ impl Row {
     fn vectors(
         &self,
         b: &mut Body<'_>,
+        unroll: Unroll,
         fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
     ) -> Result<(), String> {
         let lanes = self.lanes();
         let wide = i64::from(lanes);
         let along =
             (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
-        b.for_loop("token", along, self.unroll(), |b, token| {
+        b.for_loop("token", along, unroll, |b, token| {
             let largest = if lanes == 1 {
                 self.logit(b, &token)
             } else {

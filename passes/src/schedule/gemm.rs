@@ -25,11 +25,6 @@ impl Left {
         let rows = tile_m as usize * self.of_row + self.of_all + tile_n as usize * 2;
         rows * (tile_k as usize + PAD)
     }
-
-    /// Whether a row is more than its 16-bit elements.
-    fn is_wide(&self) -> bool {
-        self.of_row > 2
-    }
 }
 
 /// Why no tile can take a product of this length, if so.
@@ -83,19 +78,18 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     if rows <= 16 {
         return short_rows(m, left, target);
     }
-    let (tile_m, tile_n, warps_m, warps_n) = if rows > 32 && rows <= 64 && blocks(64, 64) < sms {
-        (64, 32, 4, 1)
-    } else if rows <= 32 || blocks(64, 64) < sms {
+    if rows > 32 && rows <= 64 {
+        return one_tile_of_rows(m, left, target);
+    }
+    let (tile_m, tile_n, warps_m, warps_n) = if rows <= 32 || blocks(64, 64) < sms {
         (32, 64, 2, 2)
-    } else if rows > 64 && blocks(128, 128) >= sms {
-        // Fragments of 64 × 64: each is read from shared memory for four products, not two or three.
-        (128, 128, 2, 2)
+    } else if blocks(128, 128) >= sms {
+        // Fragments of 64 × 64: each is read from shared memory for four products, not two or three. Where points go to
+        // several arrays, the epilogue of so many of a thread is long code: NVRTC takes 2.5 times as long.
+        if m.stores.len() > 1 { (128, 128, 2, 4) } else { (128, 128, 2, 2) }
     } else {
         (64, 64, 2, 2)
     };
-    let wider = left.is_wide() && 2 * blocks(tile_m as usize, 128) >= sms;
-    let (tile_n, warps_m, warps_n) =
-        if wider { (128, warps_m.min(2), 4) } else { (tile_n, warps_m, warps_n) };
     // Small tiles need more of them on the way.
     let most = if tile_m < 128 { 6 } else { 3 };
     let deep = (3..=most).rev().map(|stages| (LINE, stages)).filter(|_| m.k.is_multiple_of(LINE as usize));
@@ -124,6 +118,35 @@ fn short_rows(m: &MatMul, left: &Left, target: &Target) -> Schedule {
     };
     let Share { tile_k, stages, parts } = share(m, left, (tile_n, warps_n), room(blocks(tile_n), target));
     Schedule::Gemm { tile_m: 16, tile_n, tile_k, warps_m: 1, warps_n, warps_k: parts, stages }
+}
+
+/// Tiles of 64 rows, where there are no more: every block reads all of the left operand, so tiles are as wide as leaves
+/// two thirds of the multiprocessors a block. Narrow ones have little to do between two stages, and as many warps share k.
+fn one_tile_of_rows(m: &MatMul, left: &Left, target: &Target) -> Schedule {
+    let (tile_m, sms) = (64, target.profile.sms as usize);
+    let enough = |tile_n: &u32| 3 * m.columns().div_ceil(*tile_n as usize) >= 2 * sms;
+    let tile_n = [128, 64].into_iter().find(enough).unwrap_or(32);
+    let (warps_m, warps_n) = if tile_n == 32 { (2, 1) } else { (2, 2) };
+    // Two blocks of the wide ones are on a multiprocessor, one of the others.
+    let (all, two) = (target.shared_bytes as usize, target.shared_bytes as usize / 2 - 1024);
+    let room = if tile_n == 128 { two } else { all - all / 20 }.max(SHARED_BYTES.min(all));
+    let most = if tile_n == 128 { 1 } else { WARPS / (warps_m * warps_n) };
+    let choices = [most, most / 2, 1].into_iter().filter(|parts| *parts > 0).flat_map(|parts| {
+        let deepest = if parts > 1 { 2 * LINE } else { LINE };
+        [(parts, deepest), (parts, DEPTH)]
+    });
+    // What the warps leave for each other: accumulators and row sums of all lanes.
+    let joined = |parts: u32| {
+        if parts > 1 { parts * tile_m * (tile_n + 4 * warps_n * m.stages.len() as u32) * 4 } else { 0 }
+    };
+    let stages = |(parts, tile_k): (u32, u32)| {
+        (room.saturating_sub(joined(parts) as usize) / left.stage(tile_m, tile_n, tile_k)).min(8) as u32
+    };
+    let fits =
+        |&(parts, tile_k): &(u32, u32)| (tile_k / 16).is_multiple_of(parts) && stages((parts, tile_k)) >= 3;
+    let (warps_k, tile_k) = choices.into_iter().find(fits).unwrap_or((1, DEPTH));
+    let stages = stages((warps_k, tile_k)).clamp(2, (m.k as u32).div_ceil(tile_k).max(2));
+    Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k, stages }
 }
 
 /// Columns of a tile of at most 16 rows, the most first.
