@@ -61,6 +61,12 @@ impl Row {
         if self.dtype == DType::F32 { vector_lanes(DType::F32, self.vocab as usize) } else { 1 }
     }
 
+    /// First tokens of the thread's vectors of so many: from, to, step.
+    fn along(&self, lanes: u32) -> (Expr, Expr, Expr) {
+        let wide = i64::from(lanes);
+        (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide))
+    }
+
     /// How a pass without much arithmetic is unrolled: 16 loads of a thread are on the way, or eight in large blocks.
     pub fn unroll(&self) -> Unroll {
         let loads = if self.threads > 512 { 8 } else { 16 };
@@ -75,10 +81,7 @@ impl Row {
         fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
     ) -> Result<(), String> {
         let lanes = self.lanes();
-        let wide = i64::from(lanes);
-        let along =
-            (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
-        b.for_loop("token", along, unroll, |b, token| {
+        b.for_loop("token", self.along(lanes), unroll, |b, token| {
             if lanes == 1 {
                 let logit = self.logit(b, &token);
                 let scaled = b.k.let_("scaled", DType::F32, self.scaled(logit));
@@ -141,10 +144,7 @@ impl Row {
         fill: impl FnOnce(&mut Body<'_>, Expr, Expr) -> Result<(), String>,
     ) -> Result<(), String> {
         let lanes = self.lanes();
-        let wide = i64::from(lanes);
-        let along =
-            (Expr::ThreadIdx * wide, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * wide));
-        b.for_loop("token", along, unroll, |b, token| {
+        b.for_loop("token", self.along(lanes), unroll, |b, token| {
             let largest = if lanes == 1 {
                 self.logit(b, &token)
             } else {
@@ -171,8 +171,7 @@ impl Row {
         b: &mut Body<'_>,
         fill: impl FnOnce(&mut Body<'_>, Expr, VarId) -> Result<(), String>,
     ) -> Result<(), String> {
-        let along = (Expr::ThreadIdx * 4, Expr::int(self.vocab), Expr::int(i64::from(self.threads) * 4));
-        b.for_loop("token", along, Unroll::Never, |b, token| {
+        b.for_loop("token", self.along(4), Unroll::Never, |b, token| {
             let four = self.load(b, &token, 4);
             if self.temperature.is_some() {
                 b.unrolled("e", 4, |b, e| {
