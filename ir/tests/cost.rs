@@ -234,6 +234,7 @@ fn the_roofline() {
         blocks: 264,
         staged: true,
         resident: 1,
+        behind: 0,
         ahead: 0,
         late: false,
     };

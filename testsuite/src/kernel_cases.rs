@@ -295,6 +295,7 @@ fn tiles() -> Vec<Case> {
         blocks,
         staged,
         resident: 1,
+        behind: 0,
         ahead: 0,
         late: false,
     };

@@ -188,15 +188,17 @@ impl Maker {
                     (*staged, *warps, *split, *blocks) = (false, 2, 1, 3);
                 }
             },
-            // Two columns or groups at a time, one load in flight.
+            // Two columns or groups at a time, one load in flight, the half of them behind the wait.
             &|s| {
-                if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, .. } = s {
-                    (*warps, *lanes, *split, *columns, *depth, *blocks) = (2, 16, 1, *columns * 2, 1, 2);
+                if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, behind, .. } = s {
+                    (*behind, *columns) = (*columns, *columns * 2);
+                    (*warps, *lanes, *split, *depth, *blocks) = (2, 16, 1, 1, 2);
                 }
             },
             &|s| {
-                if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, .. } = s {
-                    (*warps, *lanes, *split, *columns, *depth, *blocks) = (4, 32, 2, *columns * 2, 2, 1);
+                if let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, behind, .. } = s {
+                    (*behind, *columns) = (*columns * 2, *columns * 2);
+                    (*warps, *lanes, *split, *depth, *blocks) = (4, 32, 2, 2, 1);
                 }
             },
         ];

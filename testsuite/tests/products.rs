@@ -206,6 +206,33 @@ fn resident_blocks_are_launch_bounds() {
     });
 }
 
+/// The first loads that a schedule puts behind the wait start between those of the left operand and its first use,
+/// whether it is copied or computed.
+#[test]
+fn loads_start_behind_those_of_the_left_operand() {
+    let kinds = [
+        (product::plain(300, 512, 1), "copy_async_commit();"),
+        (product::gated_after_norm(300, 512, 1), "part_of_row["),
+    ];
+    for ((maker, m), started) in kinds {
+        let plan = maker.plan(m, 1, &|s| {
+            let Schedule::Gemv { warps, lanes, split, columns, depth, behind, .. } = s else {
+                panic!("{s:?}")
+            };
+            (*warps, *lanes, *split, *columns, *depth, *behind) = (8, 32, 2, 4, 1, 3);
+        });
+        let source = weft_codegen::emit(&plan).expect("emits").remove(0).source;
+        let (before, after) = source.split_once("grid_dependency_wait();\n    ").expect("a wait");
+        let (start, rest) = after.split_once("__syncthreads();").expect("a barrier");
+        let loads =
+            |text: &str| text.lines().filter(|l| l.contains("&w[") && l.contains("load_once_16")).count();
+        assert_eq!((loads(before), loads(start)), (1, 3), "{source}");
+        let at = |text: &str| start.find(text).unwrap_or_else(|| panic!("no {text} in {start}"));
+        assert!(at(started) < at("load_once_16"), "{start}");
+        assert!(rest.contains("acc["), "{rest}");
+    }
+}
+
 /// A plain left operand with a group: what the tensor-core kernel takes too.
 #[test]
 fn gated_activation() {

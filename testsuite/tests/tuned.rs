@@ -37,6 +37,7 @@ fn database() -> Database {
             blocks,
             staged: true,
             resident: 1,
+            behind: 0,
             ahead: 0,
             late: false,
         };

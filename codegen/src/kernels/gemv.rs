@@ -13,6 +13,7 @@ use super::draw::{Drawing, Site};
 use super::gemv_left::Left;
 use super::warp::{Threads, threads, vector_lanes};
 use super::{Body, Point};
+use std::ops::Range;
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{Axis, CacheHint, Expr, Stmt, Unroll};
@@ -29,6 +30,7 @@ pub(super) struct Shape {
     pub blocks: u32,
     pub staged: bool,
     pub resident: u32,
+    pub behind: u32,
     pub ahead: u32,
     pub late: bool,
 }
@@ -130,8 +132,9 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     }
     b.k.comment("Weights are constant: their loads start before the wait.");
     let first = k.places(b, team, Expr::int(0))?;
-    b.unrolled("d", s.depth, |b, d| k.load(b, &first, d))?;
-    k.bring(b, &first)?;
+    let parts = k.parts()?;
+    k.load_part(b, &first, &parts.before)?;
+    k.bring(b, &first, &parts)?;
     k.left.load_constants(b)?;
     // The only task's epilogue is known already.
     let mut only = (k.rounds == 1).then(|| k.turns(b, &k.team));
@@ -142,6 +145,8 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     }
     load_ahead(b, only.iter_mut().flatten(), false)?;
     let (t, first_row) = (k.t.clone(), k.first_row.clone());
+    k.left.start(b, m, s, &first_row)?;
+    k.load_part(b, &first, &parts.behind)?;
     let reduced = k.left.fill(b, m, s, &t, &first_row)?;
     k.rounds(b, partial, &reduced, only)
 }
@@ -159,6 +164,25 @@ fn load_ahead<'t>(
 struct Places {
     columns: Vec<Expr>,
     k: Expr,
+}
+
+/// Some of a lane's first loads: steps of k, and columns.
+struct Part {
+    depth: Range<u32>,
+    columns: Range<u32>,
+}
+
+/// A lane's first loads.
+struct Parts {
+    before: Part,
+    behind: Part,
+}
+
+impl Parts {
+    /// Steps of k that are loaded of all columns, the last of them perhaps behind the wait.
+    fn whole(&self) -> u32 {
+        self.before.depth.end
+    }
 }
 
 /// The points that the lanes of a team take together: those from `first` on, `many` of them, lane by lane.
@@ -199,13 +223,45 @@ impl Kernel<'_> {
         Ok(Places { columns: columns.collect(), k })
     }
 
-    /// Starts a lane's loads of vector d of each column.
-    fn load(&self, b: &mut Body<'_>, at: &Places, d: Expr) -> Result<(), String> {
+    /// The first loads, before the wait and behind the left operand's.
+    fn parts(&self) -> Result<Parts, String> {
+        let (columns, depth, behind) = (self.s.columns, self.s.depth, self.s.behind);
+        let part = |depth: Range<u32>, columns: Range<u32>| Part { depth, columns };
+        if behind.is_multiple_of(columns) && behind <= columns * depth {
+            let before = depth - behind / columns;
+            return Ok(Parts {
+                before: part(0..before, 0..columns),
+                behind: part(before..depth, 0..columns),
+            });
+        }
+        if depth == 1 && behind < columns {
+            let before = columns - behind;
+            return Ok(Parts { before: part(0..1, 0..before), behind: part(0..1, before..columns) });
+        }
+        Err(format!("{behind} of {columns} × {depth} loads behind the wait"))
+    }
+
+    /// Starts a part of the first loads.
+    fn load_part(&self, b: &mut Body<'_>, at: &Places, part: &Part) -> Result<(), String> {
+        let steps = part.depth.clone();
+        if steps.is_empty() || part.columns.is_empty() {
+            return Ok(());
+        }
+        let (first, n) = (i64::from(steps.start), steps.end - steps.start);
+        b.unrolled("d", n, |b, d| {
+            let d = if first == 0 { d } else { d + first };
+            self.load(b, at, d, &part.columns)
+        })
+    }
+
+    /// Starts a lane's loads of vector d of some columns.
+    fn load(&self, b: &mut Body<'_>, at: &Places, d: Expr, columns: &Range<u32>) -> Result<(), String> {
         let shape = b.work.reads[self.m.b.index()].shape.clone();
         let k = at.k.clone() + d.clone() * self.stride();
         // Vectors past the end repeat the last one; the left operand is zero there.
         let k = if self.exact() { k } else { k.min(Expr::int((self.m.k - self.vector as usize) as i64)) };
-        for (c, column) in at.columns.iter().enumerate() {
+        let (from, to) = (columns.start as usize, columns.end as usize);
+        for (c, column) in at.columns.iter().enumerate().take(to).skip(from) {
             let slot = d.clone() * i64::from(self.s.columns) + c as i64;
             let index = b.flat_offset(&shape, column.clone(), k.clone());
             if self.vector == 1 {
@@ -226,10 +282,10 @@ impl Kernel<'_> {
     }
 
     /// Has what follows the first loads of a team's columns brought to L2.
-    fn bring(&self, b: &mut Body<'_>, at: &Places) -> Result<(), String> {
+    fn bring(&self, b: &mut Body<'_>, at: &Places, parts: &Parts) -> Result<(), String> {
         let read = &b.work.reads[self.m.b.index()];
         let (shape, size) = (read.shape.clone(), read.dtype.size() as i64);
-        let first = self.stride() * i64::from(self.s.depth);
+        let first = self.stride() * i64::from(parts.whole());
         let left = (self.m.k as i64 - first).max(0);
         let piece = 16 / size;
         let elements = left.min(i64::from(self.s.ahead) / size) / piece * piece;
@@ -291,7 +347,7 @@ impl Kernel<'_> {
                 let ahead = self.places(b, task, next)?;
                 b.unrolled("d", self.s.depth, |b, d| {
                     self.multiply(b, &chunk, d.clone())?;
-                    b.if_then(more, |b| self.load(b, &ahead, d))
+                    b.if_then(more, |b| self.load(b, &ahead, d, &(0..self.s.columns)))
                 })
             })?;
             self.finish(b, partial, reduced, &turns, round)

@@ -5,7 +5,7 @@
 use super::gemv::Shape;
 use super::gemv_pass::Pass;
 use super::gemv_vectors::{Held, Vectors};
-use super::warp::{Threads, neutral, shuffle_reduce, vector_lanes};
+use super::warp::{Threads, neutral, shuffle_reduce};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
@@ -21,17 +21,19 @@ type Fill<'f> = dyn FnMut(&mut Body<'_>) -> Result<(), String> + 'f;
 /// Where lanes find the left operand.
 pub(super) struct Left {
     /// Rows in shared memory, if they are there: [rows, padded], as stored for a plain operand, else f32.
-    staged: Option<(SharedId, DType)>,
+    pub(super) staged: Option<(SharedId, DType)>,
     /// Partial reductions: [stages, rows, warps].
     partial: Option<SharedId>,
     /// k up to whole chunks: what is past k is zero.
-    padded: u32,
+    pub(super) padded: u32,
     /// Elements a lane takes at a time.
     vector: u32,
     /// How rows that are computed are read, where vectors fit.
     vectors: Option<Vectors>,
     /// Reductions that the left operand refers to, where lanes compute it: [rows, stages].
     known: Option<VarId>,
+    /// The first row, and what is loaded of it, where that was started ahead.
+    started: Option<(Expr, Held)>,
 }
 
 impl Left {
@@ -52,7 +54,7 @@ impl Left {
         let copied = m.plain_left().is_some_and(|o| b.work.reads[o.index()].dtype.is_half());
         let computed = (staged.is_some() && !copied) || partial.is_some();
         let vectors = if computed { Vectors::find(b, m, s) } else { None };
-        Ok(Left { staged, partial, padded, vector, vectors, known: None })
+        Ok(Left { staged, partial, padded, vector, vectors, known: None, started: None })
     }
 
     /// Starts what may be loaded before the dependency wait.
@@ -60,10 +62,37 @@ impl Left {
         self.vectors.as_mut().map_or(Ok(()), |v| v.load_constants(b))
     }
 
+    /// Starts the loads of what is not constant, behind the wait: copies of rows, and of a row that is computed what
+    /// the first pass reads, where other loads are to follow.
+    pub fn start(&mut self, b: &mut Body<'_>, m: &MatMul, s: &Shape, first_row: &Expr) -> Result<(), String> {
+        if let Some((shared, o)) = self.piecewise(m) {
+            return self.copy_pieces(b, m, s, first_row, (shared, o));
+        }
+        let Some(v) = self.vectors.as_ref().filter(|v| s.behind > 0 && v.together() == v.turns) else {
+            return Ok(());
+        };
+        let row = first_row.clone().min(b.extent(m.m) - 1);
+        let row = b.k.let_("x_row", DType::I32, row);
+        let (pass_of, left) = m.passes();
+        let stages: Vec<usize> = (0..m.stages.len()).filter(|&i| pass_of[i] == 0).collect();
+        let stores = self.staged.is_some() && left == 0;
+        let pass = Pass { stages: &stages, stores, known: &[], held: &mut Held::default() };
+        let mut held = Held::default();
+        let missing = v.missing(b, &mut held, &pass.values(m));
+        let arrays = held.arrays().to_vec();
+        b.unrolled("t", v.turns, |b, t| {
+            let (k, inside) = v.place(t.clone());
+            let load = |b: &mut Body<'_>| v.load_turn(b, (&arrays, &missing), &row, (k, t));
+            if v.exact { load(b) } else { b.if_then(inside, load) }
+        })?;
+        self.started = Some((row, held));
+        Ok(())
+    }
+
     /// Index in shared memory of element k of a row, k being the first of a quad or single. Quads of f32
     /// are laid out so that neighbouring lanes read neighbouring ones: first the even quads of all vectors,
     /// then the odd.
-    fn index(&self, dtype: DType, row: Expr, k: Expr) -> Expr {
+    pub(super) fn index(&self, dtype: DType, row: Expr, k: Expr) -> Expr {
         let row = row * i64::from(self.padded);
         if dtype != DType::F32 || self.vector <= QUAD {
             return row + k;
@@ -101,13 +130,18 @@ impl Left {
                 if last.is_none() {
                     break;
                 }
-                if pass == 0 {
-                    let row = (first_row.clone() + i64::from(r)).min(count.clone() - 1);
-                    rows.push(b.k.let_("x_row", DType::I32, row));
-                }
                 let held = &mut held[r as usize];
-                if !keeps {
-                    *held = Held::default();
+                match (pass, self.started.take()) {
+                    (0, Some((row, started))) => {
+                        rows.push(row);
+                        *held = started;
+                    }
+                    (0, None) => {
+                        let row = (first_row.clone() + i64::from(r)).min(count.clone() - 1);
+                        rows.push(b.k.let_("x_row", DType::I32, row));
+                    }
+                    _ if !keeps => *held = Held::default(),
+                    _ => {}
                 }
                 let at = (r, &rows[r as usize]);
                 self.compute(b, m, s, t, at, Pass { stages: &stages, stores, known, held })?;
@@ -130,66 +164,6 @@ impl Left {
             self.known = Some(array);
         }
         Ok(known)
-    }
-
-    /// Copies rows that are stored in 16 bits as they are; whether they were.
-    fn copy(&self, b: &mut Body<'_>, m: &MatMul, s: &Shape, first_row: &Expr) -> Result<bool, String> {
-        let (Some((shared, dtype)), Some(o)) = (self.staged, m.plain_left()) else { return Ok(false) };
-        if !dtype.is_half() {
-            return Ok(false);
-        }
-        let lanes = vector_lanes(dtype, m.k);
-        let (mem, shape) = (b.reads[o.index()], b.work.reads[o.index()].shape.clone());
-        let across = i64::from(m.k as u32 / lanes);
-        let threads = i64::from(s.warps * 32);
-        let last = b.extent(m.m) - 1;
-        let along = (Expr::ThreadIdx, Expr::int(across * i64::from(s.rows)), Expr::int(threads));
-        b.for_loop("i", along, Unroll::By(4), |b, i| {
-            let local = b.k.let_("local", DType::I32, i.clone() / across);
-            let k = b.k.let_("k", DType::I32, i % across * i64::from(lanes));
-            let row = (first_row.clone() + local.clone()).min(last);
-            let x = b.k.array("x", dtype, lanes, None);
-            let index = b.flat(&shape, &[row, k.clone()]);
-            let to = local * i64::from(self.padded) + k;
-            if lanes == 1 {
-                b.k.assign_elem(x, Expr::int(0), Expr::load(mem, index));
-                b.k.store(Mem::Shared(shared), to, Expr::elem(x, Expr::int(0)));
-                return Ok(());
-            }
-            let hint = CacheHint::Default;
-            b.k.push(Stmt::LoadVec { dst: x, dst_at: Expr::int(0), mem, index, lanes, hint });
-            let (mem, src_at) = (Mem::Shared(shared), Expr::int(0));
-            b.k.push(Stmt::StoreVec { mem, index: to, src: x, src_at, lanes });
-            Ok(())
-        })?;
-        for r in 0..s.rows {
-            self.pad(b, m, s, r, shared, dtype)?;
-        }
-        Ok(true)
-    }
-
-    /// Zeros past the end of a row.
-    fn pad(
-        &self,
-        b: &mut Body<'_>,
-        m: &MatMul,
-        s: &Shape,
-        r: u32,
-        shared: SharedId,
-        dtype: DType,
-    ) -> Result<(), String> {
-        let (k, end) = (m.k as i64, i64::from(self.padded));
-        if k == end {
-            return Ok(());
-        }
-        let along = (Expr::ThreadIdx + k, Expr::int(end), Expr::int(i64::from(s.warps * 32)));
-        b.for_loop("k", along, Unroll::Never, |b, k| {
-            let zero = Expr::float(0.0);
-            let zero = if dtype.is_half() { zero.cast(dtype) } else { zero };
-            let index = self.index(dtype, Expr::int(i64::from(r)), k);
-            b.k.store(Mem::Shared(shared), index, zero);
-            Ok(())
-        })
     }
 
     /// A pass over a row: its elements, and this thread's part of the reductions.
@@ -260,10 +234,13 @@ impl Left {
         let unroll = if all == together { Unroll::Full } else { Unroll::Never };
         b.for_loop("group", groups, unroll, |b, group| {
             let first = group * i64::from(together);
-            b.unrolled("t", together, |b, t| {
-                let (k, inside) = v.place(first.clone() + t.clone());
-                within(b, inside, &mut |b| v.load_turn(b, (&arrays, &missing), row, (k.clone(), t.clone())))
-            })?;
+            if !missing.is_empty() {
+                b.unrolled("t", together, |b, t| {
+                    let (k, inside) = v.place(first.clone() + t.clone());
+                    let turn = (k, t);
+                    within(b, inside, &mut |b| v.load_turn(b, (&arrays, &missing), row, turn.clone()))
+                })?;
+            }
             b.unrolled("t", together, |b, t| {
                 let turn = first + t.clone();
                 let (k, inside) = v.place(turn.clone());

@@ -23,6 +23,7 @@ mod gemm_join;
 mod gemm_left;
 mod gemm_row;
 mod gemv;
+mod gemv_copy;
 mod gemv_left;
 mod gemv_pass;
 mod gemv_sums;
@@ -78,6 +79,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
                 blocks,
                 staged,
                 resident,
+                behind,
                 ahead,
                 late,
             },
@@ -93,6 +95,7 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
                 blocks: *blocks,
                 staged: *staged,
                 resident: *resident,
+                behind: *behind,
                 ahead: *ahead,
                 late: *late,
             };

@@ -43,6 +43,10 @@ pub enum Schedule {
         /// Blocks that an SM is to hold at once: a thread has no more registers than that allows.
         #[serde(default = "one", skip_serializing_if = "is_one")]
         resident: u32,
+        /// How many of a lane's first loads (by step of k, then by column) start behind those of the left operand rather
+        /// than before the block waits for what it depends on.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        behind: u32,
         /// Bytes of each row of b, behind those that are loaded first, which a block has brought to L2 before it
         /// waits for what it depends on: whole pieces of 16; at most what a row has left is taken.
         #[serde(default, skip_serializing_if = "is_zero")]

@@ -52,6 +52,22 @@ pub(super) fn set_ahead(schedule: &mut Schedule, row: &RowOf, budget: usize, tar
     *ahead = wanted.saturating_sub(first) as u32;
 }
 
+/// Has half of a skinny product's first loads start behind those of the left operand. What an SM asked for comes back
+/// in turn: a block that begins as its dependency ends has its weights early and its left operand late.
+pub(super) fn halve(schedule: &mut Schedule) {
+    if let Schedule::Gemv { columns, depth, behind, .. } = schedule {
+        *behind = if *depth > 1 { *depth / 2 * *columns } else { *columns / 2 };
+    }
+}
+
+/// The other way to begin: half of the first loads behind those of the left operand, or all before.
+fn share_out(schedule: &mut Schedule) {
+    match schedule {
+        Schedule::Gemv { behind, .. } if *behind > 0 => *behind = 0,
+        other => halve(other),
+    }
+}
+
 /// The same schedule of attention with dependents that start earlier or later.
 fn turned(schedule: &Schedule) -> Option<Schedule> {
     let mut turned = schedule.clone();
@@ -62,8 +78,8 @@ fn turned(schedule: &Schedule) -> Option<Schedule> {
     Some(turned)
 }
 
-/// The same schedule with other prefetches, and with dependents that start earlier or later: to be tried in steps, since
-/// a kernel alone does not show what they are worth.
+/// The same schedule with other prefetches, with first loads shared out differently, and with dependents that start
+/// earlier or later: to be tried in steps, since a kernel alone does not show what they are worth.
 pub(super) fn refinements(key: &Key, schedule: &Schedule) -> Vec<Schedule> {
     let (k, target) = match (&key.shape, Target::parse(&key.target)) {
         (Shape::Gemv { k, .. }, Ok(target)) => (k, target),
@@ -72,10 +88,13 @@ pub(super) fn refinements(key: &Key, schedule: &Schedule) -> Vec<Schedule> {
     };
     let row = RowOf { elements: *k, size: key.dtype.size() };
     let mut out: Vec<Schedule> = Vec::new();
-    for turned in [false, true] {
+    for (turned, shared) in [(false, false), (false, true), (true, false)] {
         for budget in TRIED {
             let mut other = schedule.clone();
             set_ahead(&mut other, &row, budget * 1024, target);
+            if shared {
+                share_out(&mut other);
+            }
             if let Schedule::Gemv { late, .. } = &mut other {
                 *late ^= turned;
             }

@@ -105,6 +105,7 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
         blocks: blocks as u32,
         staged,
         resident: resident as u32,
+        behind: 0,
         ahead: 0,
         late: false,
     };
@@ -264,6 +265,7 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
                 blocks,
                 staged,
                 resident,
+                behind,
                 ahead,
                 late: _,
             },
@@ -286,6 +288,10 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
                     format!("about {about} registers a thread, of {most} for {resident} blocks on an SM")
                 })?;
             }
+            let parts = behind.is_multiple_of(*columns) || *depth == 1;
+            need(parts && behind <= &(columns * depth), || {
+                format!("{behind} of {columns} × {depth} loads behind the wait")
+            })?;
             let bulk = *ahead == 0 || target.features.tma && RowOf::product(work, m).pieces().is_some();
             need(bulk, || format!("{ahead} bytes ahead of rows that cannot be prefetched in bulk"))?;
             legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)

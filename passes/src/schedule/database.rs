@@ -4,6 +4,7 @@
 //! same order in all of them that stream. Rows of the bucket and the length of the context are not in it, but noted.
 
 use super::GEMV_ROWS;
+use super::ahead::halve;
 use super::attention::{clustered, group_heads, most_splits, splits};
 use super::candidates::{Team, few, legal, with_team};
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,7 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
             blocks,
             staged: _,
             resident,
+            behind,
             ahead,
             late: _,
         } => {
@@ -164,6 +166,9 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
             within("depth", *depth, 64)?;
             within("blocks", *blocks, 1 << 20)?;
             within("resident", *resident, 64)?;
+            if *behind > columns.saturating_mul(*depth) {
+                return Err(format!("behind: {behind}, of {columns} × {depth} loads"));
+            }
             match *ahead {
                 0..=MOST_AHEAD => Ok(()),
                 n => Err(format!("ahead: {n}, at most {MOST_AHEAD} bytes are possible")),
@@ -413,8 +418,9 @@ fn gemv(
         columns,
         depth,
         blocks,
+        behind,
         ahead: far,
-        late: behind,
+        late: starts_late,
         ..
     } = measured
     else {
@@ -446,8 +452,13 @@ fn gemv(
     let (mut rows, whole) = (rows, (team.depth, team.columns));
     loop {
         let mut schedule = with_team(work, m, rows, &team, target);
-        if let (true, Schedule::Gemv { ahead, late, .. }) = (exact, &mut schedule) {
-            (*ahead, *late) = (*far, *behind);
+        if exact {
+            if *behind > 0 {
+                halve(&mut schedule);
+            }
+            if let Schedule::Gemv { ahead, late, .. } = &mut schedule {
+                (*ahead, *late) = (*far, *starts_late);
+            }
         }
         if legal(work, &schedule, target).is_ok() {
             return Some(schedule);

@@ -117,6 +117,7 @@ fn of_head(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
         blocks: blocks as u32,
         staged,
         resident: 1,
+        behind: 0,
         ahead: 0,
         late: false,
     };

@@ -75,6 +75,7 @@ fn what_is_not_legal_says_why() {
         blocks: 1,
         staged: true,
         resident: 1,
+        behind: 0,
         ahead: 0,
         late: false,
     };
@@ -87,6 +88,11 @@ fn what_is_not_legal_says_why() {
         *resident = 5;
     }
     says(five_of_16_warps, "5 blocks of 16 warps on an SM");
+    let mut parted = gemv(4, 32, 1, 2, 2);
+    if let Schedule::Gemv { behind, .. } = &mut parted {
+        *behind = 3;
+    }
+    says(parted, "3 of 2 × 2 loads behind the wait");
     says(
         Schedule::AttentionRow { warps: 4, heads: 1, depth: 1, splits: 1, cluster: 1, late: false },
         "another family",

@@ -53,6 +53,7 @@ fn merging_takes_the_newer() {
         blocks: 9,
         staged: true,
         resident: 1,
+        behind: 0,
         ahead: 0,
         late: false,
     };
@@ -103,6 +104,7 @@ fn the_nearest_shape_of_the_same_kind_is_taken() {
             blocks,
             staged,
             resident,
+            behind: 0,
             ahead,
             late,
         },
@@ -145,6 +147,7 @@ fn the_nearest_shape_of_the_same_kind_is_taken() {
         blocks: 1,
         staged: true,
         resident: 1,
+        behind: 0,
         ahead: 0,
         late: false,
     };
@@ -166,6 +169,9 @@ fn figures_that_no_kernel_has_are_named() {
         let error = Database::parse(&changed).expect_err(name);
         assert!(error.contains(&format!("{name}: {wrong}, from 1 to")), "{error}");
     }
+    let changed = text.replacen("staged:", "behind: 99, staged:", 1);
+    let error = Database::parse(&changed).expect_err("behind");
+    assert!(error.contains("behind: 99, of"), "{error}");
 }
 
 #[test]

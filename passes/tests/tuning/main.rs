@@ -72,6 +72,7 @@ fn odd() -> Schedule {
         blocks: 100,
         staged: true,
         resident: 1,
+        behind: 0,
         ahead: 0,
         late: false,
     }
