@@ -9,7 +9,7 @@ use weft_testsuite::nvrtc;
 /// The cases whose first kernel of a family is shown: those whose names begin so.
 fn shown(family: Family) -> &'static str {
     match family {
-        Family::Pointwise | Family::WarpRow | Family::BlockRow => "llama-ops",
+        Family::Pointwise | Family::WarpRow => "llama-ops",
         Family::Gather
         | Family::Scatter
         | Family::GemvDraw
@@ -26,7 +26,8 @@ fn shown(family: Family) -> &'static str {
         | Family::AttentionGroupSplit
         | Family::AttentionGroupCluster
         | Family::AttentionTile => "Shape",
-        Family::GemmLeft
+        Family::BlockRow
+        | Family::GemmLeft
         | Family::RowSteps
         | Family::RoutedGemv
         | Family::RoutedGemm

@@ -35,6 +35,7 @@ mod penalize;
 mod routed_gemm;
 mod routed_gemv;
 mod rows;
+mod rows_ahead;
 mod sample;
 mod sampling;
 mod scalar;

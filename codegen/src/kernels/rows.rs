@@ -1,5 +1,6 @@
 //! Row reductions: a warp or a block for each row of the domain, striding along the reduced axis.
 
+use super::rows_ahead::Ahead;
 use super::warp::{Threads, block_reduce, combine, neutral, shuffle_reduce, threads};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
@@ -20,7 +21,7 @@ struct Team {
 
 /// One warp a row.
 pub(super) fn warp_row(b: &mut Body<'_>, l: &Loop, warps: u32) -> Result<(), String> {
-    b.wait_for_dependencies();
+    b.launch_dependents();
     let t = threads(b);
     let row = Expr::BlockIdx(Axis::X) * i64::from(warps) + t.warp.clone();
     let row = b.k.let_("row", DType::I32, row);
@@ -35,7 +36,7 @@ pub(super) fn warp_row(b: &mut Body<'_>, l: &Loop, warps: u32) -> Result<(), Str
 /// One block a row.
 pub(super) fn block_row(b: &mut Body<'_>, l: &Loop, threads_: u32) -> Result<(), String> {
     let partial = b.k.shared("partial", DType::F32, threads_ / 32);
-    b.wait_for_dependencies();
+    b.launch_dependents();
     let t = threads(b);
     count(b, l)?;
     let team = Team { t, member: Expr::ThreadIdx, size: threads_, block: Some((threads_ / 32, partial)) };
@@ -56,6 +57,10 @@ fn reduce_row(b: &mut Body<'_>, l: &Loop, team: Team, row: Expr, inside: Option<
     let extent = b.extent(reduced);
     let coords = b.unflatten(row, DType::I32, &l.domain);
     let mut point = Point::at(coords);
+    let rows = Ahead::find(b, l);
+    rows.bring(b, (&team.member, &point), true)?;
+    b.wait();
+    rows.bring(b, (&team.member, &point), false)?;
     let along = (team.member.clone(), extent, Expr::int(i64::from(team.size)));
     for (i, stage) in l.stages.iter().enumerate() {
         let value = stage_value(b, &team, stage, &along, &point, i)?;
