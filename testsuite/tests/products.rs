@@ -212,7 +212,7 @@ fn resident_blocks_are_launch_bounds() {
 fn loads_start_behind_those_of_the_left_operand() {
     let kinds = [
         (product::plain(300, 512, 1), "copy_async_commit();"),
-        (product::gated_after_norm(300, 512, 1), "part_of_row["),
+        (product::gated_after_norm(300, 512, 1), ">(&x["),
     ];
     for ((maker, m), started) in kinds {
         let plan = maker.plan(m, 1, &|s| {

@@ -3,10 +3,10 @@
 //! A *team* of lanes (part of a warp, a warp, or some warps of a block) takes `columns` rows of b at a time,
 //! every lane a different part of k, and keeps `rows` × `columns` sums. The block's left operand lies in
 //! shared memory ([`super::gemv_left`]). Each lane keeps `depth` 16-byte loads of each column in flight: it
-//! starts the first before the dependency wait (weights are constant), and replaces each as it is used; what follows
-//! them comes to L2 meanwhile, as far as the schedule says, since the memory has little to do during the wait.
-//! Shuffles join the lanes, shared memory the warps of a team, always in the same order. Bound by reading b
-//! once.
+//! starts the first before the dependency wait (weights are constant), or some behind the left operand's loads, and
+//! replaces each as it is used; what follows them comes to L2 meanwhile, as far as the schedule says, since the memory
+//! has little to do during the wait. Shuffles join the lanes, shared memory the warps of a team, always in the same
+//! order. Bound by reading b once.
 
 use super::ahead::Prepared;
 use super::draw::{Drawing, Site};
@@ -130,7 +130,10 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     if !s.late {
         b.launch_dependents();
     }
-    b.k.comment("Weights are constant: their loads start before the wait.");
+    b.k.comment(match s.behind {
+        0 => "Weights are constant: their loads start before the wait.",
+        _ => "Weights are constant: these loads start before the wait, the others behind those of the left operand.",
+    });
     let first = k.places(b, team, Expr::int(0))?;
     let parts = k.parts()?;
     k.load_part(b, &first, &parts.before)?;

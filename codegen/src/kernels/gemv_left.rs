@@ -80,11 +80,13 @@ impl Left {
         let mut held = Held::default();
         let missing = v.missing(b, &mut held, &pass.values(m));
         let arrays = held.arrays().to_vec();
-        b.unrolled("t", v.turns, |b, t| {
-            let (k, inside) = v.place(t.clone());
-            let load = |b: &mut Body<'_>| v.load_turn(b, (&arrays, &missing), &row, (k, t));
-            if v.exact { load(b) } else { b.if_then(inside, load) }
-        })?;
+        if !missing.is_empty() {
+            b.unrolled("t", v.turns, |b, t| {
+                let (k, inside) = v.place(t.clone());
+                let load = |b: &mut Body<'_>| v.load_turn(b, (&arrays, &missing), &row, (k, t));
+                if v.exact { load(b) } else { b.if_then(inside, load) }
+            })?;
+        }
         self.started = Some((row, held));
         Ok(())
     }

@@ -54,9 +54,10 @@ impl Ahead {
         if rows.is_empty() {
             return Ok(());
         }
-        if constant {
-            b.k.comment("What is read behind the reduction comes to L2 meanwhile.");
-        }
+        b.k.comment(match constant {
+            true => "What is read behind the reduction comes to L2 meanwhile.",
+            false => "So does what earlier kernels wrote.",
+        });
         b.if_then(member.clone().eq_(Expr::int(0)), |b| {
             for (o, leading) in rows {
                 let at: Result<Vec<Expr>, String> = leading.iter().map(|s| b.lower(s, point)).collect();

@@ -47,7 +47,7 @@ pub enum Schedule {
         /// than before the block waits for what it depends on.
         #[serde(default, skip_serializing_if = "is_zero")]
         behind: u32,
-        /// Bytes of each row of b, behind those that are loaded first, which a block has brought to L2 before it
+        /// Bytes of each row of b, behind those that are loaded before, which a block has brought to L2 before it
         /// waits for what it depends on: whole pieces of 16; at most what a row has left is taken.
         #[serde(default, skip_serializing_if = "is_zero")]
         ahead: u32,

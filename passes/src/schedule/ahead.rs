@@ -39,7 +39,9 @@ impl RowOf {
 /// Sets what a skinny product's blocks prefetch so that an SM asks for about `budget` bytes before the wait, loads
 /// included. Nothing where the target has no bulk prefetch, or rows are not whole pieces.
 pub(super) fn set_ahead(schedule: &mut Schedule, row: &RowOf, budget: usize, target: &Target) {
-    let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, resident, ahead, .. } = schedule else {
+    let Schedule::Gemv { warps, lanes, split, columns, depth, blocks, resident, behind, ahead, .. } =
+        schedule
+    else {
         return;
     };
     *ahead = 0;
@@ -47,7 +49,10 @@ pub(super) fn set_ahead(schedule: &mut Schedule, row: &RowOf, budget: usize, tar
     let teams = (*warps * 32 / *lanes / *split).max(1);
     let per_sm = blocks.div_ceil(target.profile.sms).min(*resident).max(1);
     let rows = (teams * *columns * per_sm) as usize;
-    let first = (16 * *lanes * *split * *depth) as usize;
+    // Steps that are loaded of all columns before the wait or, where there is one alone, of some.
+    let steps =
+        if behind.is_multiple_of(*columns) { depth.saturating_sub(*behind / *columns) } else { *depth };
+    let first = (16 * *lanes * *split * steps) as usize;
     let wanted = (budget / rows / LINE * LINE).min(bytes);
     *ahead = wanted.saturating_sub(first) as u32;
 }
@@ -88,13 +93,13 @@ pub(super) fn refinements(key: &Key, schedule: &Schedule) -> Vec<Schedule> {
     };
     let row = RowOf { elements: *k, size: key.dtype.size() };
     let mut out: Vec<Schedule> = Vec::new();
-    for (turned, shared) in [(false, false), (false, true), (true, false)] {
+    for (turned, shared) in [(false, false), (true, false), (false, true)] {
         for budget in TRIED {
             let mut other = schedule.clone();
-            set_ahead(&mut other, &row, budget * 1024, target);
             if shared {
                 share_out(&mut other);
             }
+            set_ahead(&mut other, &row, budget * 1024, target);
             if let Schedule::Gemv { late, .. } = &mut other {
                 *late ^= turned;
             }

@@ -210,7 +210,7 @@ fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Ve
     let grouped = group_heads(a);
     let groups = shares(grouped).into_iter().flat_map(|(splits, cluster)| {
         let heads = grouped as u32;
-        [9, 8, 5, 4, 2, 3, 16].into_iter().flat_map(move |warps| {
+        [9, 8, 10, 5, 4, 2, 3, 16].into_iter().flat_map(move |warps| {
             [1, 2, 3, 4].map(|depth| Schedule::AttentionGroup {
                 warps,
                 heads,

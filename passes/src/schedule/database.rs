@@ -166,7 +166,8 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
             within("depth", *depth, 64)?;
             within("blocks", *blocks, 1 << 20)?;
             within("resident", *resident, 64)?;
-            if *behind > columns.saturating_mul(*depth) {
+            let parts = behind.is_multiple_of(*columns) || *depth == 1;
+            if !parts || *behind > columns.saturating_mul(*depth) {
                 return Err(format!("behind: {behind}, of {columns} × {depth} loads"));
             }
             match *ahead {
@@ -453,7 +454,9 @@ fn gemv(
     loop {
         let mut schedule = with_team(work, m, rows, &team, target);
         if exact {
-            if *behind > 0 {
+            // Of rows that are computed, the first alone is started ahead of them.
+            let copied = m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half());
+            if *behind > 0 && (rows == 1 || copied) {
                 halve(&mut schedule);
             }
             if let Schedule::Gemv { ahead, late, .. } = &mut schedule {

@@ -224,6 +224,8 @@ fn prefetches_are_refined_in_steps() {
     let settings = Settings { budget: 1000.0, context: 64, again: false };
     let saved = &mut |_: &Database, _, _| Ok::<(), ()>(());
     tune(&tasks, &mut database, &settings, &mut timer, saved).expect("saves");
+    let behind = |s: &Schedule| matches!(s, Schedule::Gemv { behind, .. } if *behind > 0);
+    assert!(timer.timed.iter().any(|(s, _)| behind(s)), "{:?}", timer.timed);
     let timed: Vec<(u32, bool)> = timer.timed.iter().map(|(s, _)| of(s)).collect();
     let (some, late) = of(&timer.kept[0].1);
     assert!(late && some > 0 && timed.contains(&(some, false)), "{timed:?}");
