@@ -59,16 +59,17 @@ impl Namer {
 
 /// The hint as a C identifier.
 pub(super) fn identifier(hint: &str) -> String {
-    let mut out: String =
-        hint.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-    // Double underscores and leading underscores belong to the implementation.
-    while out.contains("__") {
-        out = out.replace("__", "_");
+    let mut out = String::with_capacity(hint.len());
+    for c in hint.chars() {
+        let c = if c.is_ascii_alphanumeric() { c } else { '_' };
+        // Double underscores and leading underscores belong to the implementation.
+        if c != '_' || !(out.is_empty() || out.ends_with('_')) {
+            out.push(c);
+        }
     }
-    let out = out.trim_start_matches('_');
     match out.chars().next() {
         None => "v".into(),
         Some(c) if c.is_ascii_digit() => format!("v{out}"),
-        Some(_) => out.into(),
+        Some(_) => out,
     }
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
 use weft_ir::kernel::{Axis, CacheHint, Expr, Stmt, Unroll};
-use weft_ir::plan::MatMul;
+use weft_ir::plan::{FirstLoads, LoadPart, MatMul};
 
 /// Parameters of the schedule.
 pub(super) struct Shape {
@@ -135,9 +135,9 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
         _ => "Weights are constant: these loads start before the wait, the others behind those of the left operand.",
     });
     let first = k.places(b, team, Expr::int(0))?;
-    let parts = k.parts()?;
-    k.load_part(b, &first, &parts.before)?;
-    k.bring(b, &first, &parts)?;
+    let loads = FirstLoads::new(s.columns, s.depth, s.behind)?;
+    k.load_part(b, &first, &loads.before)?;
+    k.bring(b, &first, &loads)?;
     k.left.load_constants(b)?;
     // The only task's epilogue is known already.
     let mut only = (k.rounds == 1).then(|| k.turns(b, &k.team));
@@ -149,7 +149,7 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<(), Strin
     load_ahead(b, only.iter_mut().flatten(), false)?;
     let (t, first_row) = (k.t.clone(), k.first_row.clone());
     k.left.start(b, m, s, &first_row)?;
-    k.load_part(b, &first, &parts.behind)?;
+    k.load_part(b, &first, &loads.behind)?;
     let reduced = k.left.fill(b, m, s, &t, &first_row)?;
     k.rounds(b, partial, &reduced, only)
 }
@@ -167,25 +167,6 @@ fn load_ahead<'t>(
 struct Places {
     columns: Vec<Expr>,
     k: Expr,
-}
-
-/// Some of a lane's first loads: steps of k, and columns.
-struct Part {
-    depth: Range<u32>,
-    columns: Range<u32>,
-}
-
-/// A lane's first loads.
-struct Parts {
-    before: Part,
-    behind: Part,
-}
-
-impl Parts {
-    /// Steps of k that are loaded of all columns, the last of them perhaps behind the wait.
-    fn whole(&self) -> u32 {
-        self.before.depth.end
-    }
 }
 
 /// The points that the lanes of a team take together: those from `first` on, `many` of them, lane by lane.
@@ -226,27 +207,9 @@ impl Kernel<'_> {
         Ok(Places { columns: columns.collect(), k })
     }
 
-    /// The first loads, before the wait and behind the left operand's.
-    fn parts(&self) -> Result<Parts, String> {
-        let (columns, depth, behind) = (self.s.columns, self.s.depth, self.s.behind);
-        let part = |depth: Range<u32>, columns: Range<u32>| Part { depth, columns };
-        if behind.is_multiple_of(columns) && behind <= columns * depth {
-            let before = depth - behind / columns;
-            return Ok(Parts {
-                before: part(0..before, 0..columns),
-                behind: part(before..depth, 0..columns),
-            });
-        }
-        if depth == 1 && behind < columns {
-            let before = columns - behind;
-            return Ok(Parts { before: part(0..1, 0..before), behind: part(0..1, before..columns) });
-        }
-        Err(format!("{behind} of {columns} × {depth} loads behind the wait"))
-    }
-
     /// Starts a part of the first loads.
-    fn load_part(&self, b: &mut Body<'_>, at: &Places, part: &Part) -> Result<(), String> {
-        let steps = part.depth.clone();
+    fn load_part(&self, b: &mut Body<'_>, at: &Places, part: &LoadPart) -> Result<(), String> {
+        let steps = part.steps.clone();
         if steps.is_empty() || part.columns.is_empty() {
             return Ok(());
         }
@@ -285,10 +248,10 @@ impl Kernel<'_> {
     }
 
     /// Has what follows the first loads of a team's columns brought to L2.
-    fn bring(&self, b: &mut Body<'_>, at: &Places, parts: &Parts) -> Result<(), String> {
+    fn bring(&self, b: &mut Body<'_>, at: &Places, loads: &FirstLoads) -> Result<(), String> {
         let read = &b.work.reads[self.m.b.index()];
         let (shape, size) = (read.shape.clone(), read.dtype.size() as i64);
-        let first = self.stride() * i64::from(parts.whole());
+        let first = self.stride() * i64::from(loads.before.steps.end);
         let left = (self.m.k as i64 - first).max(0);
         let piece = 16 / size;
         let elements = left.min(i64::from(self.s.ahead) / size) / piece * piece;

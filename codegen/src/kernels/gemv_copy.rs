@@ -1,7 +1,7 @@
 //! Rows of a skinny product's left operand that are stored in 16 bits, brought to shared memory as they are.
 //!
-//! Whole 16-byte pieces go there by `cp.async`, all of them on their way at once: through registers a thread had but a
-//! few in flight, after those of the weights.
+//! They go there by `cp.async`, all of them on their way at once: through registers a thread had but a few pieces in
+//! flight, after those of the weights.
 
 use super::Body;
 use super::gemv::Shape;
@@ -9,88 +9,64 @@ use super::gemv_left::Left;
 use super::warp::vector_lanes;
 use weft_ir::dtype::DType;
 use weft_ir::ids::{OperandId, SharedId};
-use weft_ir::kernel::{CacheHint, Expr, Mem, Stmt, Unroll};
+use weft_ir::kernel::{Expr, Mem, Stmt, Unroll};
 use weft_ir::plan::MatMul;
 
+/// Rows that are copied as they are.
+struct Copied {
+    to: (SharedId, DType),
+    from: OperandId,
+    /// Elements of a piece.
+    lanes: u32,
+}
+
 impl Left {
-    /// Whether rows are copied as they are, by whole 16-byte pieces: asynchronously.
-    pub(super) fn piecewise(&self, m: &MatMul) -> Option<(SharedId, OperandId)> {
-        let ((shared, dtype), o) = (self.staged?, m.plain_left()?);
-        let pieces = dtype.is_half() && vector_lanes(dtype, m.k) as usize * dtype.size() == 16;
-        pieces.then_some((shared, o))
+    fn copied(&self, m: &MatMul) -> Option<Copied> {
+        let (to, from) = (self.staged?, m.plain_left()?);
+        to.1.is_half().then(|| Copied { to, from, lanes: vector_lanes(to.1, m.k) })
     }
 
-    /// Starts asynchronous copies of the block's rows.
-    pub(super) fn copy_pieces(
-        &self,
-        b: &mut Body<'_>,
-        m: &MatMul,
-        s: &Shape,
-        first_row: &Expr,
-        (shared, o): (SharedId, OperandId),
-    ) -> Result<(), String> {
-        let (global, shape) = (b.reads[o.index()], b.work.reads[o.index()].shape.clone());
-        let lanes = vector_lanes(b.work.reads[o.index()].dtype, m.k);
-        let across = i64::from(m.k as u32 / lanes);
-        let last = b.extent(m.m) - 1;
-        let along =
-            (Expr::ThreadIdx, Expr::int(across * i64::from(s.rows)), Expr::int(i64::from(s.warps * 32)));
-        b.for_loop("i", along, Unroll::By(4), |b, i| {
-            let local = b.k.let_("local", DType::I32, i.clone() / across);
-            let k = b.k.let_("k", DType::I32, i % across * i64::from(lanes));
-            let row = (first_row.clone() + local.clone()).min(last);
-            let global_index = b.flat(&shape, &[row, k.clone()]);
-            let shared_index = local * i64::from(self.padded) + k;
-            b.k.push(Stmt::CpAsync { shared, shared_index, global, global_index, bytes: 16, valid: None });
-            Ok(())
-        })?;
-        b.k.push(Stmt::CpAsyncCommit);
-        Ok(())
-    }
-
-    /// Copies rows that are stored in 16 bits as they are; whether they were.
-    pub(super) fn copy(
+    /// Starts copies of the block's rows, where they are stored in 16 bits; whether they are.
+    pub(super) fn start_copies(
         &self,
         b: &mut Body<'_>,
         m: &MatMul,
         s: &Shape,
         first_row: &Expr,
     ) -> Result<bool, String> {
-        let (Some((shared, dtype)), Some(o)) = (self.staged, m.plain_left()) else { return Ok(false) };
-        if !dtype.is_half() {
-            return Ok(false);
-        }
-        if self.piecewise(m).is_some() {
-            b.k.push(Stmt::CpAsyncWait { pending: 0 });
-            for r in 0..s.rows {
-                self.pad(b, m, s, r, shared, dtype)?;
-            }
-            return Ok(true);
-        }
-        let lanes = vector_lanes(dtype, m.k);
-        let (mem, shape) = (b.reads[o.index()], b.work.reads[o.index()].shape.clone());
+        let Some(Copied { to: (shared, dtype), from, lanes }) = self.copied(m) else { return Ok(false) };
+        let (global, shape) = (b.reads[from.index()], b.work.reads[from.index()].shape.clone());
         let across = i64::from(m.k as u32 / lanes);
-        let threads = i64::from(s.warps * 32);
         let last = b.extent(m.m) - 1;
-        let along = (Expr::ThreadIdx, Expr::int(across * i64::from(s.rows)), Expr::int(threads));
+        let threads = Expr::int(i64::from(s.warps * 32));
+        let along = (Expr::ThreadIdx, Expr::int(across * i64::from(s.rows)), threads);
         b.for_loop("i", along, Unroll::By(4), |b, i| {
             let local = b.k.let_("local", DType::I32, i.clone() / across);
             let k = b.k.let_("k", DType::I32, i % across * i64::from(lanes));
             let row = (first_row.clone() + local.clone()).min(last);
-            let x = b.k.array("x", dtype, lanes, None);
-            let index = b.flat(&shape, &[row, k.clone()]);
-            let to = local * i64::from(self.padded) + k;
+            let global_index = b.flat(&shape, &[row, k.clone()]);
+            let shared_index = local * i64::from(self.padded) + k;
             if lanes == 1 {
-                b.k.assign_elem(x, Expr::int(0), Expr::load(mem, index));
-                b.k.store(Mem::Shared(shared), to, Expr::elem(x, Expr::int(0)));
+                // No copy is that short.
+                b.k.store(Mem::Shared(shared), shared_index, Expr::load(global, global_index));
                 return Ok(());
             }
-            let hint = CacheHint::Default;
-            b.k.push(Stmt::LoadVec { dst: x, dst_at: Expr::int(0), mem, index, lanes, hint });
-            let (mem, src_at) = (Mem::Shared(shared), Expr::int(0));
-            b.k.push(Stmt::StoreVec { mem, index: to, src: x, src_at, lanes });
+            let bytes = lanes * dtype.size() as u32;
+            b.k.push(Stmt::CpAsync { shared, shared_index, global, global_index, bytes, valid: None });
             Ok(())
         })?;
+        if lanes > 1 {
+            b.k.push(Stmt::CpAsyncCommit);
+        }
+        Ok(true)
+    }
+
+    /// Waits for the copies, and fills what is past the end of rows; whether there are any.
+    pub(super) fn finish_copies(&self, b: &mut Body<'_>, m: &MatMul, s: &Shape) -> Result<bool, String> {
+        let Some(Copied { to: (shared, dtype), lanes, .. }) = self.copied(m) else { return Ok(false) };
+        if lanes > 1 {
+            b.k.push(Stmt::CpAsyncWait { pending: 0 });
+        }
         for r in 0..s.rows {
             self.pad(b, m, s, r, shared, dtype)?;
         }

@@ -65,8 +65,8 @@ impl Left {
     /// Starts the loads of what is not constant, behind the wait: copies of rows, and of a row that is computed what
     /// the first pass reads, where other loads are to follow.
     pub fn start(&mut self, b: &mut Body<'_>, m: &MatMul, s: &Shape, first_row: &Expr) -> Result<(), String> {
-        if let Some((shared, o)) = self.piecewise(m) {
-            return self.copy_pieces(b, m, s, first_row, (shared, o));
+        if self.start_copies(b, m, s, first_row)? {
+            return Ok(());
         }
         let Some(v) = self.vectors.as_ref().filter(|v| s.behind > 0 && v.together() == v.turns) else {
             return Ok(());
@@ -116,7 +116,7 @@ impl Left {
         first_row: &Expr,
     ) -> Result<Vec<Vec<Expr>>, String> {
         let count = b.extent(m.m);
-        let copied = self.copy(b, m, s, first_row)?;
+        let copied = self.finish_copies(b, m, s)?;
         let (pass_of, left) = m.passes();
         let stores = self.staged.is_some() && !copied;
         let last = pass_of.iter().copied().chain(stores.then_some(left)).max();

@@ -6,6 +6,7 @@
 
 mod advance;
 mod cost;
+mod first_loads;
 mod left;
 mod routed;
 mod scalar;
@@ -16,6 +17,7 @@ mod work;
 
 pub use advance::{Advance, Control, GeneratingBody, Generation};
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, kernel_cost, step_cost};
+pub use first_loads::{FirstLoads, LoadPart};
 pub use left::{TiledLeft, loads_along_k};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;

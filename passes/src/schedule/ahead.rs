@@ -6,7 +6,7 @@
 //! limited; `weft tune` measures how far.
 
 use super::database::{Key, Shape};
-use weft_ir::plan::{MatMul, Schedule, Work};
+use weft_ir::plan::{FirstLoads, MatMul, Schedule, Work};
 use weft_ir::target::Target;
 
 /// Bytes of an SM that estimates ask for: on an H200 the best for most products is between 48 and 96 KiB.
@@ -49,10 +49,8 @@ pub(super) fn set_ahead(schedule: &mut Schedule, row: &RowOf, budget: usize, tar
     let teams = (*warps * 32 / *lanes / *split).max(1);
     let per_sm = blocks.div_ceil(target.profile.sms).min(*resident).max(1);
     let rows = (teams * *columns * per_sm) as usize;
-    // Steps that are loaded of all columns before the wait or, where there is one alone, of some.
-    let steps =
-        if behind.is_multiple_of(*columns) { depth.saturating_sub(*behind / *columns) } else { *depth };
-    let first = (16 * *lanes * *split * steps) as usize;
+    let Ok(loads) = FirstLoads::new(*columns, *depth, *behind) else { return };
+    let first = (16 * *lanes * *split * loads.before.steps.end) as usize;
     let wanted = (budget / rows / LINE * LINE).min(bytes);
     *ahead = wanted.saturating_sub(first) as u32;
 }

@@ -11,7 +11,7 @@ use super::attention::{
 use super::{ALONE, GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
-use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
+use weft_ir::plan::{Attention, Compute, FirstLoads, MatMul, Schedule, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 
@@ -288,10 +288,7 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
                     format!("about {about} registers a thread, of {most} for {resident} blocks on an SM")
                 })?;
             }
-            let parts = behind.is_multiple_of(*columns) || *depth == 1;
-            need(parts && behind <= &(columns * depth), || {
-                format!("{behind} of {columns} × {depth} loads behind the wait")
-            })?;
+            FirstLoads::new(*columns, *depth, *behind)?;
             let bulk = *ahead == 0 || target.features.tma && RowOf::product(work, m).pieces().is_some();
             need(bulk, || format!("{ahead} bytes ahead of rows that cannot be prefetched in bulk"))?;
             legal_gemv(work, m, (*rows as usize, *blocks as usize, *staged), &team, target)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
-use weft_ir::plan::{Attention, Compute, MatMul, Schedule, ScheduleSource, Work};
+use weft_ir::plan::{Attention, Compute, FirstLoads, MatMul, Schedule, ScheduleSource, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 
@@ -166,10 +166,7 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
             within("depth", *depth, 64)?;
             within("blocks", *blocks, 1 << 20)?;
             within("resident", *resident, 64)?;
-            let parts = behind.is_multiple_of(*columns) || *depth == 1;
-            if !parts || *behind > columns.saturating_mul(*depth) {
-                return Err(format!("behind: {behind}, of {columns} × {depth} loads"));
-            }
+            FirstLoads::new(*columns, *depth, *behind).map_err(|why| format!("behind: {why}"))?;
             match *ahead {
                 0..=MOST_AHEAD => Ok(()),
                 n => Err(format!("ahead: {n}, at most {MOST_AHEAD} bytes are possible")),

@@ -200,7 +200,7 @@ fn figures_that_no_kernel_has_are_named() {
     }
     let changed = text.replacen("staged:", "behind: 99, staged:", 1);
     let error = Database::parse(&changed).expect_err("behind");
-    assert!(error.contains("behind: 99, of"), "{error}");
+    assert!(error.contains("behind: 99 of"), "{error}");
 }
 
 #[test]
