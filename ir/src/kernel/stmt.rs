@@ -126,7 +126,7 @@ pub enum Stmt {
         lanes: u32,
     },
     /// `cp.async.bulk.prefetch.L2.global`: one thread has consecutive elements brought to the L2 cache. Nothing waits
-    /// for them, and no value changes.
+    /// for them, no value is seen and none changes: data that an earlier kernel still writes may be asked for.
     PrefetchL2 {
         /// Array (global).
         mem: Mem,

@@ -39,6 +39,8 @@ pub(super) struct Verifier<'k> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
+    /// Brought nearer: no value is seen.
+    Ahead,
     Read,
     Write,
     Update,
@@ -190,19 +192,23 @@ impl<'k> Verifier<'k> {
                     return self.type_fault(format!("`{name}` is no array but used as one"));
                 };
                 let allowed = match access {
-                    Access::Constant | Access::Read | Access::Settled | Access::FromHost => how == Use::Read,
+                    Access::Constant | Access::Read | Access::Settled | Access::FromHost => {
+                        matches!(how, Use::Ahead | Use::Read)
+                    }
                     Access::Write | Access::ToHost => how == Use::Write,
                     Access::ReadWrite => true,
                 };
                 if !allowed {
                     let verb = match how {
+                        Use::Ahead => "prefetched",
                         Use::Read => "read",
                         Use::Write => "written",
                         Use::Update => "updated",
                     };
                     self.fault(FaultKind::Access(format!("`{name}` is {verb} but declared {access:?}")));
                 }
-                let any_time = matches!(access, Access::Constant | Access::Settled | Access::FromHost);
+                let any_time = how == Use::Ahead
+                    || matches!(access, Access::Constant | Access::Settled | Access::FromHost);
                 if self.has_wait && !self.waited && !any_time {
                     self.fault(FaultKind::BeforeDependencyWait(name));
                 }

@@ -88,7 +88,7 @@ impl Verifier<'_> {
             }
             Stmt::PrefetchL2 { mem, index, elements } => {
                 self.index(index, agreement);
-                self.touch(*mem, Use::Read, Some((index, *elements)));
+                self.touch(*mem, Use::Ahead, Some((index, *elements)));
                 let bytes =
                     self.kernel.mem_dtype(*mem).map_or(0, |d| d.size() as u32).saturating_mul(*elements);
                 if matches!(mem, Mem::Shared(_)) || bytes == 0 || !bytes.is_multiple_of(16) {
