@@ -93,7 +93,10 @@ fn values_stay_in_their_tables_and_sequences_in_the_step() {
     let used = graph_inputs(&graph);
     let bounds = graph_bounds(&graph, None, (6, 2, 12));
     assert_eq!((bounds.vocab, bounds.positions, bounds.token_types), (8, 5, 2));
-    assert_eq!(check(&step(), &used, &bounds).expect("good"), Sizes { tokens: 3, rows: 0, context: 2 });
+    assert_eq!(
+        check(Role::Encode, &step(), &used, &bounds).expect("good"),
+        Sizes { tokens: 3, rows: 0, context: 2 }
+    );
     type Change = fn(&mut StepInputs);
     let cases: [(&str, Change); 13] = [
         ("token_ids: element 0 is 8, outside 0..8", |s| s.token_ids[0] = 8),
@@ -113,7 +116,7 @@ fn values_stay_in_their_tables_and_sequences_in_the_step() {
     for (wanted, change) in cases {
         let mut inputs = step();
         change(&mut inputs);
-        let error = check(&inputs, &used, &bounds).expect_err(wanted).to_string();
+        let error = check(Role::Encode, &inputs, &used, &bounds).expect_err(wanted).to_string();
         assert!(error.contains(wanted), "{error} lacks {wanted}");
     }
 }

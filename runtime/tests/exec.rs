@@ -16,7 +16,7 @@ use weft_ir::reference::{Precision, StepInputs};
 use weft_ir::shape::{Dim, Sym};
 use weft_runtime::Error;
 use weft_runtime::exec::bucket::{self, bounds, choose, pad, plan_inputs, plan_limits};
-use weft_runtime::exec::check::{Sizes, check};
+use weft_runtime::exec::check::{Sizes, check as check_role};
 use weft_runtime::exec::memory::{ALIGN, Layout, MemoryNeed, RESERVE, Region, bytes_text};
 use weft_runtime::exec::nodes::{Arg, What, edges, nodes};
 use weft_runtime::exec::pack::{Packed, Way};
@@ -94,7 +94,14 @@ fn inputs_out_of_range_are_named() {
     let (used, bounds) = (plan_inputs(&plan), bounds(&plan).expect("bounds"));
     assert_eq!(used, toy::INPUTS);
     let good = toy::step(1, 3, &[5, 6]);
+    let check = |s: &StepInputs, used: &[Input], bounds: &_| check_role(Role::Prefill, s, used, bounds);
     assert_eq!(check(&good, &used, &bounds).expect("good"), sizes(2, 1, 5));
+    // In a decode step the second token would attend to what the first one writes; padding writes nothing.
+    let error = text(check_role(Role::Decode, &good, &used, &bounds));
+    assert!(error.contains("sequences: element 1 is the sequence of the one before it"), "{error}");
+    let mut padded = good.clone();
+    padded.slots[1] = -1;
+    check_role(Role::Decode, &padded, &used, &bounds).expect("good");
     type Change = fn(&mut StepInputs);
     let cases: [(&str, Change); 17] = [
         ("token_ids: the step has no tokens", |s| s.token_ids.clear()),
@@ -467,7 +474,11 @@ fn the_graph_and_the_plan_agree_at_every_precision() {
 fn cpu_steps_are_checked_as_on_the_gpu() {
     let weights = toy::weights();
     let mut model = CpuModel::plan(Arc::new(plan()), &weights, Precision::F32).expect("a model");
-    let error = text(model.step(Role::Decode, &toy::step(0, 0, &[1, 2, 3]), false));
+    let mut three = toy::step(0, 0, &[1, 2, 3]);
+    let error = text(model.step(Role::Decode, &three, false));
+    assert!(error.contains("a decode step has one token each"), "{error}");
+    three.slots[1..].fill(-1);
+    let error = text(model.step(Role::Decode, &three, false));
     assert!(error.contains("no decode bucket holds 3 tokens"), "{error}");
     let error = text(model.step(Role::Prefill, &toy::step(0, 0, &[1, 9]), false));
     assert!(error.contains("token_ids: element 1 is 9"), "{error}");

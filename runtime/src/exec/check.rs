@@ -1,6 +1,7 @@
 //! Checks of step inputs: device code trusts them, so nothing out of range may reach it.
 
 use weft_ir::graph::Input;
+use weft_ir::plan::Role;
 use weft_ir::reference::StepInputs;
 use weft_ir::shape::{Dim, Sym};
 
@@ -34,11 +35,38 @@ pub struct Sizes {
     pub context: usize,
 }
 
-/// Checks the inputs that a plan uses (others are not looked at), and gives the step's sizes.
+/// Checks the inputs that a plan uses (others are not looked at) for a step of a role, and gives the step's sizes.
 ///
 /// # Errors
 /// [`Error::Input`] with the input, the element and what is allowed.
-pub fn check(inputs: &StepInputs, used: &[Input], bounds: &Bounds) -> Result<Sizes> {
+pub fn check(role: Role, inputs: &StepInputs, used: &[Input], bounds: &Bounds) -> Result<Sizes> {
+    let sizes = of_any_role(inputs, used, bounds)?;
+    if role == Role::Decode && [Input::Sequences, Input::Slots].iter().all(|i| used.contains(i)) {
+        one_token_each(inputs)?;
+    }
+    Ok(sizes)
+}
+
+/// A decode step's attention takes it that all keys of a sequence but its token's own are there already. Tokens that
+/// write no slot are padding.
+fn one_token_each(inputs: &StepInputs) -> Result<()> {
+    let mut last = None;
+    for (at, (sequence, slot)) in inputs.sequences.iter().zip(&inputs.slots).enumerate() {
+        if *slot < 0 {
+            continue;
+        }
+        if last == Some(*sequence) {
+            let why = format!(
+                "element {at} is the sequence of the one before it: a decode step has one token each"
+            );
+            return Err(Error::input(Input::Sequences.name(), why));
+        }
+        last = Some(*sequence);
+    }
+    Ok(())
+}
+
+fn of_any_role(inputs: &StepInputs, used: &[Input], bounds: &Bounds) -> Result<Sizes> {
     let extent = |of: Sym| {
         let mut lengths = used.iter().filter(|i| sym(**i) == Some(of)).map(|i| length(inputs, *i));
         lengths.next().unwrap_or_default()

@@ -160,7 +160,7 @@ impl CpuModel {
 
 impl Executor for CpuModel {
     fn step(&mut self, role: Role, inputs: &StepInputs, logits: bool) -> Result<StepOutput> {
-        let sizes = check(inputs, &self.used, &self.bounds)?;
+        let sizes = check(role, inputs, &self.used, &self.bounds)?;
         let body = self.body(role, &sizes)?;
         let bind = Bindings {
             tokens: sizes.tokens,

@@ -164,8 +164,9 @@ impl CudaModel {
     /// # Errors
     /// As [`Executor::step`]; [`Error::BadArgument`] for an entry that does not exist or does not hold the step.
     pub fn timing(&mut self, entry: usize, inputs: &StepInputs, launches: usize) -> Result<f32> {
-        let sizes = check(inputs, &self.used, &self.bounds)?;
-        let bind = self.plan.entries.get(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?.bind;
+        let of = self.plan.entries.get(entry).ok_or_else(|| nodes::no_entry(&self.plan, entry))?;
+        let bind = of.bind;
+        let sizes = check(of.role, inputs, &self.used, &self.bounds)?;
         if sizes.tokens > bind.tokens || sizes.rows > bind.rows || sizes.context > bind.context {
             return Err(Error::bad(
                 "CudaModel::timing",
@@ -277,7 +278,7 @@ impl CudaModel {
 
 impl Executor for CudaModel {
     fn step(&mut self, role: Role, inputs: &StepInputs, logits: bool) -> Result<StepOutput> {
-        let sizes = check(inputs, &self.used, &self.bounds)?;
+        let sizes = check(role, inputs, &self.used, &self.bounds)?;
         let entry = bucket::choose(&self.plan, role, &sizes)?;
         self.write_inputs(entry, inputs)?;
         match self.launch {

@@ -68,7 +68,7 @@ impl CudaModel {
         on_token: &mut OnToken<'_>,
     ) -> Result<Vec<RowTokens>> {
         let plan = Arc::clone(&self.plan);
-        let sizes = check(g.first, &self.used, &self.bounds)?;
+        let sizes = check(Role::Decode, g.first, &self.used, &self.bounds)?;
         check_plan(&plan, self)?;
         check_driver(Driver::init()?.cuda_version())?;
         let mut account = Account::new(g, plan.max_seq)?;
