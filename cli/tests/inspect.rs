@@ -218,11 +218,12 @@ fn passes_are_dumped_as_text_and_pictures() {
         "04-eqsat-short.txt",
         "05-eqsat-prefill.txt",
         "06-lower.txt",
-        "07-siblings.txt",
-        "08-generation.txt",
-        "09-schedule.txt",
-        "10-memory-plan.txt",
-        "11-launch.txt",
+        "07-prologues.txt",
+        "08-siblings.txt",
+        "09-generation.txt",
+        "10-schedule.txt",
+        "11-memory-plan.txt",
+        "12-launch.txt",
         "layer-batch.svg",
         "layer-built.svg",
         "layer-decode.svg",
@@ -241,8 +242,8 @@ fn passes_are_dumped_as_text_and_pictures() {
     let siblings = weft::passes::siblings::NAME;
     let has = |name: &str| (read("one", name).contains(siblings), read("one", name).contains("\"advance\""));
     assert_eq!(has("06-lower.txt"), (false, false));
-    assert_eq!(has("07-siblings.txt"), (true, false));
-    assert_eq!(has("08-generation.txt"), (true, true));
+    assert_eq!(has("08-siblings.txt"), (true, false));
+    assert_eq!(has("09-generation.txt"), (true, true));
     assert_eq!(
         fs::read_to_string(dir.path().join("b/plan.ron")).expect("reads"),
         read("plain", "07-launch.txt")

@@ -14,7 +14,7 @@ pub const EXPLAIN: &str = "explain.json";
 /// Folder of the kernels.
 pub const KERNELS: &str = "kernels";
 /// Version of this layout; a bundle of another version is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A file of the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -174,6 +174,7 @@ fn attention_over_the_cache() {
         score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
         sink: None,
         window: None,
+        prologue: None,
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
     });
     let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);
@@ -208,6 +209,53 @@ fn attention_over_the_cache() {
     assert_eq!(expected.read - within(3).read, 2 * (2 * 4 * 2 * 4 * 2));
     assert_eq!((within(3).products, within(3).written), (3 * 4 * 3 * 16, expected.written));
     assert_eq!(within(100), expected);
+}
+
+/// Each row that attention makes is an addition an element of its stage, and its operations; own keys are written.
+#[test]
+fn attention_that_makes_its_rows() {
+    let row = |x: u32| {
+        let element = || load_at(x, &[at(0), at(1), at(2)]);
+        let square = op(Binary::Mul, element(), element());
+        MadeRow {
+            stages: vec![Stage { op: Reduce::Sum, value: square }],
+            value: op(Binary::Mul, element(), Scalar::Reduced(0)),
+        }
+    };
+    let keep = store(1, &[load_at(5, &[at(0)]), at(1), at(2)], Scalar::Acc(0));
+    let prologue = AttentionPrologue { query: row(0), key: row(4), dtype: DType::BF16, keep };
+    let attention = |prologue: Option<AttentionPrologue>| {
+        let attention = Attention {
+            settled: true,
+            tokens: TOKENS,
+            kv_heads: 2,
+            group: 2,
+            head_dim: 4,
+            value_dim: 4,
+            q: OperandId(0),
+            keys: OperandId(1),
+            values: OperandId(2),
+            slot: op(Binary::Add, Scalar::Int(0), at(1)),
+            length: op(Binary::Add, load_at(3, &[at(0)]), Scalar::Int(1)),
+            score: Scalar::Acc(0),
+            sink: None,
+            window: None,
+            prologue,
+            stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
+        };
+        let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);
+        let tokens = || operand(DType::I32, &[TOKENS]);
+        let (queries, keys) =
+            (operand(DType::F32, &[TOKENS, c(4), c(4)]), operand(DType::F32, &[TOKENS, c(2), c(4)]));
+        let reads = vec![queries.clone(), cache(), cache(), tokens(), keys, tokens()];
+        cost(&work(Compute::Attention(attention), reads, vec![queries, cache()]), &BIND)
+    };
+    let (plain, made) = (attention(None), attention(Some(prologue)));
+    let (query, key) = (3 * 4 * 4, 3 * 2 * 4);
+    assert_eq!(made.read - plain.read, key * 4 + 3 * 4);
+    assert_eq!(made.written - plain.written, key * 2);
+    assert_eq!(made.scalar - plain.scalar, 3 * (query + key));
+    assert_eq!(made.products, plain.products);
 }
 
 /// Two rows of 10 logits, six settings of a row, one token of a row.

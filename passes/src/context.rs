@@ -12,7 +12,7 @@ use weft_ir::target::Target;
 pub const UNCHANGED: &str = "(unchanged)\n";
 
 /// Names of the dumps, in order: passes, `eqsat-…` for a form of the step.
-pub const DUMPS: [&str; 13] = [
+pub const DUMPS: [&str; 14] = [
     "build",
     "eqsat",
     "eqsat-encode",
@@ -21,6 +21,7 @@ pub const DUMPS: [&str; 13] = [
     "eqsat-short",
     "eqsat-prefill",
     "lower",
+    "prologues",
     "siblings",
     "generation",
     "schedule",

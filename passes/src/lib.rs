@@ -2,6 +2,7 @@
 //!
 //! [`pipeline::compile`] is the list. Passes decide everything that code generation later prints.
 
+pub mod attention_prologue;
 pub mod context;
 pub mod eqsat;
 pub mod fusion;
@@ -9,6 +10,7 @@ pub mod generation;
 pub mod launch;
 pub mod lower;
 pub mod memory_plan;
+mod merge;
 pub mod numerics;
 pub mod pipeline;
 pub mod products;
@@ -18,17 +20,16 @@ pub mod schedule;
 pub mod siblings;
 
 pub use context::{Context, Options, PassTime};
-/// Names that `--disable` takes: of rewrite rules, of fusions, and of the pass that merges loops; sorted.
+/// Names that `--disable` takes: of rewrite rules, of fusions, and of the passes that merge works; sorted.
 pub fn names() -> Vec<&'static str> {
     let rules = eqsat::rules::all().into_iter().map(|r| r.name);
-    let all: std::collections::BTreeSet<&str> =
-        rules.chain(fusion::all().into_iter().map(|f| f.name)).chain([siblings::NAME]).collect();
+    let all: std::collections::BTreeSet<&str> = rules.chain(contract_names()).collect();
     all.into_iter().collect()
 }
 
-/// Names that contracts have and `--require` takes: of fusions, and of the pass that merges loops; in order.
+/// Names that contracts have and `--require` takes: of fusions, and of the passes that merge works; in order.
 pub fn contract_names() -> Vec<&'static str> {
-    fusion::all().into_iter().map(|f| f.name).chain([siblings::NAME]).collect()
+    fusion::all().into_iter().map(|f| f.name).chain([attention_prologue::NAME, siblings::NAME]).collect()
 }
 
 pub use numerics::{Numerics, Selection};

@@ -70,8 +70,10 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     c.dump("lower", || ir.text());
     let full = c.options.opt_level >= 2;
     if full {
+        c.timed("prologues", |_| ir.make_prologues());
+        c.dump_changed("prologues", "lower", || ir.text());
         c.timed("siblings", |_| ir.merge_siblings());
-        c.dump_changed("siblings", "lower", || ir.text());
+        c.dump_changed("siblings", "prologues", || ir.text());
         c.contracts = c.timed("contracts", |_| ir.contracts());
     }
     c.timed("generation", |_| ir.add_advance());

@@ -4,6 +4,7 @@
 //! named by two ids: that of the graph that was lowered (the last `eqsat` dump of `--dump-passes`), and, where a
 //! node of the graph as the frontend built it has the same value, that of the built graph (the `build` dump).
 
+use crate::attention_prologue;
 use crate::eqsat::{History, rules};
 use crate::fusion::{self, Sites};
 use crate::lower::{Lowered, Placed, Rule};
@@ -112,13 +113,17 @@ pub struct Alternative {
     pub chosen_cost_s: f64,
 }
 
-/// Numerics class of a rewrite rule, a fusion, the merging of loops or a rule of lowering, by its name.
+/// Numerics class of a rewrite rule, a fusion, a pass that merges works or a rule of lowering, by its name.
 pub fn numerics(name: &str) -> Option<&'static str> {
     let rule = rules::all().into_iter().find(|r| r.name == name).map(|r| r.numerics);
     let fusion = || fusion::all().into_iter().find(|f| f.name == name).map(|f| f.numerics);
-    let siblings = || (siblings::NAME == name).then_some(siblings::NUMERICS);
+    let merging = || match name {
+        attention_prologue::NAME => Some(attention_prologue::NUMERICS),
+        siblings::NAME => Some(siblings::NUMERICS),
+        _ => None,
+    };
     let lowering = || Rule::ALL.into_iter().find(|r| r.name() == name).map(Rule::numerics);
-    rule.or_else(fusion).or_else(siblings).or_else(lowering).map(|n| n.name())
+    rule.or_else(fusion).or_else(merging).or_else(lowering).map(|n| n.name())
 }
 
 /// What is known of a body of the plan.

@@ -1,5 +1,6 @@
 //! `docs/rules.md`, generated from the rules. Test: `passes/tests/rules_page.rs`.
 
+use crate::attention_prologue;
 use crate::eqsat::rules;
 use crate::fusion;
 use crate::lower::Rule;
@@ -66,6 +67,13 @@ pub fn page() -> String {
         let (summary, patterns) = (cell(f.summary), few.join("<br>"));
         let _ = writeln!(out, "| `{}` | `{}` | {summary} | {patterns}{more} |", f.name, f.numerics);
     }
+    let (name, class, summary) =
+        (attention_prologue::NAME, attention_prologue::NUMERICS, attention_prologue::SUMMARY);
+    let _ = writeln!(
+        out,
+        "\n## Attention's rows\n\n`{name}` (`{class}`): {summary}. Its sites are attentions whose queries a loop of a \
+         row a head makes; it is counted, required and disabled as fusions are."
+    );
     let (name, class, summary) = (siblings::NAME, siblings::NUMERICS, siblings::SUMMARY);
     let _ = writeln!(
         out,

@@ -10,6 +10,7 @@
 
 use crate::fusion::{Contract, Miss};
 use crate::lower::{Lowered, Placed};
+use crate::merge::{self, Arrays, OPERANDS, TOO_LARGE, pairs};
 use crate::numerics::{Numerics, Selection};
 use std::collections::BTreeSet;
 use weft_ir::ids::{BufferId, NodeId, OperandId};
@@ -24,11 +25,6 @@ pub const NUMERICS: Numerics = Numerics::Exact;
 /// What it does, for the generated page.
 pub const SUMMARY: &str = "independent loops of a decode or short step over the same points, or over points that differ \
                            in one extent, are one kernel";
-
-/// Most arrays of a merged work.
-const OPERANDS: usize = 24;
-/// Why a loop does not follow another that it could.
-const TOO_LARGE: &str = "one work of both has too many arrays";
 
 /// Merges what it can in a body. The contract's sites are loops that can follow an earlier one; where merging is off,
 /// they are found and left.
@@ -55,7 +51,7 @@ pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &
         placed.dispatches = after.nodes;
         lowered.works = after.works;
         lowered.bodies[body] = after.dispatches;
-        drop_unused(lowered);
+        merge::drop_unused(lowered);
     }
     contract
 }
@@ -126,7 +122,7 @@ struct TooLarge;
 /// A merged work and the buffers of its arrays.
 struct Merged {
     compute: Loop,
-    reads: Vec<(Operand, BufferId)>,
+    reads: Arrays,
     writes: Vec<(Operand, BufferId)>,
     in_place: Vec<(u8, OperandId)>,
 }
@@ -138,27 +134,11 @@ fn merged(works: &[Work], a: &Dispatch, b: &Dispatch) -> Option<Result<Merged, T
     if la.reduced != lb.reduced {
         return None;
     }
-    let arrays = |w: &Work, d: &Dispatch| -> Vec<(Operand, BufferId)> {
-        w.reads.iter().cloned().zip(d.reads.iter().copied()).collect()
-    };
-    let mut reads = arrays(wa, a);
-    // What both read is one array.
-    let place = |(operand, buffer): (Operand, BufferId)| {
-        let same = |(o, x): &(Operand, BufferId)| {
-            *x == buffer && (o.dtype, &o.shape) == (operand.dtype, &operand.shape)
-        };
-        let at = reads.iter().position(same).unwrap_or_else(|| {
-            reads.push((operand, buffer));
-            reads.len() - 1
-        });
-        OperandId::new(at)
-    };
-    let operands: Vec<OperandId> = arrays(wb, b).into_iter().map(place).collect();
-    let of =
-        |w: &Work, d: &Dispatch| w.writes.iter().cloned().zip(d.writes.iter().copied()).collect::<Vec<_>>();
-    let mut writes = of(wa, a);
+    let mut reads = Arrays::of(wa, a);
+    let operands = reads.join(wb, b);
+    let mut writes = pairs(&wa.writes, &a.writes);
     let first_write = writes.len() as u8;
-    writes.extend(of(wb, b));
+    writes.extend(pairs(&wb.writes, &b.writes));
     let second = Second { operands: &operands, first_write, ..Second::default() };
     let compute = if la.domain == lb.domain { together(la, lb, second) } else { end_to_end(la, lb, second)? };
     if reads.len() + writes.len() > OPERANDS {
@@ -273,53 +253,14 @@ fn end_to_end(a: &Loop, b: &Loop, second: Second<'_>) -> Option<Loop> {
 impl Merged {
     /// Its dispatch; the work is that of an equal pair, of this body or another's, or a new one.
     fn dispatch(self, works: &mut Vec<Work>, (a, b): (u32, u32), scope: &str) -> Dispatch {
-        let (reads, read_buffers): (Vec<_>, Vec<_>) = self.reads.into_iter().unzip();
+        let (reads, read_buffers) = self.reads.parts();
         let (writes, write_buffers): (Vec<_>, Vec<_>) = self.writes.into_iter().unzip();
         let compute = Compute::Loop(self.compute);
         let (wa, wb) = (&works[a as usize], &works[b as usize]);
-        let mut rules = wa.rules.clone();
-        for rule in wb.rules.iter().chain([&NAME.to_string()]) {
-            if !rules.contains(rule) {
-                rules.push(rule.clone());
-            }
-        }
-        let ops = wa.ops.iter().chain(&wb.ops).cloned().collect();
-        let name = unique_name(works, wa, wb);
+        let (ops, rules) = merge::origins(&[wa, wb], NAME);
+        let name = merge::unique_name(works, wa, wb);
         let made = Work { name, compute, reads, writes, in_place: self.in_place, ops, rules };
-        let alike = |w: &Work| made == Work { name: made.name.clone(), ..w.clone() };
-        let work = works.iter().position(alike).unwrap_or(works.len());
-        if work == works.len() {
-            works.push(made);
-        }
-        let work = work as u32;
+        let work = merge::numbered(works, made);
         Dispatch { work, reads: read_buffers, writes: write_buffers, scope: scope.into() }
     }
-}
-
-/// The names of both, where they differ.
-fn unique_name(works: &[Work], a: &Work, b: &Work) -> String {
-    let plain =
-        |w: &Work| w.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_').to_string();
-    let base = if plain(a) == plain(b) { plain(a) } else { format!("{}_{}", a.name, b.name) };
-    let taken = |name: &str| works.iter().any(|w| w.name == name);
-    let numbered = (2..).map(|i| format!("{base}_{i}"));
-    std::iter::once(base.clone()).chain(numbered).find(|n| !taken(n)).unwrap_or(base)
-}
-
-/// Removes works that no body dispatches any more.
-fn drop_unused(lowered: &mut Lowered) {
-    let mut used = vec![false; lowered.works.len()];
-    lowered.bodies.iter().flatten().for_each(|d| used[d.work as usize] = true);
-    let mut next = 0;
-    let moved: Vec<u32> = used
-        .iter()
-        .map(|used| {
-            let here = next;
-            next += u32::from(*used);
-            here
-        })
-        .collect();
-    let mut at = used.iter();
-    lowered.works.retain(|_| at.next().copied().unwrap_or(true));
-    lowered.bodies.iter_mut().flatten().for_each(|d| d.work = moved[d.work as usize]);
 }

@@ -176,6 +176,7 @@ pub fn plan(
         score,
         sink,
         window: s.window.map(|w| w as usize),
+        prologue: None,
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0), None)],
     };
     if s.settled {

@@ -226,6 +226,7 @@ pub fn decode_plan(
             score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float((s.head_dim as f32).powf(-0.5))),
             sink: None,
             window: None,
+            prologue: None,
             stores: vec![store(0, &[at(0), column], Scalar::Acc(0))],
         };
         let reads = [

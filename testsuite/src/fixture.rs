@@ -8,6 +8,7 @@ use weft_ir::graph::Graph;
 use weft_ir::plan::Plan;
 use weft_ir::reference::WeightBytes;
 use weft_ir::target::Target;
+use weft_passes::schedule::database::Database;
 use weft_passes::{Compiled, Options, Selection};
 
 /// Folder of this crate: where cargo says, so that a test binary also runs in another checkout.
@@ -197,8 +198,24 @@ pub fn compile_with(
     target: &str,
     dtype: DType,
     opt_level: u8,
+    limits: (usize, usize),
+    selection: Selection,
+) -> Compiled {
+    compile_on(graph, target, dtype, opt_level, limits, selection, Database::default())
+}
+
+/// The same with measured schedules.
+///
+/// # Panics
+/// When it does not compile.
+pub fn compile_on(
+    graph: &Graph,
+    target: &str,
+    dtype: DType,
+    opt_level: u8,
     (max_seq, max_batch): (usize, usize),
     selection: Selection,
+    schedules: Database,
 ) -> Compiled {
     let target = Target::parse(target).unwrap_or_else(|e| panic!("{e}"));
     let options = Options {
@@ -209,7 +226,7 @@ pub fn compile_with(
         max_batch,
         selection,
         dump: false,
-        schedules: Default::default(),
+        schedules: std::sync::Arc::new(schedules),
     };
     weft_passes::compile(graph, options).unwrap_or_else(|e| panic!("{e}"))
 }

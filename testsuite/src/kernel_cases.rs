@@ -16,7 +16,7 @@ use weft_ir::reference::{StepInputs, WeightBytes};
 use weft_ir::scalar::Binary;
 use weft_ir::shape::{Dim, Sym};
 use weft_passes::Selection;
-use weft_passes::schedule::database::{Database, Shape};
+use weft_passes::schedule::database::{Database, Key, Measured, Shape};
 
 /// The target of the plans: that of the shipped schedules.
 pub const TARGET: &str = "sm_90";
@@ -75,9 +75,11 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let [(_, small), ..] = llamas();
     // Its kernels have more than three shapes each.
-    let mut out = vec![model("llama-ops", "llama", small, 0)];
-    out.extend(llamas().into_iter().map(|(name, sizes)| model(name, "llama", sizes, 2)));
-    out.extend(others().into_iter().map(|(name, of, sizes)| model(name, of, sizes, 2)));
+    let plain = |name, of, sizes, level| model(name, of, sizes, level, Database::default());
+    let mut out = vec![plain("llama-ops", "llama", small, 0)];
+    out.extend(llamas().into_iter().map(|(name, sizes)| plain(name, "llama", sizes, 2)));
+    out.extend(others().into_iter().map(|(name, of, sizes)| plain(name, of, sizes, 2)));
+    out.extend(normed_heads().into_iter().map(|(name, sizes, on)| model(name, "qwen3", sizes, 2, on)));
     out.extend(tiles());
     out.extend(attentions());
     out.extend(tuned());
@@ -96,6 +98,41 @@ fn llamas() -> [(&'static str, Value); 3] {
         ("llama-a", sizes(72, (6, 2, 20), 104, 301)),
         ("llama-b", sizes(136, (4, 1, 64), 88, 515)),
         ("llama-c", sizes(200, (5, 5, 16), 120, 1031)),
+    ]
+}
+
+/// Norms of queries and keys, which attention makes: on tensor cores with a warp or two a block, so that the own key is
+/// in a later round than the first; in clusters; by keys in blocks of fewer heads than share a key.
+fn normed_heads() -> [(&'static str, Value, Database); 4] {
+    let sizes = |hidden: usize, (heads, kv, dim): (usize, usize, usize)| {
+        json!({
+            "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": dim,
+            "intermediate_size": 56, "vocab_size": 97, "num_hidden_layers": 1, "layer_types": ["full_attention"],
+        })
+    };
+    let on = |(kv_heads, group, head_dim), schedule| {
+        let shape =
+            Shape::AttentionRow { kv_heads, group, head_dim, value_dim: head_dim, keys: 256, made: true };
+        let key = Key { target: TARGET.into(), device: "H200".into(), dtype: DType::BF16, shape };
+        let measured = Measured { schedule, ns: 1, estimated_ns: 1, tried: 1, of: 1, context: CONTEXT };
+        let mut database = Database::default();
+        database.insert(key, measured);
+        database
+    };
+    let group = |warps, heads, (splits, cluster), late| Schedule::AttentionGroup {
+        warps,
+        heads,
+        depth: 1,
+        splits,
+        cluster,
+        late,
+    };
+    let row = Schedule::AttentionRow { warps: 1, heads: 1, depth: 1, splits: 2, cluster: 1, late: false };
+    [
+        ("normed-a", sizes(72, (6, 2, 64)), on((2, 3, 64), group(1, 3, (1, 1), false))),
+        ("normed-b", sizes(104, (4, 1, 128)), on((1, 4, 128), group(2, 4, (2, 1), false))),
+        ("normed-c", sizes(88, (7, 1, 64)), on((1, 7, 64), group(3, 7, (2, 2), true))),
+        ("normed-d", sizes(40, (4, 2, 36)), on((2, 2, 36), row)),
     ]
 }
 
@@ -132,7 +169,7 @@ fn others() -> [(&'static str, &'static str, Value); 6] {
 
 /// A tiny model with other sizes: two prompts in a small step, at level 2 one in a large step as well, then a decode
 /// step of one sequence, one of two and one of three, of which all but one are drawn; and a generation.
-fn model(name: &str, of: &str, sizes: Value, level: u8) -> Case {
+fn model(name: &str, of: &str, sizes: Value, level: u8, schedules: Database) -> Case {
     let folder = tempfile::tempdir().expect("a folder");
     let config = fixture::folder().join("tiny").join(of).join("config.json");
     let text = std::fs::read_to_string(&config).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
@@ -156,7 +193,8 @@ fn model(name: &str, of: &str, sizes: Value, level: u8) -> Case {
     let graph = weft_frontend::models::build(&checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"));
     let context = if level == 0 { SHORT } else { CONTEXT };
     let limits = (context, BATCH);
-    let made = fixture::compile_with(&graph, TARGET, DType::BF16, level, limits, Selection::default());
+    let made =
+        fixture::compile_on(&graph, TARGET, DType::BF16, level, limits, Selection::default(), schedules);
     let plan = made.plan;
 
     let ids: Vec<i32> = (0..2 * context as i32).map(|i| (i * 37 + 5) % vocab).collect();

@@ -54,6 +54,10 @@ families! {
     AttentionGroupSplit,
     /// The same with blocks that form clusters.
     AttentionGroupCluster,
+    /// Attention of one token that makes its queries and own key, by keys.
+    AttentionRowMade,
+    /// The same by tiles of keys.
+    AttentionGroupMade,
     /// Attention of many tokens, by tiles of both.
     AttentionTile,
     /// Steps on each row: a router.
@@ -95,6 +99,8 @@ impl Family {
                 Compute::MatMul(m) if m.plain_left().is_none() => Family::GemmLeft,
                 _ => Family::Gemm,
             },
+            Schedule::AttentionRow { .. } if makes_rows(work) => Family::AttentionRowMade,
+            Schedule::AttentionGroup { .. } if makes_rows(work) => Family::AttentionGroupMade,
             Schedule::AttentionRow { splits: 1, .. } => Family::AttentionRow,
             Schedule::AttentionRow { cluster: 1, .. } => Family::AttentionRowSplit,
             Schedule::AttentionRow { .. } => Family::AttentionRowCluster,
@@ -127,6 +133,11 @@ fn loads(e: &Scalar) -> bool {
     let mut found = false;
     e.visit(&mut |e| found |= matches!(e, Scalar::Load(..)));
     found
+}
+
+/// Whether attention makes the rows that it reads.
+fn makes_rows(work: &Work) -> bool {
+    matches!(&work.compute, Compute::Attention(a) if a.prologue.is_some())
 }
 
 /// Whether a loop stores where a loaded index says.

@@ -34,9 +34,9 @@ fn product(columns: usize, k: usize, group: usize, computed: bool) -> Shape {
     Shape::Gemv { columns, k, group, computed }
 }
 
-fn attention(kv_heads: usize, group: usize, head_dim: usize) -> Shape {
+fn attention(kv_heads: usize, group: usize, head_dim: usize, made: bool) -> Shape {
     let keys = (WORK.context + WORK.tokens).next_power_of_two();
-    Shape::AttentionRow { kv_heads, group, head_dim, value_dim: head_dim, keys }
+    Shape::AttentionRow { kv_heads, group, head_dim, value_dim: head_dim, keys, made }
 }
 
 /// Ten shapes that were never tuned: products with norms, biases, rotations, activations and residuals, and two
@@ -71,7 +71,11 @@ pub fn unseen() -> Vec<Unseen> {
                 "tie_word_embeddings": true, "vocab_size": 4096, "torch_dtype": "bfloat16",
             }),
             // Residuals; a group of three.
-            shapes: vec![product(3072, 3072, 1, false), product(3072, 8192, 1, false), attention(8, 3, 128)],
+            shapes: vec![
+                product(3072, 3072, 1, false),
+                product(3072, 8192, 1, false),
+                attention(8, 3, 128, false),
+            ],
         },
         Unseen {
             name: "Gemma-3-1B",
@@ -84,8 +88,8 @@ pub fn unseen() -> Vec<Unseen> {
                 "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "attention_bias": false,
                 "tie_word_embeddings": true, "vocab_size": 4096, "torch_dtype": "bfloat16",
             }),
-            // Norm and GELU; the largest heads.
-            shapes: vec![product(13824, 1152, 2, true), attention(1, 4, 256)],
+            // Norm and GELU; the largest heads, with norms and rotations.
+            shapes: vec![product(13824, 1152, 2, true), attention(1, 4, 256, true)],
         },
         Unseen {
             name: "GPT-2 medium",

@@ -179,7 +179,7 @@ const SLOW: &str = "deepseek-v3";
 /// where no other does).
 #[test]
 fn a_disabled_fusion_is_gone_and_the_results_hold() {
-    let fixtures = ["llama", "gemma2", "qwen2", "bert", "gpt2", "mixtral", "gpt-oss", SLOW];
+    let fixtures = ["llama", "gemma2", "qwen2", "qwen3", "bert", "gpt2", "mixtral", "gpt-oss", SLOW];
     let compiled = |graph: &Graph, selection| compile_with(graph, "sm_90", DType::F32, 2, SIZES, selection);
     let opened = fixtures.map(|name| {
         let f = Fixture::open(name);

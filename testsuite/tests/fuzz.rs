@@ -184,4 +184,10 @@ fn write_plan_seeds() {
         std::fs::write(folder.join(format!("{name}_{level}.ron")), plan.to_ron().expect("RON"))
             .expect("writes");
     }
+    // Attention that makes its rows.
+    let graph = weft_testsuite::fixture::Fixture::open("qwen3").graph(weft_ir::dtype::DType::BF16);
+    let plan = compile(&graph, "sm_90", weft_ir::dtype::DType::BF16, 2, (16, 1));
+    let decode = plan.entries.iter().position(|e| e.role == weft_ir::plan::Role::Decode).expect("an entry");
+    let plan = plan.only(decode).expect("an entry");
+    std::fs::write(folder.join("normed_heads_2.ron"), plan.to_ron().expect("RON")).expect("writes");
 }

@@ -26,6 +26,8 @@ fn shown(family: Family) -> &'static str {
         | Family::AttentionGroupSplit
         | Family::AttentionGroupCluster
         | Family::AttentionTile => "Shape",
+        Family::AttentionRowMade => "normed-d",
+        Family::AttentionGroupMade => "normed-b",
         Family::BlockRow
         | Family::GemmLeft
         | Family::RowSteps

@@ -126,10 +126,11 @@ fn shape_text(shape: &Shape) -> String {
             let left = if *computed { ", computed left" } else { "" };
             format!("product {columns}×{k}{group}{left}")
         }
-        Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys } => {
+        Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made } => {
             let sizes =
                 if head_dim == value_dim { head_dim.to_string() } else { format!("{head_dim}/{value_dim}") };
-            format!("attention {kv_heads}×{group} heads of {sizes}, up to {keys} keys")
+            let made = if *made { ", its rows made" } else { "" };
+            format!("attention {kv_heads}×{group} heads of {sizes}, up to {keys} keys{made}")
         }
     }
 }

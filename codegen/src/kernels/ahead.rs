@@ -115,7 +115,7 @@ impl Prepared {
 
 impl Body<'_> {
     /// Whether an expression reads nothing that a step changes.
-    fn is_constant(&self, s: &Scalar) -> bool {
+    pub(super) fn is_constant(&self, s: &Scalar) -> bool {
         let mut constant = true;
         s.visit(&mut |part| {
             constant &= match part {
@@ -127,7 +127,7 @@ impl Body<'_> {
         constant
     }
 
-    fn is_float(&self, load: &Scalar) -> bool {
+    pub(super) fn is_float(&self, load: &Scalar) -> bool {
         matches!(load, Scalar::Load(o, _) if self.work.reads[o.index()].dtype.is_float())
     }
 }

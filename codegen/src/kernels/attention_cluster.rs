@@ -5,7 +5,7 @@
 
 use super::Body;
 use super::attention_decode::Block;
-use super::attention_join::{Count, Elements, Parts, Place, Split, Warps, elements, finish, join};
+use super::attention_join::{Count, Elements, Parts, Place, Split, Warps, elements, finish, join, together};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, SignalId, VarId};
 use weft_ir::kernel::{Axis, Expr, Mem, Stmt};
@@ -53,18 +53,10 @@ impl Exchange {
         b.k.push(Stmt::ClusterBarrier);
     }
 
-    /// Neighbouring elements that a thread sends at a time: as few as give all threads some.
-    fn together(&self, a: &Attention, block: &Block) -> u32 {
-        let threads = |n: usize| block.heads as usize * a.value_dim / n;
-        let fits = |n: &usize| self.share.is_multiple_of(*n);
-        let enough = |n: &usize| threads(*n) <= block.warps as usize * 32;
-        let sizes = [1, 2, 4];
-        sizes.into_iter().filter(fits).find(enough).or(sizes.into_iter().rfind(fits)).unwrap_or(1) as u32
-    }
-
     /// Joins the block's warps, and sends each block of the cluster its part.
     pub fn send(&self, b: &mut Body<'_>, a: &Attention, block: &Block, states: &Warps) -> Result<(), String> {
-        let (n, share, heads) = (self.together(a, block), self.share as i64, i64::from(block.heads));
+        let (n, share, heads) =
+            (together(block, a.value_dim, self.share), self.share as i64, i64::from(block.heads));
         elements(b, (a.value_dim, n), block, |b, h, d| {
             let joined = join(b, &states.parts(block, &h), (d.clone(), n, a.value_dim as i64), None)?;
             let rank = b.k.let_("rank", DType::I32, d.clone() / share);

@@ -8,11 +8,13 @@
 use super::attention_cluster::Exchange;
 use super::attention_group::Tiles;
 use super::attention_join::{Place, Split, Warps, join_splits, join_warps};
+use super::attention_prologue::{OwnKey, Prologue};
 use super::attention_row::Rows;
-use super::warp::threads;
+use super::warp::{Threads, threads};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
-use weft_ir::kernel::{Axis, CacheHint, Expr};
+use weft_ir::ids::SharedId;
+use weft_ir::kernel::{Axis, CacheHint, Expr, Stmt};
 use weft_ir::plan::Attention;
 
 /// A maximum below any score, finite so that differences are defined.
@@ -62,6 +64,8 @@ pub(super) struct Cache<'e> {
     pub kv_head: Expr,
     /// Where the keys of a token follow each other, their base is the same for all.
     base: Option<Expr>,
+    /// The token's own key, where it is made here and not yet in the cache.
+    pub own: Option<OwnKey>,
 }
 
 impl<'e> Cache<'e> {
@@ -70,6 +74,7 @@ impl<'e> Cache<'e> {
         a: &'e Attention,
         place: &Place,
         (first, end): (Expr, Expr),
+        own: Option<OwnKey>,
     ) -> Result<Cache<'e>, String> {
         let kv_head = b.k.let_("kv_head", DType::I32, place.first_head.clone() / a.group as i64);
         let base = match a.slot_base() {
@@ -79,7 +84,7 @@ impl<'e> Cache<'e> {
             }
             None => None,
         };
-        Ok(Cache { a, token: place.token.clone(), first, end, kv_head, base })
+        Ok(Cache { a, token: place.token.clone(), first, end, kv_head, base, own })
     }
 
     /// Slot of a key; past the last, that of the last.
@@ -102,6 +107,19 @@ impl<'e> Cache<'e> {
         self.end.clone() - 1
     }
 
+    /// Last key of the share whose row is in the cache.
+    pub fn last_stored(&self) -> Expr {
+        match &self.own {
+            Some(own) => self.end.clone().min(own.key.clone()) - 1,
+            None => self.last(),
+        }
+    }
+
+    /// Whether a round, with the first key behind it, has the own key, made here.
+    pub fn takes_own(&self, behind: Expr) -> Option<(&OwnKey, Expr)> {
+        self.own.as_ref().map(|own| (own, own.key.clone().lt(behind)))
+    }
+
     /// Rounds of so many keys that the share takes.
     pub fn rounds(&self, b: &mut Body<'_>, step: i64) -> Expr {
         let rounds = (self.end.clone() - self.first.clone() + (step - 1)) / step;
@@ -109,36 +127,99 @@ impl<'e> Cache<'e> {
     }
 }
 
-/// Loads what is not there yet of the first keys.
-pub(super) type Fresh<'f> = dyn FnMut(&mut Body<'_>) -> Result<(), String> + 'f;
+/// What readers have of a block: its place, the rows that it makes, and what is not there yet of the first keys.
+pub(super) struct Attended<'f, 'e> {
+    pub place: &'f Place,
+    t: &'f Threads,
+    block: &'f Block,
+    prologue: Option<&'f Prologue<'e>>,
+    /// Whether the share has the token's own key.
+    owns: Expr,
+    /// Loads the rest of the first keys and values.
+    fresh: &'f mut dyn FnMut(&mut Body<'_>) -> Result<(), String>,
+}
+
+/// A block's queries.
+pub(super) enum Queries {
+    /// Those of the array.
+    Stored,
+    /// In shared memory: of this type, so many elements from one to the next.
+    Made(SharedId, DType, i64),
+}
+
+impl Attended<'_, '_> {
+    /// Where the queries are: makes them where attention does so itself, and loads what is not there yet of the first
+    /// keys. What a block asks for comes back in turn, so the values are behind what rows are made of.
+    pub fn queries(&mut self, b: &mut Body<'_>, kv_head: &Expr) -> Result<Queries, String> {
+        let Some(prologue) = self.prologue else { return Ok(Queries::Stored) };
+        prologue.make(b, (self.t, self.block), (self.place, kv_head), self.owns.clone())?;
+        (self.fresh)(b)?;
+        b.k.push(Stmt::Barrier);
+        let (shared, dtype, pitch) = prologue.queries();
+        Ok(Queries::Made(shared, dtype, pitch))
+    }
+
+    /// Loads what is not there yet of the first keys, behind the queries of an array.
+    pub fn fresh(&mut self, b: &mut Body<'_>) -> Result<(), String> {
+        match self.prologue {
+            Some(_) => Ok(()),
+            None => (self.fresh)(b),
+        }
+    }
+}
+
+/// What is loaded of some keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Both,
+    Keys,
+    Values,
+}
+
+impl Wanted {
+    pub fn keys(self) -> bool {
+        self != Wanted::Values
+    }
+
+    pub fn values(self) -> bool {
+        self != Wanted::Keys
+    }
+}
 
 /// How the warps of a block read keys and values, and what they make of them.
 pub(super) trait Reader {
-    /// Loads the first keys and their values; past `last`, those of it.
-    fn load_first(&self, b: &mut Body<'_>, last: &Expr, hint: CacheHint) -> Result<(), String>;
+    /// Loads what is wanted of the first keys; past `last`, that of it.
+    fn load_first(
+        &self,
+        b: &mut Body<'_>,
+        wanted: Wanted,
+        last: &Expr,
+        hint: CacheHint,
+    ) -> Result<(), String>;
 
     /// Loads one key and its value, if it is among the first.
     fn load_one(&self, b: &mut Body<'_>, key: &Expr) -> Result<(), String>;
 
     /// Leaves each warp's softmax state in shared memory, behind a barrier. A round's keys and values are loaded
-    /// during the round before; `fresh` loads the rest of the first.
-    fn attend(
-        &self,
-        b: &mut Body<'_>,
-        place: &Place,
-        fresh: &mut Fresh<'_>,
-        to: &Warps,
-    ) -> Result<(), String>;
+    /// during the round before; the own key, where it is made here, comes from shared memory as its round begins.
+    fn attend(&self, b: &mut Body<'_>, of: Attended<'_, '_>, to: &Warps) -> Result<(), String>;
 }
 
 /// Attention of a token, on tensor cores or not.
 pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores: bool) -> Result<(), String> {
+    if block.warps < 1 || block.heads < 1 || block.depth < 1 {
+        return Err(format!("{} warps, {} heads, {} keys at a time", block.warps, block.heads, block.depth));
+    }
     let states = Warps::declare(b, a, &block);
     let exchange = Exchange::declare(b, a, &block)?;
+    let mut prologue = Prologue::declare(b, a, &block);
     if !block.late {
         b.launch_dependents();
     }
     let early = a.settled && a.sequential_slots();
+    if prologue.is_some() && !early {
+        return Err("a prologue makes the last key, but the others are not there before".into());
+    }
     let wait = |b: &mut Body<'_>| {
         b.wait();
         if block.late {
@@ -163,12 +244,15 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
         None => (seen.first, seen.end),
     };
     let (cache_first, cache_end) = share.clone();
-    let cache = Cache::declare(b, a, &place, share)?;
+    let declare_own = |b: &mut Body<'_>| b.k.let_("own", DType::I32, length.clone() - 1);
+    let made = prologue.as_ref().map(|p| p.own_key(declare_own(b)));
+    let own = made.as_ref().map(|own| own.key.clone());
+    let cache = Cache::declare(b, a, &place, share, made)?;
     let reader: Box<dyn Reader + '_> = match tensor_cores {
         true => Box::new(Tiles::declare(b, cache, block, &t)),
         false => Box::new(Rows::declare(b, cache, block, &t)),
     };
-    let own = b.k.let_("own", DType::I32, length.clone() - 1);
+    let own = own.unwrap_or_else(|| declare_own(b));
     let (first, end) = (cache_first.clone(), cache_end.clone());
     // Whether earlier steps wrote keys of the share.
     let settled = first.lt(own.clone());
@@ -177,8 +261,13 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
         let last = end.clone().min(own.clone()) - 1;
         b.if_then(settled.clone(), |b| {
             let last = b.k.let_("last_settled", DType::I32, last);
-            reader.load_first(b, &last, CacheHint::Settled)
+            // What a block asks for comes back in turn: values would hold up what rows are made of.
+            let wanted = if prologue.is_some() { Wanted::Keys } else { Wanted::Both };
+            reader.load_first(b, wanted, &last, CacheHint::Settled)
         })?;
+    }
+    if let Some(prologue) = &mut prologue {
+        prologue.ask(b, &place)?;
     }
     if let (Some(exchange), Some(split)) = (&exchange, &split) {
         exchange.open(b, &block, split);
@@ -186,19 +275,31 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
     if early {
         wait(b);
     }
-    let all = |b: &mut Body<'_>| reader.load_first(b, &(cache_end.clone() - 1), CacheHint::Default);
-    let mut fresh = |b: &mut Body<'_>| match early {
-        true => b.if_then(end.clone().ge(length.clone()), |b| {
-            b.if_else(settled.clone(), |b| reader.load_one(b, &own), all)
+    let made = prologue.is_some();
+    let last = cache_end.clone() - 1;
+    let all = |b: &mut Body<'_>, wanted| reader.load_first(b, wanted, &last, CacheHint::Default);
+    let owns = end.ge(length.clone());
+    let mut fresh = |b: &mut Body<'_>| match (early, made) {
+        (_, true) => all(b, Wanted::Values),
+        (true, false) => b.if_then(owns.clone(), |b| {
+            b.if_else(settled.clone(), |b| reader.load_one(b, &own), |b| all(b, Wanted::Both))
         }),
-        false => all(b),
+        (false, false) => all(b, Wanted::Both),
+    };
+    let attended = Attended {
+        place: &place,
+        t: &t,
+        block: &block,
+        prologue: prologue.as_ref(),
+        owns: owns.clone(),
+        fresh: &mut fresh,
     };
     let Some(split) = &split else {
-        reader.attend(b, &place, &mut fresh, &states)?;
+        reader.attend(b, attended, &states)?;
         return join_warps(b, a, &block, &place, &states);
     };
     b.if_then(split.has_keys(), |b| {
-        reader.attend(b, &place, &mut fresh, &states)?;
+        reader.attend(b, attended, &states)?;
         join_splits(b, (a, &block), &place, &states, split, exchange.as_ref())
     })?;
     match &exchange {

@@ -3,8 +3,9 @@
 
 use super::Body;
 use super::attention_decode::Cache;
+use super::attention_prologue::OwnKey;
 use weft_ir::ids::{OperandId, VarId};
-use weft_ir::kernel::{CacheHint, Expr, Stmt};
+use weft_ir::kernel::{CacheHint, Expr, Mem, Stmt};
 
 /// Keys of a tile.
 pub(super) const KEYS: i64 = 16;
@@ -71,6 +72,23 @@ impl Side {
         b.unrolled(name, rows, |b, i| {
             let slot = cache.slot(b, self.key(tile, i.clone()), last)?;
             self.load_row(b, cache, slot, (u, &i), hint)
+        })
+    }
+
+    /// Takes the own key's row from shared memory where the lane has it in the u-th tile, or one behind it.
+    pub fn take_own(&self, b: &mut Body<'_>, own: &OwnKey, (tile, u): (&Expr, &Expr)) -> Result<(), String> {
+        let (name, rows) = self.rows;
+        b.unrolled(name, rows, |b, i| {
+            b.if_then(self.key(tile, i.clone()).ge(own.key.clone()), |b| {
+                b.unrolled("part", self.parts, |b, part| {
+                    let index = self.chunk.clone() * VECTOR + part.clone() * self.elements as i64;
+                    let row = (u.clone() * i64::from(self.parts) + part) * i64::from(rows) + i.clone();
+                    let (dst, dst_at, lanes) = (self.words, row * WORDS, VECTOR as u32);
+                    let (mem, hint) = (Mem::Shared(own.row), CacheHint::Default);
+                    b.k.push(Stmt::LoadVec { dst, dst_at, mem, index, lanes, hint });
+                    Ok(())
+                })
+            })
         })
     }
 

@@ -6,7 +6,7 @@
 //! from the accumulator's layout to that of an operand by shuffles, and are rounded to the cache's type.
 //! Reads, splits and joins are those of [`super::attention_decode`].
 
-use super::attention_decode::{Block, Cache, Fresh, NO_SCORE, Reader};
+use super::attention_decode::{Attended, Block, Cache, NO_SCORE, Queries, Reader, Wanted};
 use super::attention_fragments::{KEYS, Side, VECTOR, WORDS};
 use super::attention_join::{Place, Warps};
 use super::warp::{Threads, combine};
@@ -77,9 +77,8 @@ impl<'e> Tiles<'e> {
         Tiles { cache, dtype, block, heads, row, column, warp, first, keys, values }
     }
 
-    /// Loads the warp's tiles of keys or values from a key on.
-    fn load(&self, b: &mut Body<'_>, side: &Side, first: &Expr) -> Result<(), String> {
-        let last = self.cache.last();
+    /// Loads the warp's tiles of keys or values from a key on; past `last`, that of it.
+    fn load(&self, b: &mut Body<'_>, side: &Side, first: &Expr, last: Expr) -> Result<(), String> {
         b.unrolled("u", self.block.depth, |b, u| {
             let tile = b.k.let_("tile", DType::I32, self.tile(first, &u));
             side.load(b, &self.cache, (&tile, &u), (&last, CacheHint::Default))
@@ -92,16 +91,26 @@ impl<'e> Tiles<'e> {
     }
 
     /// The queries as operands: head `row`, elements as the keys have them; zero where the block has no such head.
-    fn load_queries(&self, b: &mut Body<'_>, place: &Place) -> Result<VarId, String> {
+    fn load_queries(&self, b: &mut Body<'_>, place: &Place, from: &Queries) -> Result<VarId, String> {
         let zero = Expr::Const(Const::U32(0));
         let q = b.k.array("q_words", DType::U32, self.keys.parts * WORDS as u32, Some(zero));
         let operand = self.cache.a.q.index();
-        let (mem, shape) = (b.reads[operand], b.work.reads[operand].shape.clone());
+        let shape = b.work.reads[operand].shape.clone();
         b.if_then(self.row.clone().lt(Expr::int(self.heads)), |b| {
-            let head = place.first_head.clone() + self.row.clone();
-            let start = b.flat(&shape, &[place.token.clone(), head, self.column.clone() * VECTOR]);
+            let chunk = self.column.clone() * VECTOR;
+            let (mem, start) = match from {
+                Queries::Stored => {
+                    let head = place.first_head.clone() + self.row.clone();
+                    (b.reads[operand], b.flat(&shape, &[place.token.clone(), head, chunk]))
+                }
+                Queries::Made(shared, _, pitch) => (Mem::Shared(*shared), self.row.clone() * *pitch + chunk),
+            };
             b.unrolled("part", self.keys.parts, |b, part| {
-                let index = b.flat_offset(&shape, start, part.clone() * KEY_PART as i64);
+                let part_at = part.clone() * KEY_PART as i64;
+                let index = match from {
+                    Queries::Stored => b.flat_offset(&shape, start, part_at),
+                    Queries::Made(..) => start + part_at,
+                };
                 let (dst_at, lanes, hint) = (part * WORDS, VECTOR as u32, CacheHint::Default);
                 b.k.push(Stmt::LoadVec { dst: q, dst_at, mem, index, lanes, hint });
                 Ok(())
@@ -110,8 +119,10 @@ impl<'e> Tiles<'e> {
         Ok(q)
     }
 
-    /// Scores of a tile: keys `row` and `row + 8`, heads 2·column and 2·column + 1.
+    /// Scores of a tile: keys `row` and `row + 8`, heads 2·column and 2·column + 1. Two sums, so that a multiplication
+    /// does not wait for the one before.
     fn scores(&self, b: &mut Body<'_>, q: VarId, (u, scores): (&Expr, VarId)) -> Result<(), String> {
+        let sums = b.k.array("sums", DType::F32, 8, Some(Expr::float(0.0)));
         b.unrolled("part", self.keys.parts, |b, part| {
             let raw = (u.clone() * i64::from(self.keys.parts) + part.clone()) * (2 * WORDS);
             b.unrolled("w", 2, |b, w| {
@@ -123,8 +134,8 @@ impl<'e> Tiles<'e> {
                 })?;
                 b.k.push(Stmt::Mma {
                     dtype: self.dtype,
-                    acc: scores,
-                    acc_at: u.clone() * 4,
+                    acc: sums,
+                    acc_at: w.clone() * 4,
                     a: fragment,
                     a_at: Expr::int(0),
                     b: q,
@@ -132,6 +143,11 @@ impl<'e> Tiles<'e> {
                 });
                 Ok(())
             })
+        })?;
+        b.unrolled("i", 4, |b, i| {
+            let sum = Expr::elem(sums, i.clone()) + Expr::elem(sums, i.clone() + 4);
+            b.k.assign_elem(scores, u.clone() * 4 + i, sum);
+            Ok(())
         })
     }
 
@@ -302,11 +318,22 @@ struct State {
 }
 
 impl Reader for Tiles<'_> {
-    fn load_first(&self, b: &mut Body<'_>, last: &Expr, hint: CacheHint) -> Result<(), String> {
+    fn load_first(
+        &self,
+        b: &mut Body<'_>,
+        wanted: Wanted,
+        last: &Expr,
+        hint: CacheHint,
+    ) -> Result<(), String> {
         b.unrolled("u", self.block.depth, |b, u| {
             let tile = b.k.let_("tile", DType::I32, self.tile(&self.first, &u));
-            self.keys.load(b, &self.cache, (&tile, &u), (last, hint))?;
-            self.values.load(b, &self.cache, (&tile, &u), (last, hint))
+            if wanted.keys() {
+                self.keys.load(b, &self.cache, (&tile, &u), (last, hint))?;
+            }
+            if wanted.values() {
+                self.values.load(b, &self.cache, (&tile, &u), (last, hint))?;
+            }
+            Ok(())
         })
     }
 
@@ -322,15 +349,11 @@ impl Reader for Tiles<'_> {
         })
     }
 
-    fn attend(
-        &self,
-        b: &mut Body<'_>,
-        place: &Place,
-        fresh: &mut Fresh<'_>,
-        to: &Warps,
-    ) -> Result<(), String> {
-        let q = self.load_queries(b, place)?;
-        fresh(b)?;
+    fn attend(&self, b: &mut Body<'_>, mut of: Attended<'_, '_>, to: &Warps) -> Result<(), String> {
+        let queries = of.queries(b, &self.cache.kv_head)?;
+        let q = self.load_queries(b, of.place, &queries)?;
+        of.fresh(b)?;
+        let place = of.place;
         let state = State {
             max: b.k.array("best", DType::F32, 2, Some(Expr::float(NO_SCORE))),
             sum: b.k.array("total", DType::F32, 2, Some(Expr::float(0.0))),
@@ -340,18 +363,27 @@ impl Reader for Tiles<'_> {
         let rounds = self.cache.rounds(b, step);
         b.for_loop("round", (Expr::int(0), rounds.clone(), Expr::int(1)), Unroll::Never, |b, round| {
             let first = b.k.let_("first", DType::I32, self.first.clone() + round.clone() * step);
-            let more = b.k.let_("more", DType::Bool, (round + 1).lt(rounds));
+            let more = b.k.let_("more", DType::Bool, (round.clone() + 1).lt(rounds));
             let next = b.k.let_("next", DType::I32, first.clone() + step);
-            let scores = b.k.array("scores", DType::F32, self.block.depth * 4, Some(Expr::float(0.0)));
+            let behind = self.cache.first.clone() + (round + 1) * step;
+            if let Some((own, here)) = self.cache.takes_own(behind) {
+                b.if_then(here, |b| {
+                    b.unrolled("u", self.block.depth, |b, u| {
+                        let tile = b.k.let_("tile", DType::I32, self.tile(&first, &u));
+                        self.keys.take_own(b, own, (&tile, &u))
+                    })
+                })?;
+            }
+            let scores = b.k.array("scores", DType::F32, self.block.depth * 4, None);
             b.unrolled("u", self.block.depth, |b, u| self.scores(b, q, (&u, scores)))?;
-            b.if_then(more.clone(), |b| self.load(b, &self.keys, &next))?;
+            b.if_then(more.clone(), |b| self.load(b, &self.keys, &next, self.cache.last_stored()))?;
             self.modify(b, place, &first, scores)?;
             self.softmax(b, &state, scores)?;
             b.unrolled("u", self.block.depth, |b, u| {
                 let weights = self.weights(b, &u, scores)?;
                 self.add_values(b, &state, &u, weights)
             })?;
-            b.if_then(more, |b| self.load(b, &self.values, &next))
+            b.if_then(more, |b| self.load(b, &self.values, &next, self.cache.last()))
         })?;
         self.publish(b, &state, to)?;
         b.k.push(Stmt::Barrier);

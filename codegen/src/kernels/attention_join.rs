@@ -157,10 +157,18 @@ pub(super) struct Joined {
     pub acc: VarId,
 }
 
-/// Elements of a value that a thread joins at a time: neighbours where there are more elements than threads.
-fn together(a: &Attention, block: &Block) -> u32 {
-    let many = i64::from(block.heads) * a.value_dim as i64 > block.warps * 32;
-    if many && a.value_dim.is_multiple_of(4) { 4 } else { 1 }
+/// Threads that join: a warp for each scheduler of a multiprocessor. Each makes every part's weight for itself, an
+/// exponential, of which a scheduler makes one a warp in eight cycles; so more warps take longer.
+const JOINING: usize = 128;
+
+/// Neighbouring elements of a value that a thread joins at a time, parts of `row` of them in memory: as few as leave
+/// [`JOINING`] threads.
+pub(super) fn together(block: &Block, elements: usize, row: usize) -> u32 {
+    let threads = |n: usize| block.heads as usize * elements / n;
+    let fits = |n: &usize| row.is_multiple_of(*n);
+    let sizes = [1, 2, 4];
+    let few = sizes.into_iter().filter(fits).find(|n| threads(*n) <= JOINING);
+    few.or(sizes.into_iter().rfind(fits)).unwrap_or(1) as u32
 }
 
 /// Joins the parts of a head for some elements from d on, in order, with a score that no key belongs to.
@@ -286,7 +294,7 @@ pub(super) struct Elements {
 impl Elements {
     /// Of rows that are whole values.
     fn whole(a: &Attention, block: &Block, h: Expr, d: Expr) -> Elements {
-        Elements { h, in_row: d.clone(), d, row: a.value_dim, n: together(a, block) }
+        Elements { h, in_row: d.clone(), d, row: a.value_dim, n: together(block, a.value_dim, a.value_dim) }
     }
 }
 
@@ -337,7 +345,7 @@ pub(super) fn join_warps(
     place: &Place,
     states: &Warps,
 ) -> Result<(), String> {
-    elements(b, (a.value_dim, together(a, block)), block, |b, h, d| {
+    elements(b, (a.value_dim, together(block, a.value_dim, a.value_dim)), block, |b, h, d| {
         let parts = states.parts(block, &h);
         finish(b, a, &parts, place, Elements::whole(a, block, h, d))
     })
@@ -398,7 +406,7 @@ fn leave(
     (split, alone): (&Split, Option<Expr>),
 ) -> Result<(), String> {
     let [max, sum, out] = scratch(b)?;
-    let (n, dim) = (together(a, block), a.value_dim as i64);
+    let (n, dim) = (together(block, a.value_dim, a.value_dim), a.value_dim as i64);
     elements(b, (a.value_dim, n), block, |b, h, d| {
         let joined = join(b, &states.parts(block, &h), (d.clone(), n, dim), None)?;
         let part = |b: &mut Body<'_>| {
@@ -431,7 +439,7 @@ fn join_by_counter(
     let group = place.token.clone() * (heads / i64::from(block.heads)) + Expr::BlockIdx(Axis::Y);
     let last = b.last_block(group, split.active.clone().cast(DType::U32))?;
     b.if_then(last, |b| {
-        elements(b, (a.value_dim, together(a, block)), block, |b, h, d| {
+        elements(b, (a.value_dim, together(block, a.value_dim, a.value_dim)), block, |b, h, d| {
             let (count, first) =
                 (Count::Counted(split.active.clone()), scratch_row(a, place, split, h.clone()));
             let parts = Parts { count, max, sum, out, first, stride: 1 };

@@ -3,12 +3,13 @@
 //! A group of lanes takes a key at a time, each lane a slice of it; the groups keep their own online
 //! softmax (running maximum, sum, weighted values), joined at the end by shuffles and shared memory.
 
-use super::attention_decode::{Block, Cache, Fresh, NO_SCORE, Reader};
+use super::attention_decode::{Attended, Block, Cache, NO_SCORE, Queries, Reader, Wanted};
 use super::attention_join::{Place, Warps};
+use super::attention_prologue::OwnKey;
 use super::warp::{Threads, shuffle_reduce, vector_lanes};
 use super::{Body, Point};
 use weft_ir::dtype::DType;
-use weft_ir::ids::{OperandId, VarId};
+use weft_ir::ids::{OperandId, SharedId, VarId};
 use weft_ir::kernel::{CacheHint, Expr, MathFn, Mem, Stmt, Unroll};
 use weft_ir::plan::Attention;
 use weft_ir::scalar::Reduce;
@@ -79,8 +80,10 @@ impl<'e> Rows<'e> {
         let part = b.k.let_("part", DType::I32, t.lane.clone() % l.lanes);
         let first_key = cache.first.clone() + t.warp.clone() * l.keys + t.lane.clone() / l.lanes;
         let first_key = b.k.let_("first_key", DType::I32, first_key);
-        let keys = Slices::declare(b, "key", cache.a.keys, l.key_slice, block.depth);
-        let values = Slices::declare(b, "value", cache.a.values, l.value_slice, block.depth);
+        let stored = |o: OperandId| (o, b.work.reads[o.index()].dtype);
+        let (keys, values) = (stored(cache.a.keys), stored(cache.a.values));
+        let keys = Slices::declare(b, "key", keys, l.key_slice, block.depth);
+        let values = Slices::declare(b, "value", values, l.value_slice, block.depth);
         Rows { cache, l, t: t.clone(), first_key, part, keys, values }
     }
 
@@ -95,13 +98,21 @@ impl<'e> Rows<'e> {
         slices.load(b, [slot, self.cache.kv_head.clone()], &self.part, u, hint)
     }
 
-    /// Loads all slices of a later round.
-    fn load_next(&self, b: &mut Body<'_>, slices: &Slices, first: &Expr) -> Result<(), String> {
-        let last = self.cache.last();
+    /// Loads all slices of a later round; past `last`, those of it.
+    fn load_next(&self, b: &mut Body<'_>, slices: &Slices, first: &Expr, last: Expr) -> Result<(), String> {
         b.unrolled("u", self.l.block.depth, |b, u| {
             let key = first.clone() + u.clone() * self.l.stride();
             let slot = self.cache.slot(b, key, &last)?;
             self.load(b, slices, (slot, u), CacheHint::Default)
+        })
+    }
+
+    /// Takes the own key from shared memory where the lane has it in the round of its key `j`, or one behind it.
+    fn take_own(&self, b: &mut Body<'_>, own: &OwnKey, j: &Expr) -> Result<(), String> {
+        b.unrolled("u", self.l.block.depth, |b, u| {
+            let here = (j.clone() + u.clone() * self.l.stride()).ge(own.key.clone());
+            let row = (Expr::int(0), self.cache.a.head_dim);
+            b.if_then(here, |b| self.keys.load_shared(b, own.row, row, &self.part, u))
         })
     }
 
@@ -112,11 +123,22 @@ impl<'e> Rows<'e> {
 }
 
 impl Reader for Rows<'_> {
-    fn load_first(&self, b: &mut Body<'_>, last: &Expr, hint: CacheHint) -> Result<(), String> {
+    fn load_first(
+        &self,
+        b: &mut Body<'_>,
+        wanted: Wanted,
+        last: &Expr,
+        hint: CacheHint,
+    ) -> Result<(), String> {
         b.unrolled("u", self.l.block.depth, |b, u| {
             let slot = self.cache.slot(b, self.key(&u), last)?;
-            self.load(b, &self.keys, (slot.clone(), u.clone()), hint)?;
-            self.load(b, &self.values, (slot, u), hint)
+            if wanted.keys() {
+                self.load(b, &self.keys, (slot.clone(), u.clone()), hint)?;
+            }
+            if wanted.values() {
+                self.load(b, &self.values, (slot, u), hint)?;
+            }
+            Ok(())
         })
     }
 
@@ -130,16 +152,12 @@ impl Reader for Rows<'_> {
         })
     }
 
-    fn attend(
-        &self,
-        b: &mut Body<'_>,
-        place: &Place,
-        fresh: &mut Fresh<'_>,
-        to: &Warps,
-    ) -> Result<(), String> {
+    fn attend(&self, b: &mut Body<'_>, mut of: Attended<'_, '_>, to: &Warps) -> Result<(), String> {
         let (a, end, l) = (self.cache.a, &self.cache.end, &self.l);
-        let q = load_queries(b, a, l, place, &self.part)?;
-        fresh(b)?;
+        let queries = of.queries(b, &self.cache.kv_head)?;
+        let place = of.place;
+        let q = load_queries(b, (a, l), place, &self.part, &queries)?;
+        of.fresh(b)?;
         let state = Online {
             max: b.k.array("best", DType::F32, l.block.heads, Some(Expr::float(NO_SCORE))),
             sum: b.k.array("total", DType::F32, l.block.heads, Some(Expr::float(0.0))),
@@ -150,7 +168,10 @@ impl Reader for Rows<'_> {
         let rounds = self.cache.rounds(b, step);
         b.for_loop("round", (Expr::int(0), rounds.clone(), Expr::int(1)), Unroll::Never, |b, round| {
             let j = b.k.let_("j", DType::I32, self.first_key.clone() + round.clone() * step);
-            let more = b.k.let_("more", DType::Bool, (round + 1).lt(rounds));
+            let more = b.k.let_("more", DType::Bool, (round.clone() + 1).lt(rounds));
+            if let Some((own, here)) = self.cache.takes_own(self.cache.first.clone() + (round + 1) * step) {
+                b.if_then(here, |b| self.take_own(b, own, &j))?;
+            }
             let scores = b.k.array("scores", DType::F32, l.block.heads * l.block.depth, None);
             b.unrolled("h", l.block.heads, |b, h| {
                 b.unrolled("u", l.block.depth, |b, u| {
@@ -172,9 +193,9 @@ impl Reader for Rows<'_> {
                 })
             })?;
             let next = b.k.let_("next", DType::I32, j + step);
-            b.if_then(more.clone(), |b| self.load_next(b, &self.keys, &next))?;
+            b.if_then(more.clone(), |b| self.load_next(b, &self.keys, &next, self.cache.last_stored()))?;
             b.unrolled("h", l.block.heads, |b, h| update(b, &state, l, h, scores, &self.values))?;
-            b.if_then(more, |b| self.load_next(b, &self.values, &next))
+            b.if_then(more, |b| self.load_next(b, &self.values, &next, self.cache.last()))
         })?;
         join_lanes(b, &state, l)?;
         let first_lanes = self.t.lane.clone().lt(Expr::int(l.lanes));
@@ -187,33 +208,48 @@ impl Reader for Rows<'_> {
 /// The block's queries, each lane its slice of every head, as stored.
 fn load_queries(
     b: &mut Body<'_>,
-    a: &Attention,
-    l: &Layout,
+    (a, l): (&Attention, &Layout),
     place: &Place,
     part: &Expr,
+    from: &Queries,
 ) -> Result<VarId, String> {
-    let q = Slices::declare(b, "q_slice", a.q, l.key_slice, l.block.heads);
-    b.unrolled("h", l.block.heads, |b, h| {
-        let at = [place.token.clone(), place.first_head.clone() + h.clone()];
-        q.load(b, at, part, h, CacheHint::Default)
+    let dtype = match from {
+        Queries::Stored => b.work.reads[a.q.index()].dtype,
+        Queries::Made(_, dtype, _) => *dtype,
+    };
+    let q = Slices::declare(b, "q_slice", (a.q, dtype), l.key_slice, l.block.heads);
+    b.unrolled("h", l.block.heads, |b, h| match from {
+        Queries::Stored => {
+            let at = [place.token.clone(), place.first_head.clone() + h.clone()];
+            q.load(b, at, part, h, CacheHint::Default)
+        }
+        Queries::Made(shared, _, pitch) => {
+            q.load_shared(b, *shared, (h.clone() * *pitch, *pitch as usize), part, h)
+        }
     })?;
     Ok(q.raw)
 }
 
-/// A lane's slices of some rows, in registers as stored.
+/// A lane's slices of some rows of an operand, or of what is made of it, in registers as stored.
 struct Slices {
     operand: OperandId,
+    dtype: DType,
     raw: VarId,
     slice: u32,
 }
 
 impl Slices {
-    fn declare(b: &mut Body<'_>, name: &str, operand: OperandId, slice: u32, rows: u32) -> Slices {
-        let dtype = b.work.reads[operand.index()].dtype;
-        Slices { operand, raw: b.k.array(name, dtype, slice * rows, None), slice }
+    fn declare(
+        b: &mut Body<'_>,
+        name: &str,
+        (operand, dtype): (OperandId, DType),
+        slice: u32,
+        rows: u32,
+    ) -> Slices {
+        Slices { operand, dtype, raw: b.k.array(name, dtype, slice * rows, None), slice }
     }
 
-    /// Loads the slice of a row as the u-th, with the widest loads that fit.
+    /// Loads the slice of a row of the operand as the u-th.
     fn load(
         &self,
         b: &mut Body<'_>,
@@ -222,17 +258,43 @@ impl Slices {
         u: Expr,
         hint: CacheHint,
     ) -> Result<(), String> {
-        let operand = &b.work.reads[self.operand.index()];
-        let (dtype, shape, mem) = (operand.dtype, operand.shape.clone(), b.reads[self.operand.index()]);
-        let slice = i64::from(self.slice);
+        let at = self.operand.index();
+        let (shape, mem) = (b.work.reads[at].shape.clone(), b.reads[at]);
         // Rows may be longer than what is read of them.
         let len = shape.last().and_then(|d| d.as_const()).unwrap_or(1);
-        let lanes = vector_lanes(dtype, self.slice as usize).min(vector_lanes(dtype, len));
-        let start = b.flat(&shape, &[row, head, part.clone() * slice]);
+        let start = b.flat(&shape, &[row, head, part.clone() * i64::from(self.slice)]);
+        let at = |b: &Body<'_>, offset: Expr| b.flat_offset(&shape, start, offset);
+        self.vectors(b, mem, (len, at), u, hint)
+    }
+
+    /// Takes the slice of a row of so many elements in shared memory as the u-th.
+    fn load_shared(
+        &self,
+        b: &mut Body<'_>,
+        shared: SharedId,
+        (row, len): (Expr, usize),
+        part: &Expr,
+        u: Expr,
+    ) -> Result<(), String> {
+        let start = row + part.clone() * i64::from(self.slice);
+        let at = |_: &Body<'_>, offset: Expr| start + offset;
+        self.vectors(b, Mem::Shared(shared), (len, at), u, CacheHint::Default)
+    }
+
+    /// Loads with the widest loads that fit rows of this length.
+    fn vectors(
+        &self,
+        b: &mut Body<'_>,
+        mem: Mem,
+        (len, at): (usize, impl FnOnce(&Body<'_>, Expr) -> Expr),
+        u: Expr,
+        hint: CacheHint,
+    ) -> Result<(), String> {
+        let lanes = vector_lanes(self.dtype, self.slice as usize).min(vector_lanes(self.dtype, len));
         b.unrolled("v", self.slice / lanes, |b, v| {
             let dst_at = v.clone() * i64::from(lanes);
-            let index = b.flat_offset(&shape, start, dst_at.clone());
-            let dst_at = u * slice + dst_at;
+            let index = at(b, dst_at.clone());
+            let dst_at = u * i64::from(self.slice) + dst_at;
             if lanes == 1 {
                 b.k.assign_elem(self.raw, dst_at, Expr::load(mem, index));
             } else {

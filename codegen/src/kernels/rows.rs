@@ -58,9 +58,9 @@ fn reduce_row(b: &mut Body<'_>, l: &Loop, team: Team, row: Expr, inside: Option<
     let coords = b.unflatten(row, DType::I32, &l.domain);
     let mut point = Point::at(coords);
     let rows = Ahead::find(b, l);
-    rows.bring(b, (&team.member, &point), true)?;
+    rows.bring(b, (&team.member, &point), Some(true))?;
     b.wait();
-    rows.bring(b, (&team.member, &point), false)?;
+    rows.bring(b, (&team.member, &point), Some(false))?;
     let along = (team.member.clone(), extent, Expr::int(i64::from(team.size)));
     for (i, stage) in l.stages.iter().enumerate() {
         let value = stage_value(b, &team, stage, &along, &point, i)?;

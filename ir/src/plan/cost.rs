@@ -249,6 +249,15 @@ impl Counter<'_> {
         // Online softmax: the largest, its difference, the exponential and the sum.
         self.cost.scalar = self.cost.scalar.saturating_add(pairs.saturating_mul(4));
         self.stores(&a.stores, &vec![(0, tokens), (0, heads), (0, value_dim)]);
+        if let Some(p) = &a.prologue {
+            let rows = |heads: u64| vec![(0, tokens), (0, heads), (0, head_dim)];
+            let (queries, keys) = (rows(heads), rows(a.kv_heads as u64));
+            for (row, ranges) in [(&p.query, &queries), (&p.key, &keys)] {
+                self.stages(&row.stages, ranges);
+                self.evaluate(&row.value, ranges);
+            }
+            self.stores(std::slice::from_ref(&p.keep), &keys);
+        }
     }
 
     /// No row has penalties: the logits are copied.

@@ -5,6 +5,7 @@
 //! kernel of each work, and the arena. Buffers are shared by all entries.
 
 mod advance;
+mod attention;
 mod cost;
 mod first_loads;
 mod left;
@@ -16,6 +17,7 @@ mod text;
 mod work;
 
 pub use advance::{Advance, Control, GeneratingBody, Generation};
+pub use attention::{Attention, AttentionPrologue, CLUSTER_KEYS, MadeRow, SPLIT_KEYS};
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, kernel_cost, step_cost};
 pub use first_loads::{FirstLoads, LoadPart};
 pub use left::{TiledLeft, loads_along_k};
@@ -24,8 +26,7 @@ pub use scalar::Scalar;
 pub use schedule::{Extent, Grid, KernelSpec, Schedule, ScheduleSource};
 pub use scratch::{ALIGN as SCRATCH_ALIGN, Partials, Scratch, ScratchPlace, ScratchPlaces};
 pub use work::{
-    Attention, CLUSTER_KEYS, Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue,
-    SPLIT_KEYS, Sample, Stage, Store, Work,
+    Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue, Sample, Stage, Store, Work,
 };
 
 use crate::dtype::{DType, Encoding};

@@ -5,6 +5,7 @@
 //! depend on the number of threads.
 
 pub mod advance;
+mod attention;
 pub mod elementwise;
 mod error;
 pub mod graph;

@@ -2,6 +2,7 @@
 //! interpreter. What `--device cpu --opt-level 2` runs.
 
 use super::advance::advance;
+use super::attention::attend;
 use super::elementwise::{cast, round};
 use super::error::{OpError, ReferenceError};
 use super::layout::Layout;
@@ -13,7 +14,7 @@ use super::state::{Outputs, States, StepInputs};
 use super::tensor::{Data, Tensor};
 use super::vector::{Env, View};
 use super::weights::{WeightBytes, scaled_weight, weight};
-use super::work::{Code, Target, code};
+use super::work::{Code, Kernel, Target, code};
 use crate::graph::{Literal, ValueType};
 use crate::ids::BufferId;
 use crate::plan::{Body, BufferKind, Compute, Dispatch, Pack, Plan, Work};
@@ -309,13 +310,17 @@ fn dispatch<R: Real>(
         d.writes.iter().zip(made).for_each(|(b, value)| values[b.index()] = Some(value));
         return Ok(());
     }
-    let views = reads.iter().map(|r| {
-        r.as_ref().map(|t| {
-            let Layout { shape, strides, offset } = t.layout().clone();
-            View { data: t.data(), offset, shape, strides }
-        })
-    });
-    let env = Env { bind: *bind, precision: loaded.precision, reads: views.collect() };
+    let attended = match (&work.compute, &code.kernel) {
+        (Compute::Attention(a), Kernel::Attention(code)) if !work.in_place.is_empty() => {
+            Some(attend(a, code, &env(&reads, bind, loaded.precision))?)
+        }
+        _ => None,
+    };
+    if attended.is_some() {
+        // What it changes in place was read; shared data would be copied.
+        work.in_place.iter().for_each(|(_, r)| reads[r.index()] = None);
+    }
+    let env = env(&reads, bind, loaded.precision);
     // Written arrays are taken out, so that they are changed in place.
     let mut outs: Vec<Data<R>> = Vec::with_capacity(d.writes.len());
     for &b in &d.writes {
@@ -332,11 +337,20 @@ fn dispatch<R: Real>(
         Ok(Target { data, dtype: w.dtype, shape })
     });
     let done = match targets.collect::<Result<Vec<_>, OpError>>() {
-        Ok(mut targets) => run(work, code, &env, &mut targets),
+        Ok(mut targets) => run(work, code, attended.as_ref(), &env, &mut targets),
         Err(e) => Err(e),
     };
     for (&b, data) in d.writes.iter().zip(outs) {
         values[b.index()] = Some(Tensor::new(data, bind.shape(&plan.buffer(b).shape))?);
     }
     done
+}
+
+/// What a work's expressions read.
+fn env<'a, R: Real>(reads: &'a [Option<Tensor<R>>], bind: &Bindings, precision: Precision) -> Env<'a, R> {
+    let view = |t: &'a Tensor<R>| {
+        let Layout { shape, strides, offset } = t.layout().clone();
+        View { data: t.data(), offset, shape, strides }
+    };
+    Env { bind: *bind, precision, reads: reads.iter().map(|r| r.as_ref().map(view)).collect() }
 }

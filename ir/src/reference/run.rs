@@ -1,9 +1,10 @@
 //! Runs compiled works on arrays.
 
+use super::attention::{self, Attended};
 use super::error::OpError;
 use super::layout::{GRAIN, Layout};
 use super::precision::Real;
-use super::products::{positions, run_attention, run_grouping, run_matmul, run_routed, run_row};
+use super::products::{positions, run_grouping, run_matmul, run_routed, run_row};
 use super::reduce::{max, sum};
 use super::sample::{penalize, sample};
 use super::scalar::Program;
@@ -18,13 +19,14 @@ use crate::scalar::Reduce;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Runs a work other than sampling.
+/// Runs a work other than sampling; of an attention that ran already, the stores.
 ///
 /// # Errors
 /// When an index is out of range or arrays do not fit.
 pub(super) fn run<R: Real>(
     work: &Work,
     code: &Code,
+    attended: Option<&Attended<R>>,
     env: &Env<R>,
     targets: &mut [Target<R>],
 ) -> Result<(), OpError> {
@@ -52,13 +54,10 @@ pub(super) fn run<R: Real>(
                 _ => Ok(()),
             }
         }
-        (Compute::Attention(a), Kernel::Attention { slot, length, score, sink, stores }) => {
-            let tokens = a.tokens.eval(&env.bind);
-            let acc = run_attention(a, tokens, [slot, length, score], sink.as_ref(), env)?;
-            let shape = [tokens, a.kv_heads * a.group, a.value_dim];
-            let domain = Domain { shape: &shape, acc: [&acc, &[]], reduced: &[] };
-            stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
-        }
+        (Compute::Attention(a), Kernel::Attention(code)) => match attended {
+            Some(attended) => attention::store(a, code, attended, env, targets),
+            None => attention::store(a, code, &attention::attend(a, code, env)?, env, targets),
+        },
         (Compute::Steps(s), Kernel::Steps(codes)) => steps::run(s, codes, env, targets),
         (Compute::Routed(r), Kernel::Routed { stores }) => {
             let acc = run_routed(r, env)?;
@@ -139,7 +138,7 @@ fn run_loop<R: Real>(
 }
 
 /// Appends to each row of a domain the results of its reductions along an axis of this length.
-fn run_stages<R: Real>(
+pub(super) fn run_stages<R: Real>(
     stages: &[(Reduce, Program)],
     domain: &[usize],
     length: usize,

@@ -6,7 +6,7 @@ use super::steps;
 use super::tensor::Data;
 use super::vector::GROUP;
 use crate::dtype::DType;
-use crate::plan::{Compute, Draw, Scalar, StepKind, Store, Work};
+use crate::plan::{Compute, Draw, MadeRow, Scalar, StepKind, Store, Work};
 use crate::scalar::Reduce;
 
 /// A store, compiled: results are the indices, the value, and the guard where there is one.
@@ -37,13 +37,7 @@ pub(super) enum Kernel {
         /// Position of a row that a token is drawn from, and the first slot of its sequence.
         draw: Option<(Program, Option<Program>)>,
     },
-    Attention {
-        slot: Program,
-        length: Program,
-        score: Program,
-        sink: Option<Program>,
-        stores: Vec<StoreCode>,
-    },
+    Attention(AttentionCode),
     Steps(Vec<Program>),
     Routed {
         stores: Vec<StoreCode>,
@@ -55,6 +49,27 @@ pub(super) enum Kernel {
 
 /// A row epilogue, compiled: the value and the stages.
 pub(super) type RowCode = (Program, Vec<(Reduce, Program)>);
+
+/// An attention, compiled.
+#[derive(Clone, Debug)]
+pub(super) struct AttentionCode {
+    pub slot: Program,
+    pub length: Program,
+    pub score: Program,
+    pub sink: Option<Program>,
+    pub prologue: Option<Box<PrologueCode>>,
+    pub stores: Vec<StoreCode>,
+}
+
+/// An attention's prologue, compiled.
+#[derive(Clone, Debug)]
+pub(super) struct PrologueCode {
+    pub query: RowCode,
+    pub key: RowCode,
+    /// Type that own keys are rounded to.
+    pub key_type: DType,
+    pub keep: StoreCode,
+}
 
 /// A work, compiled.
 #[derive(Clone, Debug)]
@@ -146,13 +161,25 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
         }
         Compute::Attention(a) => {
             [a.q, a.keys, a.values].iter().try_for_each(|o| look(o.index()))?;
-            Kernel::Attention {
+            let made = |row: &MadeRow| -> Result<RowCode, OpError> {
+                let along = |e: &Scalar| compile(&[e], None, Some(2), reads);
+                let stages = row.stages.iter().map(|s| Ok((s.op, along(&s.value)?)));
+                Ok((along(&row.value)?, stages.collect::<Result<_, OpError>>()?))
+            };
+            let prologue = a.prologue.as_ref().map(|p| {
+                let (query, key) = (made(&p.query)?, made(&p.key)?);
+                let key_type = reads[a.keys.index()].dtype;
+                let keep = store_code(&p.keep, work, 3, true)?;
+                Ok::<_, OpError>(Box::new(PrologueCode { query, key, key_type, keep }))
+            });
+            Kernel::Attention(AttentionCode {
                 slot: compile(&[&a.slot], None, Some(1), reads)?,
                 length: compile(&[&a.length], None, None, reads)?,
                 score: compile(&[&a.score], None, Some(2), reads)?,
                 sink: a.sink.as_ref().map(|s| compile(&[s], None, Some(1), reads)).transpose()?,
+                prologue: prologue.transpose()?,
                 stores: stores(&a.stores, 3, true)?,
-            }
+            })
         }
         Compute::Steps(s) => {
             for step in &s.steps {

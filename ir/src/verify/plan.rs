@@ -9,6 +9,7 @@ use crate::shape::{Dim, shape_text};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+mod attention;
 mod generation;
 mod routed;
 mod scratch;
@@ -56,6 +57,12 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Fault>> {
             && !matches!(k.schedule, Schedule::Gemv { .. } | Schedule::Gemm { warps_m: 1, .. })
         {
             v.fault(&k.name, "only streaming products and tiles of one warp's rows draw tokens");
+        }
+        if let Some(Compute::Attention(a)) = plan.works.get(k.work as usize).map(|w| &w.compute)
+            && a.prologue.is_some()
+            && matches!(k.schedule, Schedule::AttentionTile { .. })
+        {
+            v.fault(&k.name, "only attention of single tokens makes its rows");
         }
         if k.threads == 0 || k.threads % 32 != 0 || k.threads > 1024 {
             v.fault(&k.name, format!("{} threads are not whole warps up to 1024", k.threads));
@@ -119,8 +126,8 @@ impl Verifier<'_> {
             Compute::Routed(r) => routed::products(r, work, &mut faults),
             Compute::Grouping(g) => routed::grouping(g, work, &mut faults),
             Compute::Advance(a) => generation::advance(a, work, self.plan.max_seq, &mut faults),
-            Compute::Attention(a) if a.window == Some(0) => faults.push("a window without keys".into()),
-            Compute::Loop(_) | Compute::Attention(_) | Compute::Penalize(_) | Compute::Sample(_) => {}
+            Compute::Attention(a) => attention::attention(a, work, &mut faults),
+            Compute::Loop(_) | Compute::Penalize(_) | Compute::Sample(_) => {}
         }
         for what in faults {
             self.fault(&work.name, what);
@@ -158,6 +165,12 @@ impl Verifier<'_> {
                     .is_some_and(|x| matches!(x.kind, BufferKind::Temp | BufferKind::Output(_)));
                 if computed && !written.contains(b) {
                     self.fault(&place, format!("{} is read before it is written", plan.buffer(*b).name));
+                }
+            }
+            for (w, r) in &work.in_place {
+                let (to, from) = (d.writes.get(usize::from(*w)), d.reads.get(r.index()));
+                if to.is_none() || to != from {
+                    self.fault(&place, format!("output {w} is not the buffer of operand {r}"));
                 }
             }
             written.extend(d.writes.iter().copied());

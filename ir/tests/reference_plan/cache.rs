@@ -45,6 +45,7 @@ fn cache_plan(window: Option<usize>) -> Plan {
         score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
         sink: None,
         window,
+        prologue: None,
         stores: vec![store(
             0,
             &[at(0), op(Binary::Add, op(Binary::Mul, at(1), Scalar::Int(2)), at(2))],

@@ -3,6 +3,7 @@
 mod cache;
 #[path = "../maker/mod.rs"]
 mod maker;
+mod prologue;
 
 use maker::*;
 use std::collections::BTreeMap;

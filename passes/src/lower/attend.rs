@@ -74,6 +74,7 @@ impl Emitter<'_> {
             score,
             sink,
             window,
+            prologue: None,
             stores,
         });
         let scope = self.graph.node(site.out).scope.clone();

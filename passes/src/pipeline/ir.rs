@@ -8,7 +8,7 @@ use crate::memory_plan::Arena;
 use crate::products::Products;
 use crate::provenance::{self, Provenance};
 use crate::schedule::{Bucket, Chosen};
-use crate::{eqsat, generation, launch, lower, memory_plan, schedule, siblings};
+use crate::{attention_prologue, eqsat, generation, launch, lower, memory_plan, schedule, siblings};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_ir::graph::Graph;
@@ -27,7 +27,8 @@ pub(super) struct Ir<'g> {
     /// Buffers, works and dispatches of all forms, and what became of each one's nodes.
     lowered: lower::Lowered,
     placed: Vec<lower::Placed>,
-    /// For each form, what became of its sibling loops.
+    /// For each form, what became of the rows of its attentions, and of its sibling loops.
+    prologues: Vec<Contract>,
     loops: Vec<Contract>,
     /// The form that a generation repeats, and what goes from one of its steps to the next.
     advance: Option<(Vec<usize>, Dispatch)>,
@@ -60,6 +61,7 @@ impl<'g> Ir<'g> {
             sites: Vec::new(),
             lowered: lower::Lowered::default(),
             placed: Vec::new(),
+            prologues: Vec::new(),
             loops: Vec::new(),
             advance: None,
             kernels: Vec::new(),
@@ -115,6 +117,14 @@ impl<'g> Ir<'g> {
         Ok(())
     }
 
+    /// Loops that make the rows of an attention become a part of it.
+    pub fn make_prologues(&mut self) {
+        let selection = &self.options.selection;
+        let each = self.placed.iter_mut().enumerate();
+        let each = each.map(|(i, p)| attention_prologue::run(&mut self.lowered, i, p, selection));
+        self.prologues = each.collect();
+    }
+
     /// Independent loops of steps of few tokens become one.
     pub fn merge_siblings(&mut self) {
         let selection = &self.options.selection;
@@ -128,11 +138,15 @@ impl<'g> Ir<'g> {
 
     /// What became of the fusions, for each form of the step.
     pub fn contracts(&self) -> Vec<BodyContracts> {
-        let of = self.variants.iter().zip(&self.sites).zip(&self.placed).zip(&self.loops);
-        let each = |(((v, s), p), loops): (((&Variant, _), &lower::Placed), &Contract)| {
-            let fusions = fusion::contracts(&v.graph, s, &self.options.selection, &p.dispatches, &p.forms);
-            BodyContracts { body: v.name(), contracts: fusions.into_iter().chain([loops.clone()]).collect() }
-        };
+        let of = self.variants.iter().zip(&self.sites).zip(&self.placed);
+        let of = of.zip(self.prologues.iter().zip(&self.loops));
+        let each =
+            |(((v, s), p), (rows, loops)): (((&Variant, _), &lower::Placed), (&Contract, &Contract))| {
+                let fusions =
+                    fusion::contracts(&v.graph, s, &self.options.selection, &p.dispatches, &p.forms);
+                let contracts = fusions.into_iter().chain([rows.clone(), loops.clone()]).collect();
+                BodyContracts { body: v.name(), contracts }
+            };
         of.map(each).collect()
     }
 

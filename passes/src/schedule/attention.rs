@@ -26,7 +26,8 @@ pub(super) fn schedule(
     bind: &Bindings,
     target: &Target,
 ) -> (Schedule, Option<String>) {
-    if a.tokens.eval(bind) <= ATTENTION_TOKENS {
+    // Only blocks of a token make its rows.
+    if a.tokens.eval(bind) <= ATTENTION_TOKENS || a.prologue.is_some() {
         let schedule = match groups(work, a, target) {
             Ok(()) => group(a, bind, target),
             Err(_) => few_tokens(a, bind, target),
@@ -38,7 +39,7 @@ pub(super) fn schedule(
     let most = (8 * 256 / (a.head_dim + a.value_dim)).clamp(1, 8);
     let heads = divisors(a.group).find(|h| *h <= most).unwrap_or(1) as u32;
     let row = Schedule::AttentionRow { warps: 4, heads, depth: 1, splits: 1, cluster: 1, late: false };
-    let dtype = work.reads[a.q.index()].dtype;
+    let dtype = a.query_type(&work.reads);
     let why = if !target.features.mma_sync {
         format!("{} has no mma.sync", target.name)
     } else if !dtype.is_half() {
@@ -80,7 +81,8 @@ fn divisors(n: usize) -> impl Iterator<Item = usize> {
 /// # Errors
 /// Why not.
 pub(super) fn groups(work: &Work, a: &Attention, target: &Target) -> Result<(), String> {
-    let types = [a.q, a.keys, a.values].map(|o| work.reads[o.index()].dtype);
+    let [keys, values] = [a.keys, a.values].map(|o| work.reads[o.index()].dtype);
+    let types = [a.query_type(&work.reads), keys, values];
     let row = work.reads[a.values.index()].shape.last().and_then(|d| d.as_const()).unwrap_or(0);
     let sizes = (a.head_dim, a.value_dim);
     if !target.features.mma_sync {

@@ -22,6 +22,8 @@ const SHIPPED: &str = include_str!("../../schedules/h200.ron");
 const PRODUCT_REACH: f64 = 1.5;
 /// The same of an attention.
 const ATTENTION_REACH: f64 = 8.0;
+/// How far attention that makes its rows is from one that reads them: what it waits for differs.
+const OTHER_ROWS: f64 = 0.5;
 /// Most bytes of a row that are brought to L2 ahead.
 const MOST_AHEAD: u32 = 1 << 20;
 /// Longest context that anything is measured with.
@@ -53,6 +55,9 @@ pub enum Shape {
         value_dim: usize,
         /// Keys that a token sees of the longest context, up to a power of two.
         keys: usize,
+        /// Whether it makes its queries and own keys itself.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        made: bool,
     },
 }
 
@@ -118,7 +123,8 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
         Compute::Attention(a) if few(a, bind) => {
             let (kv_heads, group, head_dim, value_dim) = (a.kv_heads, a.group, a.head_dim, a.value_dim);
             let keys = a.visible(bind.context).next_power_of_two();
-            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys }, a.keys)
+            let made = a.prologue.is_some();
+            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made }, a.keys)
         }
         Compute::Loop(_)
         | Compute::MatMul(_)
@@ -212,12 +218,14 @@ impl Shape {
                 Shape::Gemv { columns: c, k: other_k, group: g, computed: p },
             ) if group == g && computed == p => Some(apart(*columns, *c) + apart(*k, *other_k)),
             (
-                Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys },
-                Shape::AttentionRow { kv_heads: h, group: g, head_dim: d, value_dim: v, keys: n },
+                Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made },
+                Shape::AttentionRow { kv_heads: h, group: g, head_dim: d, value_dim: v, keys: n, made: m },
             ) => {
                 let heads = apart(*kv_heads, *h) + apart(*group, *g);
+                let sizes = apart(*head_dim, *d) + apart(*value_dim, *v);
+                let other = if made == m { 0.0 } else { OTHER_ROWS };
                 // Splits follow the context anyway.
-                Some(heads + apart(*head_dim, *d) + apart(*value_dim, *v) + apart(*keys, *n) / 8.0)
+                Some(heads + sizes + apart(*keys, *n) / 8.0 + other)
             }
             (Shape::Gemv { .. }, _) | (Shape::AttentionRow { .. }, _) => None,
         }

@@ -9,7 +9,8 @@ use weft_passes::schedule::database::{Database, Key, Shape};
 /// A schedule that the estimate never makes: a team of two warps.
 #[test]
 fn the_text_reads_back_and_does_not_depend_on_the_order() {
-    let attention = Shape::AttentionRow { kv_heads: 8, group: 4, head_dim: 128, value_dim: 128, keys: 1024 };
+    let attention =
+        Shape::AttentionRow { kv_heads: 8, group: 4, head_dim: 128, value_dim: 128, keys: 1024, made: false };
     let attention = Key { shape: attention, ..gemv_key(1, 1) };
     let row = Schedule::AttentionRow { warps: 8, heads: 2, depth: 2, splits: 1, cluster: 1, late: false };
     let (a, b) = ((gemv_key(640, 576), odd()), (attention, row));
@@ -206,7 +207,8 @@ fn figures_that_no_kernel_has_are_named() {
 #[test]
 fn attention_is_found_by_its_heads() {
     let key = |keys| {
-        let shape = Shape::AttentionRow { kv_heads: 2, group: 6, head_dim: 64, value_dim: 64, keys };
+        let shape =
+            Shape::AttentionRow { kv_heads: 2, group: 6, head_dim: 64, value_dim: 64, keys, made: false };
         Key { shape, ..gemv_key(1, 1) }
     };
     let entries = database(&[(

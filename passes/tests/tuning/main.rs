@@ -114,6 +114,7 @@ fn attention(kv_heads: usize, group: usize, head_dim: usize) -> Work {
             score: Scalar::Acc(0),
             sink: None,
             window: None,
+            prologue: None,
             stores: vec![Store { output: 0, index: vec![at(0), at(1), at(2)], value, guard: None }],
         }),
         reads: vec![

@@ -47,7 +47,7 @@ pub(super) fn emulate(plan: &Plan, weights: &Weights, data: u64) -> Result<(), S
 fn rounded_inside(plan: &Plan, d: &Distance) -> f64 {
     let Some((work, Schedule::AttentionTile { .. })) = work_of(plan, d) else { return 0.0 };
     let (Compute::Attention(a), [out]) = (&work.compute, &work.writes[..]) else { return 0.0 };
-    d.ulp / roundoff(out.dtype) * roundoff(work.reads[a.q.index()].dtype)
+    d.ulp / roundoff(out.dtype) * roundoff(a.query_type(&work.reads))
 }
 
 /// The work and the schedule of the kernel that a distance is of.
