@@ -196,8 +196,10 @@ fn damaged_bundles_are_named() {
         fs::write(bundle.join(file), text.replacen(from, to, 1)).expect("writes");
     };
     compile();
-    edit("manifest.json", "\"version\": 2", "\"version\": 99");
-    refused(&["manifest.json", "version: 99, this weft reads 2", "compile the model again"]);
+    let version = weft_ir::bundle::VERSION;
+    edit("manifest.json", &format!("\"version\": {version}"), "\"version\": 99");
+    let reads = format!("version: 99, this weft reads {version}");
+    refused(&["manifest.json", &reads, "compile the model again"]);
     compile();
     edit("manifest.json", "\"file\": \"kernels/", "\"file\": \"../kernels/");
     refused(&["manifest.json", "\"../kernels/", "no file of the bundle", "compile the model again"]);

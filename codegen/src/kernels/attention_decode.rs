@@ -207,7 +207,10 @@ pub(super) trait Reader {
 
 /// Attention of a token, on tensor cores or not.
 pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores: bool) -> Result<(), String> {
-    if block.warps < 1 || block.heads < 1 || block.depth < 1 {
+    let possible = (1..=32).contains(&block.warps)
+        && (1..=1024).contains(&block.heads)
+        && (1..=64).contains(&block.depth);
+    if !possible {
         return Err(format!("{} warps, {} heads, {} keys at a time", block.warps, block.heads, block.depth));
     }
     let states = Warps::declare(b, a, &block);
