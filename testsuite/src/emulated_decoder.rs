@@ -15,17 +15,17 @@ const MAX_BATCH: usize = 4;
 /// # Panics
 /// When a kernel is further from its reference than it may be, or the logits from the golden.
 pub fn decoder(fixture: &Fixture, opt_level: u8) {
-    decoder_with(fixture, opt_level, Selection::default());
+    decoder_with(fixture, opt_level, DType::BF16, Selection::default());
 }
 
-/// As [`decoder`], with some rules off.
+/// As [`decoder`], with activations and weights of a type, and some rules off.
 ///
 /// # Panics
 /// As [`decoder`].
-pub fn decoder_with(fixture: &Fixture, opt_level: u8, selection: Selection) {
-    let graph = fixture.graph(DType::BF16);
+pub fn decoder_with(fixture: &Fixture, opt_level: u8, dtype: DType, selection: Selection) {
+    let graph = fixture.graph(dtype);
     let max_seq = fixture.checkpoint.config().position_limit().map_or(MAX_SEQ, |n| n.min(MAX_SEQ));
-    let plan = compile_with(&graph, "sm_90", DType::BF16, opt_level, (max_seq, MAX_BATCH), selection).plan;
+    let plan = compile_with(&graph, "sm_90", dtype, opt_level, (max_seq, MAX_BATCH), selection).plan;
     let ids = fixture.golden_ids("input_ids");
     let logits = fixture.golden_f32("logits");
     let (length, vocab) = (ids.shape[1], logits.shape[2]);

@@ -1,6 +1,7 @@
 //! Every kernel of the tiny llama's plan runs on the emulator, at both ends of the optimisation levels, and
 //! matches the reference on the same inputs; the run as a whole matches Hugging Face.
 
+use weft_ir::dtype::DType;
 use weft_passes::Selection;
 use weft_testsuite::emulated_decoder::{decoder, decoder_with};
 use weft_testsuite::fixture::Fixture;
@@ -53,6 +54,14 @@ fused! {
     deepseek_v3_fused: "deepseek-v3",
 }
 
+/// Attention that makes its rows: in f16, and in f32, where keys are taken one by one.
+#[test]
+fn qwen3_in_other_types() {
+    for dtype in [DType::F16, DType::F32] {
+        decoder_with(&Fixture::open("qwen3"), 2, dtype, Selection::default());
+    }
+}
+
 #[test]
 fn mixtral_unfused() {
     check("mixtral", 0);
@@ -67,5 +76,6 @@ fn deepseek_v3_unfused() {
 /// Keys and values of all heads, made of the cached rows, by tiles.
 #[test]
 fn deepseek_v3_expanded() {
-    decoder_with(&Fixture::open("deepseek-v3"), 2, Selection::without(&["absorb-latent"]));
+    let without = Selection::without(&["absorb-latent"]);
+    decoder_with(&Fixture::open("deepseek-v3"), 2, DType::BF16, without);
 }
