@@ -160,22 +160,9 @@ fn a_product_with_a_row_epilogue() {
 fn attention_over_the_cache() {
     let base = load_at(4, &[load_at(3, &[at(0)])]);
     let compute = Compute::Attention(Attention {
-        settled: false,
-        tokens: TOKENS,
-        kv_heads: 2,
-        group: 2,
-        head_dim: 4,
-        value_dim: 4,
-        q: OperandId(0),
-        keys: OperandId(1),
-        values: OperandId(2),
-        slot: op(Binary::Add, base, at(1)),
         length: op(Binary::Add, load_at(5, &[at(0)]), Scalar::Int(1)),
         score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
-        sink: None,
-        window: None,
-        prologue: None,
-        stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
+        ..attention(2, 4, 4, op(Binary::Add, base, at(1)))
     });
     let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);
     let reads = vec![
@@ -224,24 +211,11 @@ fn attention_that_makes_its_rows() {
     };
     let keep = store(1, &[load_at(5, &[at(0)]), at(1), at(2)], Scalar::Acc(0));
     let prologue = AttentionPrologue { query: row(0), key: row(4), dtype: DType::BF16, keep };
-    let attention = |prologue: Option<AttentionPrologue>| {
+    let of = |prologue: Option<AttentionPrologue>| {
         let attention = Attention {
             settled: true,
-            tokens: TOKENS,
-            kv_heads: 2,
-            group: 2,
-            head_dim: 4,
-            value_dim: 4,
-            q: OperandId(0),
-            keys: OperandId(1),
-            values: OperandId(2),
-            slot: op(Binary::Add, Scalar::Int(0), at(1)),
-            length: op(Binary::Add, load_at(3, &[at(0)]), Scalar::Int(1)),
-            score: Scalar::Acc(0),
-            sink: None,
-            window: None,
             prologue,
-            stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
+            ..attention(2, 4, 4, op(Binary::Add, Scalar::Int(0), at(1)))
         };
         let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);
         let tokens = || operand(DType::I32, &[TOKENS]);
@@ -250,7 +224,7 @@ fn attention_that_makes_its_rows() {
         let reads = vec![queries.clone(), cache(), cache(), tokens(), keys, tokens()];
         cost(&work(Compute::Attention(attention), reads, vec![queries, cache()]), &BIND)
     };
-    let (plain, made) = (attention(None), attention(Some(prologue)));
+    let (plain, made) = (of(None), of(Some(prologue)));
     let (query, key) = (3 * 4 * 4, 3 * 2 * 4);
     assert_eq!(made.read - plain.read, key * 4 + 3 * 4);
     assert_eq!(made.written - plain.written, key * 2);

@@ -11,7 +11,7 @@ use crate::fusion::{Contract, Miss};
 use crate::lower::{Lowered, Placed};
 use crate::merge::{self, Arrays, OPERANDS, TOO_LARGE, pairs};
 use crate::numerics::{Numerics, Selection};
-use weft_ir::ids::{BufferId, NodeId, OperandId};
+use weft_ir::ids::{BufferId, OperandId};
 use weft_ir::plan::{
     Attention, AttentionPrologue, Buffer, BufferKind, Compute, Dispatch, Loop, MadeRow, Operand, Scalar,
     Stage, Store, Work,
@@ -32,21 +32,16 @@ pub const SUMMARY: &str = "a decode step's attention makes its queries and its o
 pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &Selection) -> Contract {
     let enabled = selection.allows(NAME, NUMERICS);
     let mut contract = Contract::empty(NAME, NUMERICS, enabled);
-    let Some(dispatches) = lowered.bodies.get(body) else { return contract };
-    let mut step = Step {
-        buffers: &lowered.buffers,
-        dispatches: dispatches.clone(),
-        works: lowered.works.clone(),
-        nodes: placed.dispatches.clone(),
-    };
+    let Some(step) = merge::Step::of(lowered, body, placed) else { return contract };
+    let mut step = Step { buffers: &lowered.buffers, body: step };
     let mut i = 0;
-    while i < step.dispatches.len() {
+    while i < step.body.dispatches.len() {
         let Some(query) = step.query(i) else {
             i += 1;
             continue;
         };
         contract.candidates += 1;
-        let scope = step.dispatches[i].scope.clone();
+        let scope = step.body.dispatches[i].scope.clone();
         let miss = |why: String| contract.misses.push(Miss { scope, why });
         match step.site(i, query) {
             Ok(_) if !enabled => miss(selection.why_off(NAME)),
@@ -61,21 +56,16 @@ pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &
         i += 1;
     }
     if contract.matched > 0 {
-        let Step { dispatches, works, nodes, .. } = step;
-        placed.dispatches = nodes;
-        lowered.works = works;
-        lowered.bodies[body] = dispatches;
-        merge::drop_unused(lowered);
+        let Step { body: after, .. } = step;
+        after.put(lowered, body, placed);
     }
     contract
 }
 
-/// Dispatches of a body, the works they are of, and the nodes of each.
+/// A body, and the buffers of all.
 struct Step<'a> {
     buffers: &'a [Buffer],
-    dispatches: Vec<Dispatch>,
-    works: Vec<Work>,
-    nodes: Vec<Vec<NodeId>>,
+    body: merge::Step,
 }
 
 /// An attention and the loops that make its rows: positions of dispatches, and the work of all three.
@@ -88,18 +78,18 @@ struct Site {
 
 impl Step<'_> {
     fn work(&self, i: usize) -> &Work {
-        &self.works[self.dispatches[i].work as usize]
+        &self.body.works[self.body.dispatches[i].work as usize]
     }
 
     /// The last dispatch before one that writes a buffer.
     fn writer(&self, before: usize, buffer: BufferId) -> Option<usize> {
-        (0..before).rev().find(|j| self.dispatches[*j].writes.contains(&buffer))
+        (0..before).rev().find(|j| self.body.dispatches[*j].writes.contains(&buffer))
     }
 
     /// The loop that makes the queries of an attention, a row a head.
     fn query(&self, i: usize) -> Option<usize> {
         let a = attention(self.work(i))?;
-        let query = self.writer(i, self.dispatches[i].reads[a.q.index()])?;
+        let query = self.writer(i, self.body.dispatches[i].reads[a.q.index()])?;
         let rows = (a.kv_heads * a.group, a.head_dim);
         rows_of(self.work(query), a.tokens, rows).map(|_| query)
     }
@@ -110,7 +100,7 @@ impl Step<'_> {
     /// Why there is none.
     fn site(&self, i: usize, query: usize) -> Result<Site, &'static str> {
         let a = attention(self.work(i)).ok_or("it is no attention of settled keys")?;
-        let d = &self.dispatches[i];
+        let d = &self.body.dispatches[i];
         let [queries, cached] = [a.q, a.keys].map(|o| d.reads[o.index()]);
         let key = self.writer(i, cached).ok_or("no kernel of the step makes its keys")?;
         let (made_query, made_key) = (self.work(query), self.work(key));
@@ -125,7 +115,7 @@ impl Step<'_> {
             return Err("its keys are not stored as rows of heads");
         }
         let is_temp = |b: &BufferId| self.buffers.get(b.index()).is_some_and(|b| b.kind == BufferKind::Temp);
-        let readers = self.dispatches.iter().filter(|d| d.reads.contains(&queries)).count();
+        let readers = self.body.dispatches.iter().filter(|d| d.reads.contains(&queries)).count();
         if !is_temp(&queries) || readers != 1 {
             return Err("its queries are used elsewhere too");
         }
@@ -138,15 +128,15 @@ impl Step<'_> {
         let mut reads = Arrays::of(self.work(i), d);
         // What queries are made of takes their place.
         let rows = Operand { name: "q_rows".into(), ..made_query.reads[source.index()].clone() };
-        reads.replace(a.q, (rows, self.dispatches[query].reads[source.index()]));
-        let query_operands = reads.join(made_query, &self.dispatches[query]);
-        let key_operands = reads.join(made_key, &self.dispatches[key]);
+        reads.replace(a.q, (rows, self.body.dispatches[query].reads[source.index()]));
+        let query_operands = reads.join(made_query, &self.body.dispatches[query]);
+        let key_operands = reads.join(made_key, &self.body.dispatches[key]);
         if let Some(rows) = self.source(key, a, a.kv_heads) {
             reads.rename(key_operands[rows.index()], "k_rows");
         }
         let mut writes = pairs(&self.work(i).writes, &d.writes);
         let output = writes.len() as u8;
-        writes.extend(pairs(&made_key.writes, &self.dispatches[key].writes));
+        writes.extend(pairs(&made_key.writes, &self.body.dispatches[key].writes));
         if reads.len() + writes.len() > OPERANDS {
             return Err(TOO_LARGE);
         }
@@ -165,7 +155,7 @@ impl Step<'_> {
         };
         let compute = Compute::Attention(Attention { prologue: Some(prologue), ..a.clone() });
         let (ops, rules) = merge::origins(&[made_query, made_key, self.work(i)], NAME);
-        let name = merge::unique_name(&self.works, made_query, self.work(i));
+        let name = merge::unique_name(&self.body.works, made_query, self.work(i));
         let in_place = vec![(output, a.keys)];
         let (reads, read_buffers) = reads.parts();
         let (writes, write_buffers) = writes.into_iter().unzip();
@@ -184,13 +174,8 @@ impl Step<'_> {
 
     /// Whether dispatch j may run as late as i: none between them needs what it writes, or writes what it reads.
     fn movable(&self, j: usize, i: usize) -> bool {
-        let common = |a: &[BufferId], b: &[BufferId]| a.iter().any(|x| b.contains(x));
-        let d = &self.dispatches[j];
-        self.dispatches[j + 1..i].iter().all(|between| {
-            !common(&between.reads, &d.writes)
-                && !common(&between.writes, &d.writes)
-                && !common(&between.writes, &d.reads)
-        })
+        let all = &self.body.dispatches;
+        all[j + 1..i].iter().all(|between| merge::apart(between, &all[j]))
     }
 
     /// The operand that a loop makes rows of so many heads of: rows that the step computed.
@@ -202,16 +187,16 @@ impl Step<'_> {
 
     /// Puts the work of all three in the place of the attention, and takes the loops out.
     fn make(&mut self, site: Site) {
-        let work = merge::numbered(&mut self.works, site.work);
-        self.dispatches[site.attention] = Dispatch { work, ..site.dispatch };
+        let work = merge::numbered(&mut self.body.works, site.work);
+        self.body.dispatches[site.attention] = Dispatch { work, ..site.dispatch };
         let [query, key] = site.loops;
         for j in [query.max(key), query.min(key)] {
-            self.dispatches.remove(j);
-            let moved = self.nodes.remove(j);
+            self.body.dispatches.remove(j);
+            let moved = self.body.nodes.remove(j);
             // Those behind a removed one have moved up by now.
             let at = site.attention - usize::from(j == query.min(key)) - 1;
-            self.nodes[at].extend(moved);
-            self.nodes[at].sort_unstable();
+            self.body.nodes[at].extend(moved);
+            self.body.nodes[at].sort_unstable();
         }
     }
 }

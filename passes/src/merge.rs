@@ -1,14 +1,44 @@
 //! What passes share that make one work of several: the arrays of all, works that are there already, and those that
 //! nothing dispatches any more.
 
-use crate::lower::Lowered;
-use weft_ir::ids::{BufferId, OperandId};
+use crate::lower::{Lowered, Placed};
+use weft_ir::ids::{BufferId, NodeId, OperandId};
 use weft_ir::plan::{Dispatch, Operand, Scalar, Work};
 
 /// Most arrays of a merged work.
 pub(crate) const OPERANDS: usize = 24;
 /// Why works stay apart whose arrays are more.
 pub(crate) const TOO_LARGE: &str = "one work of all has too many arrays";
+
+/// A body that a pass changes: its dispatches, the works they are of, and the nodes of each.
+pub(crate) struct Step {
+    pub dispatches: Vec<Dispatch>,
+    pub works: Vec<Work>,
+    pub nodes: Vec<Vec<NodeId>>,
+}
+
+impl Step {
+    /// A copy of a body, where there is such a one.
+    pub fn of(lowered: &Lowered, body: usize, placed: &Placed) -> Option<Step> {
+        let dispatches = lowered.bodies.get(body)?.clone();
+        Some(Step { dispatches, works: lowered.works.clone(), nodes: placed.dispatches.clone() })
+    }
+
+    /// Puts it in the body's place; works that nothing dispatches any more go.
+    pub fn put(self, lowered: &mut Lowered, body: usize, placed: &mut Placed) {
+        placed.dispatches = self.nodes;
+        lowered.works = self.works;
+        lowered.bodies[body] = self.dispatches;
+        drop_unused(lowered);
+    }
+}
+
+/// Whether neither of two dispatches needs what the other writes, nor writes what it writes or needs: they may change
+/// places.
+pub(crate) fn apart(a: &Dispatch, b: &Dispatch) -> bool {
+    let common = |a: &[BufferId], b: &[BufferId]| a.iter().any(|x| b.contains(x));
+    !common(&a.writes, &b.reads) && !common(&a.writes, &b.writes) && !common(&a.reads, &b.writes)
+}
 
 /// Arrays that a merged work reads, and their buffers; what several of its parts read is one.
 pub(crate) struct Arrays {
@@ -110,7 +140,7 @@ pub(crate) fn unique_name(works: &[Work], a: &Work, b: &Work) -> String {
 }
 
 /// Removes works that no body dispatches any more.
-pub(crate) fn drop_unused(lowered: &mut Lowered) {
+fn drop_unused(lowered: &mut Lowered) {
     let mut used = vec![false; lowered.works.len()];
     lowered.bodies.iter().flatten().for_each(|d| used[d.work as usize] = true);
     let mut next = 0;

@@ -10,10 +10,10 @@
 
 use crate::fusion::{Contract, Miss};
 use crate::lower::{Lowered, Placed};
-use crate::merge::{self, Arrays, OPERANDS, TOO_LARGE, pairs};
+use crate::merge::{self, Arrays, OPERANDS, Step, TOO_LARGE, apart, pairs};
 use crate::numerics::{Numerics, Selection};
 use std::collections::BTreeSet;
-use weft_ir::ids::{BufferId, NodeId, OperandId};
+use weft_ir::ids::{BufferId, OperandId};
 use weft_ir::plan::{Compute, Dispatch, Loop, Operand, Scalar, Stage, Store, Work};
 use weft_ir::scalar::{Binary, Compare};
 use weft_ir::shape::Dim;
@@ -31,12 +31,7 @@ pub const SUMMARY: &str = "independent loops of a decode or short step over the 
 pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &Selection) -> Contract {
     let enabled = selection.allows(NAME, NUMERICS);
     let mut contract = Contract::empty(NAME, NUMERICS, enabled);
-    let Some(dispatches) = lowered.bodies.get(body) else { return contract };
-    let mut after = Step {
-        dispatches: dispatches.clone(),
-        works: lowered.works.clone(),
-        nodes: placed.dispatches.clone(),
-    };
+    let Some(mut after) = Step::of(lowered, body, placed) else { return contract };
     let merged = after.merge();
     contract.candidates = merged.len();
     if !enabled {
@@ -48,10 +43,7 @@ pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &
     contract.misses = after.too_large().map(|scope| Miss { scope, why: TOO_LARGE.into() }).collect();
     contract.candidates += contract.misses.len();
     if contract.matched > 0 {
-        placed.dispatches = after.nodes;
-        lowered.works = after.works;
-        lowered.bodies[body] = after.dispatches;
-        merge::drop_unused(lowered);
+        after.put(lowered, body, placed);
     }
     contract
 }
@@ -59,13 +51,6 @@ pub fn run(lowered: &mut Lowered, body: usize, placed: &mut Placed, selection: &
 /// The contract of a body whose loops stay apart: one whose steps are not of few tokens.
 pub fn nowhere(selection: &Selection) -> Contract {
     Contract::empty(NAME, NUMERICS, selection.allows(NAME, NUMERICS))
-}
-
-/// Dispatches of a body, the works they are of, and the nodes of each.
-struct Step {
-    dispatches: Vec<Dispatch>,
-    works: Vec<Work>,
-    nodes: Vec<Vec<NodeId>>,
 }
 
 impl Step {
@@ -107,10 +92,6 @@ impl Step {
 /// Later loops that do not depend on dispatch i or on any between, nor these on them.
 fn siblings<'a>(all: &'a [Dispatch], works: &'a [Work], i: usize) -> impl Iterator<Item = usize> + 'a {
     let is_loop = |d: &Dispatch| matches!(works[d.work as usize].compute, Compute::Loop(_));
-    let common = |a: &[BufferId], b: &[BufferId]| a.iter().any(|x| b.contains(x));
-    let apart = move |a: &Dispatch, b: &Dispatch| {
-        !common(&a.writes, &b.reads) && !common(&a.writes, &b.writes) && !common(&a.reads, &b.writes)
-    };
     let end = if is_loop(&all[i]) { all.len() } else { 0 };
     // What a loop depends on is mostly right before it.
     (i + 1..end).filter(move |&j| is_loop(&all[j]) && all[i..j].iter().rev().all(|d| apart(d, &all[j])))

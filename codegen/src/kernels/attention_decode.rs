@@ -1,8 +1,8 @@
 //! Attention of one token: a block for some query heads of one key head, its warps splitting the keys.
 //!
 //! For decode, where keys are read once and arithmetic is little. There the kernel's time is that of a few loads
-//! after one another, so the first keys and values are loaded while the kernels before this one still run. What the
-//! warps make of them is a [`Reader`]'s: [`super::attention_row`] takes keys one by one, [`super::attention_group`]
+//! after one another, so the first keys and values (keys alone, where rows are made:
+//! [`super::attention_prologue`]) are loaded while the kernels before this one still run. What the warps make of them is a [`Reader`]'s: [`super::attention_row`] takes keys one by one, [`super::attention_group`]
 //! on tensor cores. [`super::attention_join`] joins their states.
 
 use super::attention_cluster::Exchange;
@@ -247,15 +247,12 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
         None => (seen.first, seen.end),
     };
     let (cache_first, cache_end) = share.clone();
-    let declare_own = |b: &mut Body<'_>| b.k.let_("own", DType::I32, length.clone() - 1);
-    let made = prologue.as_ref().map(|p| p.own_key(declare_own(b)));
-    let own = made.as_ref().map(|own| own.key.clone());
-    let cache = Cache::declare(b, a, &place, share, made)?;
+    let own = b.k.let_("own", DType::I32, length.clone() - 1);
+    let cache = Cache::declare(b, a, &place, share, prologue.as_ref().map(|p| p.own_key(own.clone())))?;
     let reader: Box<dyn Reader + '_> = match tensor_cores {
         true => Box::new(Tiles::declare(b, cache, block, &t)),
         false => Box::new(Rows::declare(b, cache, block, &t)),
     };
-    let own = own.unwrap_or_else(|| declare_own(b));
     let (first, end) = (cache_first.clone(), cache_end.clone());
     // Whether earlier steps wrote keys of the share.
     let settled = first.lt(own.clone());

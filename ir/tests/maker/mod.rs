@@ -46,6 +46,29 @@ pub fn elementwise(domain: &[Dim], stores: Vec<Store>) -> Compute {
     })
 }
 
+/// Attention over operands 0 to 2 with scores q·k, two query heads for each head of keys; its length is one more than
+/// operand 3 says for a token, and it stores the result as output 0.
+pub fn attention(kv_heads: usize, head_dim: usize, value_dim: usize, slot: Scalar) -> Attention {
+    Attention {
+        settled: false,
+        tokens: TOKENS,
+        kv_heads,
+        group: 2,
+        head_dim,
+        value_dim,
+        q: OperandId(0),
+        keys: OperandId(1),
+        values: OperandId(2),
+        slot,
+        length: op(Binary::Add, load_at(3, &[at(0)]), Scalar::Int(1)),
+        score: Scalar::Acc(0),
+        sink: None,
+        window: None,
+        prologue: None,
+        stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
+    }
+}
+
 /// A plan under construction: buffers, and works with one dispatch each.
 pub struct Maker {
     pub plan: Plan,

@@ -4,7 +4,6 @@ use crate::maker::*;
 use crate::{close, numbers, run, weights};
 use weft_ir::dtype::DType;
 use weft_ir::graph::Input;
-use weft_ir::ids::OperandId;
 use weft_ir::plan::*;
 use weft_ir::reference::{OpError, Precision, ReferenceError, States, StepInputs, load_plan, step_plan};
 use weft_ir::scalar::{Binary, Compare};
@@ -30,27 +29,15 @@ fn cache_plan(window: Option<usize>) -> Plan {
         m.dispatch(elementwise(&[TOKENS, c(1), c(n)], vec![s]), &[from, slots, to], &[to]);
     }
     let attention = Attention {
-        settled: false,
-        tokens: TOKENS,
-        kv_heads: 1,
-        group: 2,
-        head_dim: 4,
-        value_dim: 2,
-        q: OperandId(0),
-        keys: OperandId(1),
-        values: OperandId(2),
-        // The sequence begins at slot 1.
-        slot: op(Binary::Add, at(1), Scalar::Int(1)),
-        length: op(Binary::Add, load_at(3, &[at(0)]), Scalar::Int(1)),
         score: op(Binary::Mul, Scalar::Acc(0), Scalar::Float(0.5)),
-        sink: None,
         window,
-        prologue: None,
         stores: vec![store(
             0,
             &[at(0), op(Binary::Add, op(Binary::Mul, at(1), Scalar::Int(2)), at(2))],
             Scalar::Acc(0),
         )],
+        // The sequence begins at slot 1.
+        ..attention(1, 4, 2, op(Binary::Add, at(1), Scalar::Int(1)))
     };
     m.dispatch(Compute::Attention(attention), &[q, keys, values, positions], &[out]);
     m.plan()

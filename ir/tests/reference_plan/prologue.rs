@@ -40,21 +40,8 @@ fn plan() -> Plan {
     };
     let attention = Attention {
         settled: true,
-        tokens: TOKENS,
-        kv_heads: 1,
-        group: 2,
-        head_dim: 4,
-        value_dim: 2,
-        q: OperandId(0),
-        keys: OperandId(1),
-        values: OperandId(2),
-        slot: op(Binary::Add, Scalar::Int(1), at(1)),
-        length: op(Binary::Add, load_at(3, &[at(0)]), Scalar::Int(1)),
-        score: Scalar::Acc(0),
-        sink: None,
-        window: None,
         prologue: Some(AttentionPrologue { query: normed(0, 6), key: normed(5, 6), dtype: DType::F32, keep }),
-        stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
+        ..attention(1, 4, 2, op(Binary::Add, Scalar::Int(1), at(1)))
     };
     m.dispatch(Compute::Attention(attention), &[q, keys, v, positions, slots, k, w], &[out, keys]);
     let mut plan = m.plan();

@@ -66,6 +66,7 @@ fn one_token_each(inputs: &StepInputs) -> Result<()> {
     Ok(())
 }
 
+/// What holds for a step of any role.
 fn of_any_role(inputs: &StepInputs, used: &[Input], bounds: &Bounds) -> Result<Sizes> {
     let extent = |of: Sym| {
         let mut lengths = used.iter().filter(|i| sym(**i) == Some(of)).map(|i| length(inputs, *i));

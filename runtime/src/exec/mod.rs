@@ -72,8 +72,8 @@ pub struct StepOutput {
 /// A loaded plan with its states, ready to run steps.
 ///
 /// Inputs hold what the step really has (no padding): `token_ids`, `positions`, `sequences`, `slots` one
-/// for each token, sequences in ascending order, in a decode step each once; `slot_base` one for each sequence of the cache
-/// (`max_batch`); `output_rows` and the sampling parameters one for each output row. An encoder takes whole
+/// for each token, sequences in ascending order, in a decode step each once; `slot_base` one for each
+/// sequence of the cache (`max_batch`); `output_rows` and the sampling parameters one for each output row. An encoder takes whole
 /// sequences, one behind the other: `slot_base` and `lengths`, one for each, are their first tokens and numbers
 /// of tokens. The executor takes the nearest bucket and pads.
 pub trait Executor {
