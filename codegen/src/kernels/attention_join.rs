@@ -171,6 +171,11 @@ pub(super) fn together(block: &Block, elements: usize, row: usize) -> u32 {
     few.or(sizes.into_iter().rfind(fits)).unwrap_or(1) as u32
 }
 
+/// The same where parts are whole values.
+fn of_whole(a: &Attention, block: &Block) -> u32 {
+    together(block, a.value_dim, a.value_dim)
+}
+
 /// Joins the parts of a head for some elements from d on, in order, with a score that no key belongs to.
 ///
 /// Parts in shared memory are read twice, first for the largest score. Those in global memory are read once, so that
@@ -294,7 +299,7 @@ pub(super) struct Elements {
 impl Elements {
     /// Of rows that are whole values.
     fn whole(a: &Attention, block: &Block, h: Expr, d: Expr) -> Elements {
-        Elements { h, in_row: d.clone(), d, row: a.value_dim, n: together(block, a.value_dim, a.value_dim) }
+        Elements { h, in_row: d.clone(), d, row: a.value_dim, n: of_whole(a, block) }
     }
 }
 
@@ -345,7 +350,7 @@ pub(super) fn join_warps(
     place: &Place,
     states: &Warps,
 ) -> Result<(), String> {
-    elements(b, (a.value_dim, together(block, a.value_dim, a.value_dim)), block, |b, h, d| {
+    elements(b, (a.value_dim, of_whole(a, block)), block, |b, h, d| {
         let parts = states.parts(block, &h);
         finish(b, a, &parts, place, Elements::whole(a, block, h, d))
     })
@@ -406,7 +411,7 @@ fn leave(
     (split, alone): (&Split, Option<Expr>),
 ) -> Result<(), String> {
     let [max, sum, out] = scratch(b)?;
-    let (n, dim) = (together(block, a.value_dim, a.value_dim), a.value_dim as i64);
+    let (n, dim) = (of_whole(a, block), a.value_dim as i64);
     elements(b, (a.value_dim, n), block, |b, h, d| {
         let joined = join(b, &states.parts(block, &h), (d.clone(), n, dim), None)?;
         let part = |b: &mut Body<'_>| {
@@ -439,7 +444,7 @@ fn join_by_counter(
     let group = place.token.clone() * (heads / i64::from(block.heads)) + Expr::BlockIdx(Axis::Y);
     let last = b.last_block(group, split.active.clone().cast(DType::U32))?;
     b.if_then(last, |b| {
-        elements(b, (a.value_dim, together(block, a.value_dim, a.value_dim)), block, |b, h, d| {
+        elements(b, (a.value_dim, of_whole(a, block)), block, |b, h, d| {
             let (count, first) =
                 (Count::Counted(split.active.clone()), scratch_row(a, place, split, h.clone()));
             let parts = Parts { count, max, sum, out, first, stride: 1 };

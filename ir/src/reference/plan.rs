@@ -318,7 +318,12 @@ fn dispatch<R: Real>(
     };
     if attended.is_some() {
         // What it changes in place was read; shared data would be copied.
-        work.in_place.iter().for_each(|(_, r)| reads[r.index()] = None);
+        for (_, r) in &work.in_place {
+            match reads.get_mut(r.index()) {
+                Some(read) => *read = None,
+                None => return Err(OpError::Shape(format!("operand {r} does not exist"))),
+            }
+        }
     }
     let env = env(&reads, bind, loaded.precision);
     // Written arrays are taken out, so that they are changed in place.
