@@ -4,6 +4,7 @@
 //! the kernel. Where the fast family cannot take a work, the reason is kept as its fallback and reported.
 //! Tests: `passes/tests/schedule.rs`.
 
+mod adapt;
 mod ahead;
 mod attention;
 pub mod candidates;

@@ -11,7 +11,7 @@ use weft_ir::dtype::DType;
 use weft_ir::plan::{KernelSpec, Plan};
 use weft_ir::reference::WeightBytes;
 use weft_ir::target::Target;
-use weft_passes::schedule::database::{Database, Shape};
+use weft_passes::schedule::database::{Database, Shape, rounded};
 use weft_passes::schedule::tune::{Task, tasks};
 use weft_passes::{Options, Selection};
 use weft_runtime::exec::bench::{PROMPT, Workload};
@@ -35,7 +35,7 @@ fn product(columns: usize, k: usize, group: usize, computed: bool) -> Shape {
 }
 
 fn attention(kv_heads: usize, group: usize, head_dim: usize, made: bool) -> Shape {
-    let keys = (WORK.context + WORK.tokens).next_power_of_two();
+    let keys = rounded(WORK.context + WORK.tokens);
     Shape::AttentionRow { kv_heads, group, head_dim, value_dim: head_dim, keys, made }
 }
 

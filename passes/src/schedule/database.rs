@@ -4,14 +4,13 @@
 //! same order in all of them that stream. Rows of the bucket and the length of the context are not in it, but noted.
 
 use super::GEMV_ROWS;
-use super::ahead::halve;
-use super::attention::{clustered, group_heads, most_splits, splits};
-use super::candidates::{Team, few, legal, with_team};
+use super::adapt::adapted;
+use super::candidates::{few, legal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
-use weft_ir::plan::{Attention, Compute, FirstLoads, MatMul, Schedule, ScheduleSource, Work};
+use weft_ir::plan::{Compute, FirstLoads, Schedule, ScheduleSource, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 
@@ -22,6 +21,8 @@ const SHIPPED: &str = include_str!("../../schedules/h200.ron");
 const PRODUCT_REACH: f64 = 1.5;
 /// The same of an attention.
 const ATTENTION_REACH: f64 = 8.0;
+/// How much farther a shape of fewer keys is than one of as many times more.
+const SHORTER: f64 = 1.75;
 /// How far attention that makes its rows is from one that reads them: what it waits for differs.
 const OTHER_ROWS: f64 = 0.5;
 /// Most bytes of a row that are brought to L2 ahead.
@@ -53,7 +54,7 @@ pub enum Shape {
         head_dim: usize,
         /// Elements of a value.
         value_dim: usize,
-        /// Keys that a token sees of the longest context, up to a power of two.
+        /// Keys that a token sees of the longest context, up to an eighth of a power of two: as many rounds for all.
         keys: usize,
         /// Whether it makes its queries and own keys itself.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -122,7 +123,7 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
         }
         Compute::Attention(a) if few(a, bind) => {
             let (kv_heads, group, head_dim, value_dim) = (a.kv_heads, a.group, a.head_dim, a.value_dim);
-            let keys = a.visible(bind.context).next_power_of_two();
+            let keys = rounded(a.visible(bind.context));
             let made = a.prologue.is_some();
             (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made }, a.keys)
         }
@@ -138,6 +139,12 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
     };
     let dtype = work.reads.get(streamed.index())?.dtype;
     Some(Key { target: target.name.into(), device: device.into(), dtype, shape })
+}
+
+/// Keys up to a whole number of eighths of a power of two. Attention takes keys in rounds of all its blocks: what takes
+/// 1280 in one round is the fastest where there are no more, and not where there are 2048.
+pub fn rounded(keys: usize) -> usize {
+    keys.next_multiple_of((keys.next_power_of_two() / 8).max(1))
 }
 
 /// Whether a schedule's figures are such as a kernel may have; what is legal for a work, [`legal`] says.
@@ -224,8 +231,9 @@ impl Shape {
                 let heads = apart(*kv_heads, *h) + apart(*group, *g);
                 let sizes = apart(*head_dim, *d) + apart(*value_dim, *v);
                 let other = if made == m { 0.0 } else { OTHER_ROWS };
-                // Splits follow the context anyway.
-                Some(heads + sizes + apart(*keys, *n) / 8.0 + other)
+                // Splits follow the context anyway; what was measured with fewer keys may take a round more.
+                let context = apart(*keys, *n) * if n < keys { SHORTER } else { 1.0 };
+                Some(heads + sizes + context / 8.0 + other)
             }
             (Shape::Gemv { .. }, _) | (Shape::AttentionRow { .. }, _) => None,
         }
@@ -352,134 +360,5 @@ impl Database {
             let source = if distance == 0.0 { ScheduleSource::Measured } else { ScheduleSource::Neighbour };
             Some((schedule, source))
         })
-    }
-}
-
-/// A measured schedule for the rows of a bucket, and for another shape unless it is `exact`. How k is shared out
-/// depends on the shape alone: lanes, split and warps are never changed for the rows.
-fn adapted(
-    work: &Work,
-    bind: &Bindings,
-    measured: &Measured,
-    exact: bool,
-    target: &Target,
-) -> Option<Schedule> {
-    match (&work.compute, &measured.schedule) {
-        (Compute::MatMul(m), Schedule::Gemv { .. }) => {
-            let rows = m.m.eval(bind).min(GEMV_ROWS).next_power_of_two() as u32;
-            gemv(work, m, rows, &measured.schedule, exact, target)
-        }
-        (
-            Compute::Attention(a),
-            Schedule::AttentionRow { warps, heads, depth, splits: at, cluster, late },
-        ) => {
-            let most = (*heads as usize).min(a.group);
-            let heads = (1..=most).rev().find(|h| a.group.is_multiple_of(*h))? as u32;
-            let at = (*at, *cluster, measured.context);
-            let (splits, cluster) = shares(a, heads as usize, bind, at, target);
-            Some(Schedule::AttentionRow { warps: *warps, heads, depth: *depth, splits, cluster, late: *late })
-        }
-        (
-            Compute::Attention(a),
-            Schedule::AttentionGroup { warps, heads: _, depth, splits: at, cluster, late },
-        ) => {
-            let heads = group_heads(a);
-            let at = (*at, *cluster, measured.context);
-            let (splits, cluster) = shares(a, heads, bind, at, target);
-            let (warps, depth, heads) = (*warps, *depth, heads as u32);
-            Some(Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: *late })
-        }
-        _ => None,
-    }
-}
-
-/// Measured splits for another context, and blocks of a cluster: more where it is longer, fewer where it has no keys for
-/// so many.
-fn shares(
-    a: &Attention,
-    heads: usize,
-    bind: &Bindings,
-    (at, cluster, context): (u32, u32, usize),
-    target: &Target,
-) -> (u32, u32) {
-    let (usual, most) = (splits(a, (heads, 1), bind, target), most_splits(a, bind) as u32);
-    let longer = a.visible(bind.context) > 2 * a.visible(context);
-    let splits = if longer { usual.max(at) } else { at }.clamp(1, most);
-    if cluster == 1 { (splits, 1) } else { clustered(a, splits, target) }
-}
-
-fn gemv(
-    work: &Work,
-    m: &MatMul,
-    rows: u32,
-    measured: &Schedule,
-    exact: bool,
-    target: &Target,
-) -> Option<Schedule> {
-    let Schedule::Gemv {
-        rows: at,
-        warps,
-        lanes,
-        split,
-        columns,
-        depth,
-        blocks,
-        behind,
-        ahead: far,
-        late: starts_late,
-        ..
-    } = measured
-    else {
-        return None;
-    };
-    if exact && rows == *at {
-        return Some(measured.clone());
-    }
-    let sms = target.profile.sms as usize;
-    let columns = (*columns as usize).next_multiple_of(m.group.max(1));
-    let per_sm = (*blocks as usize).div_ceil(sms.max(1));
-    let mut team = Team {
-        warps: *warps as usize,
-        lanes: *lanes as usize,
-        split: *split as usize,
-        columns,
-        depth: *depth as usize,
-        per_sm,
-    };
-    if !exact {
-        // As many loads in flight, but no more past the end of a row than need be.
-        let dtype = work.reads.get(m.b.index())?.dtype;
-        let bytes = team.lanes * team.split * 16 / dtype.size();
-        let cost = |d: &usize| (m.k.next_multiple_of(bytes * d), usize::MAX - d);
-        team.depth = (team.depth.div_ceil(2)..=team.depth).min_by_key(cost)?;
-    }
-    // Further rows take registers: fewer loads in flight, then fewer columns, whatever is the first to fit; then fewer
-    // rows of a block, which have room for all of them again.
-    let (mut rows, whole) = (rows, (team.depth, team.columns));
-    loop {
-        let mut schedule = with_team(work, m, rows, &team, target);
-        if exact {
-            // Of rows that are computed, the first alone is started ahead of them.
-            let copied = m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half());
-            if *behind > 0 && (rows == 1 || copied) {
-                halve(&mut schedule);
-            }
-            if let Schedule::Gemv { ahead, late, .. } = &mut schedule {
-                (*ahead, *late) = (*far, *starts_late);
-            }
-        }
-        if legal(work, &schedule, target).is_ok() {
-            return Some(schedule);
-        }
-        if team.depth > 1 {
-            team.depth -= 1;
-        } else if team.columns >= 2 * m.group.max(1) {
-            team.columns = (team.columns / 2).next_multiple_of(m.group.max(1));
-        } else if rows > 1 {
-            rows = rows.div_ceil(2);
-            (team.depth, team.columns) = whole;
-        } else {
-            return None;
-        }
     }
 }

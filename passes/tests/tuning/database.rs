@@ -61,13 +61,13 @@ fn first_loads_are_shared_out_for_one_row() {
     assert_eq!((rows, behind), (2, 0));
 }
 
-/// A schedule that is slower alone than the estimate's won beside kernels that are no more (`weft tune --again`): the
+/// A schedule that is slower alone than the estimate's by more than a little won beside kernels that are no more (`weft tune --again`): the
 /// output projection of Qwen3-4B kept one that took 6.9 µs, of 5.8.
 #[test]
 fn what_ships_is_not_slower_than_the_estimate() {
     let shipped = Database::shipped().expect("reads");
     for (key, m) in shipped.iter() {
-        assert!(m.ns as f64 <= 1.02 * m.estimated_ns as f64, "{key:?}: {} of {} ns", m.ns, m.estimated_ns);
+        assert!(m.ns as f64 <= 1.05 * m.estimated_ns as f64, "{key:?}: {} of {} ns", m.ns, m.estimated_ns);
     }
 }
 
@@ -245,6 +245,28 @@ fn attention_is_found_by_its_heads() {
         _ => None,
     };
     assert_eq!((warps(2048), warps(4096)), (Some(8), Some(4)));
+    // What takes all keys of the longest context in a round is not taken for more of them where there is another.
+    let mut rounds = many.clone();
+    rounds.merge(database(&[(
+        key(1280),
+        Schedule::AttentionRow { warps: 4, heads: 6, depth: 2, splits: 64, cluster: 1, late: false },
+    )]));
+    let warps = |rounds: &Database, context| match rounds.find(
+        &attention(2, 6, 64),
+        &Bindings { context, ..bind },
+        target(),
+    ) {
+        Some((Schedule::AttentionRow { warps, .. }, source)) => (warps, source),
+        other => panic!("{other:?}"),
+    };
+    let (known, near) = (ScheduleSource::Measured, ScheduleSource::Neighbour);
+    let found = [1024, 1272, 1280, 1290].map(|context| warps(&rounds, context));
+    assert_eq!(found, [(8, known), (4, known), (4, known), (4, near)]);
+    rounds.merge(database(&[(
+        key(2048),
+        Schedule::AttentionRow { warps: 2, heads: 6, depth: 2, splits: 16, cluster: 1, late: false },
+    )]));
+    assert_eq!(warps(&rounds, 1290), (2, near));
     // Many tokens are another matter.
     assert_eq!(entries.find(&work, &Bindings { tokens: 64, ..bind }, target()), None);
 }
