@@ -409,12 +409,16 @@ pub struct TuneArgs {
     /// Sequences of a step.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch)]
     pub batch: usize,
-    /// Tokens of each sequence in the cache.
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = positive)]
-    pub context: usize,
+    /// Tokens of each sequence in the cache, of one step or several: the mean of their times counts. Kernels alone are
+    /// timed with the most.
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', default_values_t = [128, 1024], value_parser = positive)]
+    pub context: Vec<usize>,
     /// Measure what is in the file too.
     #[arg(long)]
     pub again: bool,
+    /// Only kernels with this in their name (may be given again), in the file or not; the others stay as they are.
+    #[arg(long, value_name = "NAME")]
+    pub kernel: Vec<String>,
     /// How to compile a checkpoint; --max-seq is what --context takes unless it is given. --schedules is the file to
     /// fill, and to go on with when it is there.
     #[command(flatten)]

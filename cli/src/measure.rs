@@ -40,6 +40,8 @@ pub struct Gpu {
     first: Vec<u32>,
     /// Tokens of the last generation.
     made: Tokens,
+    /// Tokens of each sequence in the cache where steps with variants are timed.
+    contexts: Vec<usize>,
     stream: StreamKernel,
     chain: Option<StreamChain>,
 }
@@ -74,7 +76,8 @@ impl Gpu {
             progress(done, work.batch * work.context);
         }
         let stream = stream_kernel(&plan.target)?;
-        Ok(Gpu { model, options, work, entry, first, made: Vec::new(), stream, chain: None })
+        let contexts = vec![work.context];
+        Ok(Gpu { model, options, work, entry, first, made: Vec::new(), contexts, stream, chain: None })
     }
 
     /// For steps alone, of a model whose cache is left as it is, all zeros after loading: times do not depend on what
@@ -86,12 +89,23 @@ impl Gpu {
         let entry = work.entry(model.plan())?.0;
         let stream = stream_kernel(&model.plan().target)?;
         let (first, made) = (vec![0; work.batch], vec![0; work.batch * work.tokens]);
-        Ok(Gpu { model, options, work, entry, first, made, stream, chain: None })
+        let contexts = vec![work.context];
+        Ok(Gpu { model, options, work, entry, first, made, contexts, stream, chain: None })
+    }
+
+    /// Where [`Gpu::time_step`] times steps from now on: with so many tokens of each sequence in the cache, at most
+    /// those of the workload.
+    pub fn set_contexts(&mut self, contexts: &[usize]) {
+        self.contexts = contexts.iter().map(|c| (*c).min(self.work.context)).collect();
     }
 
     /// The inputs of the step that makes token `at` of each sequence, from the tokens before it.
     fn inputs(&self, at: usize, tokens: &[u32]) -> StepInputs {
-        let start = self.work.context + at;
+        self.inputs_behind(self.work.context + at, tokens)
+    }
+
+    /// The inputs of a step that has so many tokens of each sequence before it.
+    fn inputs_behind(&self, start: usize, tokens: &[u32]) -> StepInputs {
         let piece = |(sequence, id)| Piece::greedy(sequence, start, std::slice::from_ref(id));
         let pieces: Vec<Piece<'_>> = tokens.iter().enumerate().map(piece).collect();
         inputs(&self.model, Role::Decode, &pieces)
@@ -156,7 +170,7 @@ impl Gpu {
         self.model.time_launches(self.entry, &order, variant.map(|v| &v.0), runs)
     }
 
-    /// Times of a step with variants in the places of all launches of some dispatches.
+    /// Times of a step with variants in the places of all launches of some dispatches: means over the contexts.
     ///
     /// # Errors
     /// What the device reports.
@@ -167,7 +181,9 @@ impl Gpu {
         runs: usize,
     ) -> Measured<Vec<f64>> {
         let stand_ins: Vec<(&[DispatchId], &StandIn)> = variants.iter().map(|(d, v)| (*d, &v.0)).collect();
-        self.model.time_step_with(self.entry, &stand_ins, launches, runs)
+        let steps: Vec<StepInputs> =
+            self.contexts.iter().map(|c| self.inputs_behind(*c, &self.first)).collect();
+        self.model.time_step_with(self.entry, &stand_ins, &steps, launches, runs)
     }
 
     fn steps(&mut self) -> Measured<(Tokens, f64)> {

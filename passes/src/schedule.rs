@@ -11,8 +11,10 @@ pub mod candidates;
 pub mod database;
 mod gemm;
 mod gemv;
+mod neighbours;
 mod routed;
 mod row;
+mod search;
 pub mod tune;
 
 use database::Database;

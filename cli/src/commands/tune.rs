@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use weft_ir::target::{PROFILES, Target};
 use weft_passes::schedule::database::{Database, Shape};
-use weft_passes::schedule::tune::{Outcome, Settings, TaskReport, Timer, tasks, tune};
+use weft_passes::schedule::tune::{Outcome, Settings, Task, TaskReport, Timer, tasks, tune};
 use weft_runtime::exec::bench::{Measure, PROMPT, Workload};
 
 /// The file to fill, unless another is named.
@@ -57,12 +57,14 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         true => schedules::read(&file)?,
         false => Database::default(),
     };
-    let work = Workload { batch: args.batch, context: args.context, tokens: 2, runs: RUNS, prompt: PROMPT };
+    let context = args.context.iter().copied().max().unwrap_or(1);
+    let work = Workload { batch: args.batch, context, tokens: 2, runs: RUNS, prompt: PROMPT };
     let source = Source::open(&args.model, &args.build)?;
-    // The file to fill is no choice of the plan: kernels are timed whatever their schedules are in it.
+    // A bundle's kernels are what they are; of a checkpoint, those that are in the file stand beside what is timed.
     let mut build = BuildArgs { schedules: None, ..args.build.clone() };
     if source.target().is_none() {
         build.max_seq = build.max_seq.or(Some(work.context + work.tokens));
+        build.schedules = file.exists().then(|| file.clone());
     }
     let request = Request { device: DeviceArg::Cuda, build: &build, sequences: args.batch };
     let remedy = "tune where the GPU is, and give its file to weft compile --schedules";
@@ -72,7 +74,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let target = Target::parse(&plan.target).map_err(Error::failed)?;
     let device = profile_name(target, &loaded.gpu().name);
     let (_, entry, _) = work.entry(&plan)?;
-    let all = tasks(&plan, entry, target, &device);
+    let mut all = tasks(&plan, entry, target, &device);
     if all.is_empty() {
         return Err(Error::input(format!(
             "--batch {}: no kernel of {} has schedules to measure (steps of more than {} sequences run on tensor cores, \
@@ -82,6 +84,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
             weft_passes::schedule::ALONE
         )));
     }
+    only_named(&mut all, &args.kernel)?;
     let bar = progress::count("filling the cache");
     let mut gpu = Gpu::new(loaded, options, work, &mut |done, total| {
         progress::tell(&bar, done as u64, total as u64);
@@ -89,11 +92,13 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     bar.finish_and_clear();
     // Puts a step's inputs and values where kernels find them.
     gpu.reference()?;
+    gpu.set_contexts(&args.context);
     let bar = progress::count("tuning, s");
     let budget = args.budget as u64;
     let tell = |seconds: f64| progress::tell(&bar, (seconds as u64).min(budget), budget);
     let mut timer = Tuner::new(gpu, plan.clone(), &work, Box::new(tell))?;
-    let settings = Settings { budget: args.budget as f64, context: args.context, again: args.again };
+    let settings =
+        Settings { budget: args.budget as f64, context, again: args.again || !args.kernel.is_empty() };
     let reports = tune(&all, &mut database, &settings, &mut timer, &mut |database, _, _| {
         schedules::write(&file, database)
     });
@@ -110,6 +115,19 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         return print_json(&output);
     }
     print(&output, &file)
+}
+
+/// Leaves those of the tasks that have one of the names in theirs; all where none is given.
+///
+/// # Errors
+/// A name that no task has, with those that there are.
+fn only_named(all: &mut Vec<Task>, names: &[String]) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|n| all.iter().all(|t| !t.name.contains(n.as_str()))) {
+        let known: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
+        return Err(Error::input(format!("--kernel {unknown}: not among {}", known.join(", "))));
+    }
+    all.retain(|t| names.is_empty() || names.iter().any(|n| t.name.contains(n.as_str())));
+    Ok(())
 }
 
 /// The device profile of a GPU: the longest name of the target's that its own has in it, else its own name.
@@ -211,12 +229,12 @@ fn print(output: &Output, file: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{profile_name, row, shape_text};
+    use super::{only_named, profile_name, row, shape_text};
     use weft_ir::dtype::DType;
     use weft_ir::plan::Schedule;
     use weft_ir::target::Target;
     use weft_passes::schedule::database::{Key, Measured, Shape};
-    use weft_passes::schedule::tune::{Outcome, TaskReport};
+    use weft_passes::schedule::tune::{Outcome, Task, TaskReport};
 
     #[test]
     fn the_longest_profile_that_a_gpu_is_named_after() {
@@ -225,6 +243,25 @@ mod tests {
         assert_eq!(name("sm_90", "NVIDIA GH200 480GB"), "GH200");
         assert_eq!(name("sm_90", "NVIDIA H100 80GB HBM3"), "H100");
         assert_eq!(name("sm_89", "NVIDIA L40S"), "L40S");
+    }
+
+    #[test]
+    fn names_leave_their_kernels() {
+        let task = |name: &str| {
+            let shape = Shape::Gemv { columns: 64, k: 32, group: 1, computed: false };
+            let key = Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape };
+            Task { key, work: 0, name: name.into(), candidates: Vec::new(), chosen: 0 }
+        };
+        let left = |names: &[&str]| {
+            let mut all = ["q_proj_k_proj_v_proj", "attention", "o_proj"].map(task).to_vec();
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            only_named(&mut all, &names).map_err(|e| e.to_string())?;
+            Ok::<_, String>(all.into_iter().map(|t| t.name).collect::<Vec<_>>())
+        };
+        assert_eq!(left(&[]).map(|all| all.len()), Ok(3));
+        assert_eq!(left(&["o_proj", "q_proj"]), Ok(vec!["q_proj_k_proj_v_proj".into(), "o_proj".into()]));
+        let why = left(&["down_proj"]).expect_err("there is none");
+        assert!(why.contains("down_proj: not among q_proj_k_proj_v_proj, attention, o_proj"), "{why}");
     }
 
     #[test]

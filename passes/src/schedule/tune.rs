@@ -1,28 +1,13 @@
-//! The loop of `weft tune`: measures candidates within a budget and keeps the fastest in the database.
-//!
-//! A kernel alone shows what is worth a second look; what counts is the step that it is in, where the loads of the next
-//! kernel overlap with it. So the fastest alone are timed again in a whole step, with what was found for the kernels
-//! before them.
+//! The loop of `weft tune`: measures candidates within a budget ([`super::search`]) and keeps the fastest in the database.
 //!
 //! What measures is behind [`Timer`], so that tests give recorded times and a clock of their own.
 
-use super::ahead::refinements;
 use super::candidates::candidates;
 use super::database::{Database, Key, Measured, key};
+use super::search::{Times, fastest};
 use std::collections::BTreeSet;
 use weft_ir::plan::{Entry, Plan, Schedule};
 use weft_ir::target::Target;
-
-/// Candidates that are made ready at once.
-const BATCH: usize = 16;
-/// Candidates that are timed in a step, the fastest alone first.
-const FINALISTS: usize = 24;
-/// How much slower alone they may be than the fastest.
-const SLOWER: f64 = 1.4;
-/// Share of a task's time for kernels alone.
-const ALONE: f64 = 0.5;
-/// Share of it that is over when finalists have been timed; prefetches take the rest.
-const FINALS: f64 = 0.85;
 
 /// A shape to tune.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +86,7 @@ pub struct TaskReport {
     pub outcome: Outcome,
     /// Candidates that could not be measured, and why.
     pub failures: Vec<(Schedule, String)>,
-    /// Candidates that were timed in a step, in that order.
+    /// Candidates that were timed in a step, in that order; those that were timed again are there twice.
     pub finalists: Vec<Finalist>,
 }
 
@@ -198,125 +183,4 @@ pub fn tune<E>(
         }
     }
     Ok(reports)
-}
-
-/// What was measured of a task.
-#[derive(Default)]
-struct Times<'t> {
-    /// Seconds of a launch, in the order of measurement; of equal ones the first is preferred.
-    alone: Vec<(f64, &'t Schedule)>,
-    /// The same of the estimate's.
-    estimated: Option<f64>,
-    failures: Vec<(Schedule, String)>,
-    finalists: Vec<Finalist>,
-}
-
-/// The fastest candidate of those that are reached until `end`; of equal ones the first. The estimate's is always
-/// measured.
-fn fastest<'t>(
-    task: &'t Task,
-    settings: &Settings,
-    end: f64,
-    timer: &mut dyn Timer,
-) -> (Option<Measured>, Times<'t>) {
-    let start = timer.elapsed();
-    let mut times = alone(task, start + (end - start) * ALONE, timer);
-    let tried = times.alone.len();
-    times.alone.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let Some((least, first)) = times.alone.first().copied() else { return (None, times) };
-    let finalists =
-        |(i, (seconds, _)): &(usize, &(f64, &Schedule))| *i < FINALISTS && *seconds <= least * SLOWER;
-    let fast: Vec<_> = times.alone.iter().enumerate().filter(finalists).map(|(_, t)| *t).collect();
-    // What was chosen before is compared in a step however it does alone: no step becomes slower by tuning.
-    let before = |t: &&(f64, &Schedule)| task.candidates[..task.chosen].contains(t.1) && !fast.contains(t);
-    let wanted: Vec<_> = times.alone.iter().filter(before).chain(&fast).copied().collect();
-    // Where there is a choice.
-    if wanted.len() > 1 || !refinements(&task.key, first).is_empty() {
-        in_step(task, &wanted, start + (end - start) * FINALS, timer, &mut times);
-    }
-    let best = times.best().cloned();
-    let (alone, schedule) = best.map_or((least, first.clone()), |b| (b.alone, b.schedule));
-    let others: Vec<Schedule> = refinements(&task.key, &schedule);
-    let others: Vec<(f64, &Schedule)> = others.iter().map(|s| (alone, s)).collect();
-    in_step(task, &others, end, timer, &mut times);
-    let (alone, schedule) = times.best().map_or((alone, schedule), |b| (b.alone, b.schedule.clone()));
-    timer.prepare(task, std::slice::from_ref(&schedule));
-    timer.keep(task, &schedule);
-    let ns = |seconds: f64| (seconds * 1e9).round() as u64;
-    let measured = Measured {
-        schedule,
-        ns: ns(alone),
-        estimated_ns: times.estimated.map_or(0, ns),
-        tried,
-        of: task.candidates.len(),
-        context: settings.context,
-    };
-    (Some(measured), times)
-}
-
-/// Times of candidates alone, until `end`.
-fn alone<'t>(task: &'t Task, end: f64, timer: &mut dyn Timer) -> Times<'t> {
-    let mut times = Times::default();
-    for (b, batch) in task.candidates.chunks(BATCH).enumerate() {
-        if b > 0 && timer.elapsed() >= end {
-            break;
-        }
-        timer.prepare(task, batch);
-        for (i, schedule) in batch.iter().enumerate() {
-            let first = b == 0 && i == 0;
-            if !first && timer.elapsed() >= end {
-                return times;
-            }
-            match timer.time(task, schedule).and_then(|samples| median(&samples)) {
-                Err(why) => times.failures.push((schedule.clone(), why)),
-                Ok(seconds) => {
-                    if first {
-                        times.estimated = Some(seconds);
-                    }
-                    times.alone.push((seconds, schedule));
-                }
-            }
-        }
-    }
-    times
-}
-
-impl Times<'_> {
-    /// The candidate whose step is the fastest; of equal ones the first.
-    fn best(&self) -> Option<&Finalist> {
-        self.finalists.iter().min_by(|a, b| a.step.total_cmp(&b.step))
-    }
-}
-
-/// Times steps with candidates, of which the times alone are known, until `end`.
-fn in_step(task: &Task, wanted: &[(f64, &Schedule)], end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) {
-    for batch in wanted.chunks(BATCH) {
-        if timer.elapsed() >= end {
-            return;
-        }
-        let schedules: Vec<Schedule> = batch.iter().map(|(_, s)| (*s).clone()).collect();
-        timer.prepare(task, &schedules);
-        for (alone, schedule) in batch {
-            if timer.elapsed() >= end {
-                return;
-            }
-            match timer.time_in_step(task, schedule).and_then(|samples| median(&samples)) {
-                Err(why) => times.failures.push(((*schedule).clone(), why)),
-                Ok(step) => {
-                    times.finalists.push(Finalist { schedule: (*schedule).clone(), alone: *alone, step });
-                }
-            }
-        }
-    }
-}
-
-/// The middle sample; of an even number the upper of the middle two, which was measured.
-fn median(samples: &[f64]) -> Result<f64, String> {
-    let no_time = || "no time was measured".to_owned();
-    if samples.iter().any(|s| !s.is_finite() || *s <= 0.0) {
-        return Err(no_time());
-    }
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().ok_or_else(no_time)
 }

@@ -183,7 +183,8 @@ impl CudaModel {
     }
 
     /// Times steps of an entry in which stand-ins take the places of some kernels, all launches of theirs: seconds a
-    /// step, one figure for each run after one that is not counted, each over `launches` steps in a row.
+    /// step, means over some steps' inputs, one figure for each run after one that is not counted, each over `launches`
+    /// steps in a row.
     ///
     /// # Errors
     /// As [`CudaModel::time_launches`].
@@ -191,6 +192,7 @@ impl CudaModel {
         &mut self,
         entry: usize,
         stand_ins: &[(&[DispatchId], &StandIn)],
+        inputs: &[StepInputs],
         launches: usize,
         runs: usize,
     ) -> Result<Vec<f64>> {
@@ -208,7 +210,16 @@ impl CudaModel {
             }
         }
         let graph = graphs::build(&self.context, &step, &self.memory, &kernels)?;
-        (0..=runs).map(|_| self.time_graph(&graph, launches)).skip(1).collect()
+        let (mut means, steps) = (vec![0.0; runs], inputs.len().max(1) as f64);
+        for inputs in inputs {
+            self.write_inputs(entry, inputs)?;
+            self.time_graph(&graph, launches)?;
+            for mean in &mut means {
+                *mean += self.time_graph(&graph, launches)? / steps;
+            }
+        }
+        self.busy = false;
+        Ok(means)
     }
 
     /// Makes a launch of a kernel one of a stand-in, which is the kernel of this number.
