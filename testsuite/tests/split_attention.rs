@@ -282,6 +282,36 @@ fn splits_follow_the_window() {
     }
 }
 
+/// Dependents of clusters start behind the wait where all keys are on their way by then, else when the last are: the
+/// weights of the projection behind it would hold them up.
+#[test]
+fn dependents_start_behind_the_last_loads() {
+    let shape = Shape { settled: true, ..Shape::new(3, 3, 64, DType::BF16) };
+    let starts = |s: &Shape, context: usize, make: Make, parts: Parts| {
+        let (plan, _) = plan(s, &tokens(&[100]), context, "sm_90", &|schedule| *schedule = make(parts));
+        let kernels = weft_codegen::emit(&plan).unwrap_or_else(|e| panic!("{e}"));
+        let calls = kernels[0].source.matches("grid_dependency_launch();").count();
+        let waits = kernels[0].source.contains("if (rounds < 2) {\n        grid_dependency_launch();");
+        let loops = kernels[0].source.contains("if (round + 2 >= rounds) {");
+        (calls, waits, loops)
+    };
+    let (once, last) = ((1, false, false), (2, true, true));
+    // 8 blocks of 10 tiles of 16 keys.
+    let parts = (3, 10, 1, 8, 8);
+    assert_eq!(starts(&shape, 1280, groups, parts), once);
+    assert_eq!(starts(&shape, 1281, groups, parts), last);
+    assert_eq!(starts(&Shape { window: Some(1024), ..shape }, 8192, groups, parts), once);
+    // 8 blocks of 8 warps that take 4 keys a round.
+    let parts = (3, 8, 1, 8, 8);
+    assert_eq!(starts(&shape, 256, rows, parts), (2, true, true));
+    // Where clusters share long contexts, each of the few takes more than a round.
+    let parts = (3, 10, 1, 64, 8);
+    assert_eq!(starts(&shape, 8192, groups, parts), last);
+    // Dependents that start at once, and keys that are not there before the wait.
+    assert_eq!(starts(&shape, 8192, groups, (3, 10, 1, 16, 1)), once);
+    assert_eq!(starts(&Shape { settled: false, ..shape }, 8192, groups, (3, 10, 1, 8, 8)), once);
+}
+
 #[test]
 fn kernels_compile_without_spills() {
     let Some(nvrtc) = load() else { return };

@@ -135,8 +135,25 @@ pub(super) struct Attended<'f, 'e> {
     prologue: Option<&'f Prologue<'e>>,
     /// Whether the share has the token's own key.
     owns: Expr,
+    /// Rounds, where dependents start when the loads of the last are on their way.
+    trigger: Option<Expr>,
     /// Loads the rest of the first keys and values.
     fresh: &'f mut dyn FnMut(&mut Body<'_>) -> Result<(), String>,
+}
+
+/// What a block with late dependents does that may have several rounds: what the projection behind it would stream
+/// holds up the keys of every round that is not on its way yet, so it starts when the last is.
+pub(super) struct Trigger(Option<Expr>);
+
+impl Trigger {
+    /// Behind the loads of the round after this one.
+    pub fn loaded(&self, b: &mut Body<'_>, round: Expr) -> Result<(), String> {
+        let Some(rounds) = &self.0 else { return Ok(()) };
+        b.if_then((round + 2).ge(rounds.clone()), |b| {
+            b.launch_dependents();
+            Ok(())
+        })
+    }
 }
 
 /// A block's queries.
@@ -157,6 +174,14 @@ impl Attended<'_, '_> {
         b.k.push(Stmt::Barrier);
         let (shared, dtype, pitch) = prologue.queries();
         Ok(Queries::Made(shared, dtype, pitch))
+    }
+
+    /// Rounds of a share, and what lets dependents start where it is told behind the loads of each round.
+    pub fn rounds(&self, b: &mut Body<'_>, cache: &Cache<'_>, step: i64) -> (Expr, Trigger) {
+        match &self.trigger {
+            Some(rounds) => (rounds.clone(), Trigger(Some(rounds.clone()))),
+            None => (cache.rounds(b, step), Trigger(None)),
+        }
     }
 
     /// Loads what is not there yet of the first keys, behind the queries of an array.
@@ -223,14 +248,11 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
     if prologue.is_some() && !early {
         return Err("a prologue makes the last key, but the others are not there before".into());
     }
-    let wait = |b: &mut Body<'_>| {
+    if !early {
         b.wait();
         if block.late {
             b.launch_dependents();
         }
-    };
-    if !early {
-        wait(b);
     }
     let t = threads(b);
     let token = b.k.let_("token", DType::I32, Expr::BlockIdx(Axis::X));
@@ -249,6 +271,9 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
     let (cache_first, cache_end) = share.clone();
     let own = b.k.let_("own", DType::I32, length.clone() - 1);
     let cache = Cache::declare(b, a, &place, share, prologue.as_ref().map(|p| p.own_key(own.clone())))?;
+    let longest = b.plan.entries.iter().map(|e| a.visible(e.bind.context)).max().unwrap_or(0) as i64;
+    let several = early && block.late && b.spec.programmatic && Split::most_steps(&block, step, longest) > 1;
+    let trigger = several.then(|| cache.rounds(b, step));
     let reader: Box<dyn Reader + '_> = match tensor_cores {
         true => Box::new(Tiles::declare(b, cache, block, &t)),
         false => Box::new(Rows::declare(b, cache, block, &t)),
@@ -273,7 +298,16 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
         exchange.open(b, &block, split);
     }
     if early {
-        wait(b);
+        b.wait();
+        let now = |b: &mut Body<'_>| {
+            b.launch_dependents();
+            Ok(())
+        };
+        match (&trigger, block.late) {
+            (Some(rounds), _) => b.if_then(rounds.clone().lt(Expr::int(2)), now)?,
+            (None, true) => now(b)?,
+            (None, false) => {}
+        }
     }
     let made = prologue.is_some();
     let last = cache_end.clone() - 1;
@@ -292,6 +326,7 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
         block: &block,
         prologue: prologue.as_ref(),
         owns: owns.clone(),
+        trigger,
         fresh: &mut fresh,
     };
     let Some(split) = &split else {

@@ -360,12 +360,12 @@ impl Reader for Tiles<'_> {
             out: b.k.array("out_acc", DType::F32, self.values.parts * 16, Some(Expr::float(0.0))),
         };
         let step = Tiles::step(&self.block);
-        let rounds = self.cache.rounds(b, step);
+        let (rounds, trigger) = of.rounds(b, &self.cache, step);
         b.for_loop("round", (Expr::int(0), rounds.clone(), Expr::int(1)), Unroll::Never, |b, round| {
             let first = b.k.let_("first", DType::I32, self.first.clone() + round.clone() * step);
             let more = b.k.let_("more", DType::Bool, (round.clone() + 1).lt(rounds));
             let next = b.k.let_("next", DType::I32, first.clone() + step);
-            let behind = self.cache.first.clone() + (round + 1) * step;
+            let behind = self.cache.first.clone() + (round.clone() + 1) * step;
             if let Some((own, here)) = self.cache.takes_own(behind) {
                 b.if_then(here, |b| {
                     b.unrolled("u", self.block.depth, |b, u| {
@@ -383,7 +383,10 @@ impl Reader for Tiles<'_> {
                 let weights = self.weights(b, &u, scores)?;
                 self.add_values(b, &state, &u, weights)
             })?;
-            b.if_then(more, |b| self.load(b, &self.values, &next, self.cache.last()))
+            b.if_then(more, |b| {
+                self.load(b, &self.values, &next, self.cache.last())?;
+                trigger.loaded(b, round)
+            })
         })?;
         self.publish(b, &state, to)?;
         b.k.push(Stmt::Barrier);

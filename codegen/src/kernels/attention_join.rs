@@ -76,6 +76,23 @@ impl Split {
         Split { active, first, end, splits, cluster }
     }
 
+    /// Most steps that a share takes of so many keys.
+    pub fn most_steps(block: &Block, step: i64, keys: i64) -> i64 {
+        let (splits, cluster) = (i64::from(block.splits), i64::from(block.cluster));
+        let steps = |keys: i64, blocks: i64| {
+            let share = (keys + (blocks - 1)) / blocks;
+            (share.max(SPLIT_KEYS as i64) + (step - 1)) / step
+        };
+        match (splits, cluster) {
+            (1, _) => (keys + (step - 1)) / step,
+            _ if 1 < cluster && cluster < splits => {
+                let few = keys.min(cluster * CLUSTER_KEYS as i64);
+                steps(keys, splits).max(steps(few, cluster))
+            }
+            _ => steps(keys, splits),
+        }
+    }
+
     /// Whether this block is one of the active ones.
     pub fn has_keys(&self) -> Expr {
         Expr::BlockIdx(Axis::Z).lt(self.active.clone())

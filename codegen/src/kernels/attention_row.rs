@@ -165,11 +165,13 @@ impl Reader for Rows<'_> {
         };
         // Every lane takes part in every round, so that shuffles stay whole.
         let step = l.step();
-        let rounds = self.cache.rounds(b, step);
+        let (rounds, trigger) = of.rounds(b, &self.cache, step);
         b.for_loop("round", (Expr::int(0), rounds.clone(), Expr::int(1)), Unroll::Never, |b, round| {
             let j = b.k.let_("j", DType::I32, self.first_key.clone() + round.clone() * step);
             let more = b.k.let_("more", DType::Bool, (round.clone() + 1).lt(rounds));
-            if let Some((own, here)) = self.cache.takes_own(self.cache.first.clone() + (round + 1) * step) {
+            if let Some((own, here)) =
+                self.cache.takes_own(self.cache.first.clone() + (round.clone() + 1) * step)
+            {
                 b.if_then(here, |b| self.take_own(b, own, &j))?;
             }
             let scores = b.k.array("scores", DType::F32, l.block.heads * l.block.depth, None);
@@ -195,7 +197,10 @@ impl Reader for Rows<'_> {
             let next = b.k.let_("next", DType::I32, j + step);
             b.if_then(more.clone(), |b| self.load_next(b, &self.keys, &next, self.cache.last_stored()))?;
             b.unrolled("h", l.block.heads, |b, h| update(b, &state, l, h, scores, &self.values))?;
-            b.if_then(more, |b| self.load_next(b, &self.values, &next, self.cache.last()))
+            b.if_then(more, |b| {
+                self.load_next(b, &self.values, &next, self.cache.last())?;
+                trigger.loaded(b, round)
+            })
         })?;
         join_lanes(b, &state, l)?;
         let first_lanes = self.t.lane.clone().lt(Expr::int(l.lanes));
