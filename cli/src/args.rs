@@ -410,13 +410,14 @@ pub struct TuneArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch)]
     pub batch: usize,
     /// Tokens of each sequence in the cache, of one step or several: the mean of their times counts. Kernels alone are
-    /// timed with the most.
-    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', default_values_t = [128, 1024], value_parser = positive)]
+    /// timed with the most, which with two more is the longest context of the plan (1280, as weft bench has).
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', default_values_t = [128, 1278], value_parser = positive)]
     pub context: Vec<usize>,
     /// Measure what is in the file too.
     #[arg(long)]
     pub again: bool,
-    /// Only kernels with this in their name (may be given again), in the file or not; the others stay as they are.
+    /// Only kernels with this in their name, as weft bench prints it (may be given again), in the file or not; the
+    /// others stay as they are.
     #[arg(long, value_name = "NAME")]
     pub kernel: Vec<String>,
     /// How to compile a checkpoint; --max-seq is what --context takes unless it is given. --schedules is the file to

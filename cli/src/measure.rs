@@ -3,6 +3,7 @@
 use crate::batch::{Chunk, Piece, chunks, inputs, sampled, step};
 use crate::engine;
 use crate::errors::Result;
+use std::collections::BTreeSet;
 use weft_codegen::kernels;
 use weft_frontend::checkpoint::Checkpoint;
 use weft_ir::ids::DispatchId;
@@ -96,7 +97,7 @@ impl Gpu {
     /// Where [`Gpu::time_step`] times steps from now on: with so many tokens of each sequence in the cache, at most
     /// those of the workload.
     pub fn set_contexts(&mut self, contexts: &[usize]) {
-        self.contexts = contexts.iter().map(|c| (*c).min(self.work.context)).collect();
+        self.contexts = in_order(contexts, self.work.context);
     }
 
     /// The inputs of the step that makes token `at` of each sequence, from the tokens before it.
@@ -314,6 +315,12 @@ impl Measure for Gpu {
     }
 }
 
+/// Each context once, up to the most, which comes last: kernels alone are timed with the inputs of the last step.
+fn in_order(contexts: &[usize], most: usize) -> Vec<usize> {
+    let each: BTreeSet<usize> = contexts.iter().map(|c| (*c).min(most)).chain([most]).collect();
+    each.into_iter().collect()
+}
+
 fn bad(why: &str) -> Error {
     Error::BadArgument { what: "bench".into(), why: why.into() }
 }
@@ -343,7 +350,13 @@ fn stream_kernel(target: &str) -> Result<StreamKernel> {
 
 #[cfg(test)]
 mod tests {
-    use super::prompt;
+    use super::{in_order, prompt};
+
+    #[test]
+    fn the_longest_context_comes_last_and_each_once() {
+        assert_eq!(in_order(&[1024, 128, 128, 2000], 1278), [128, 1024, 1278]);
+        assert_eq!(in_order(&[], 64), [64]);
+    }
 
     #[test]
     fn prompts_differ_and_stay_in_the_vocabulary() {

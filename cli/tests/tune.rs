@@ -107,7 +107,7 @@ fn on_a_gpu_it_fills_the_file_and_goes_on() {
     }
     let dir = folder();
     let llama = llama();
-    let args = ["tune", &llama, "--context", "16", "--budget", "20", "--dtype", "bf16", "--json"];
+    let args = ["tune", &llama, "--context", "16,8", "--budget", "20", "--dtype", "bf16", "--json"];
     let result = |run: Run| -> serde_json::Value { serde_json::from_str(run.ok()).expect("JSON") };
     let outcomes = |result: &serde_json::Value| -> Vec<String> {
         let shapes = result["shapes"].as_array().expect("shapes");
@@ -119,6 +119,15 @@ fn on_a_gpu_it_fills_the_file_and_goes_on() {
     assert!(
         outcomes(&second).iter().all(|o| o != "failed") && outcomes(&second).iter().any(|o| o == "known")
     );
+    // One kernel again, beside what the file has of the others.
+    let file = || std::fs::read_to_string(dir.path().join("schedules.ron")).expect("the file");
+    let before = file();
+    let named = args.into_iter().chain(["--kernel", "down_proj"]);
+    let third = outcomes(&result(weft(dir.path(), named)));
+    assert_eq!(third.iter().filter(|o| *o == "tuned").count(), 1, "{third:?}");
+    assert!(third.iter().all(|o| o == "tuned" || o == "known"), "{third:?}");
+    let changed = before.lines().zip(file().lines()).filter(|(a, b)| a != b).count();
+    assert!(changed <= 1 && before.lines().count() == file().lines().count(), "{before}{}", file());
     weft(dir.path(), ["bench", &llama, "--context", "16", "--tokens", "8", "--schedules", "schedules.ron"])
         .ok();
 }

@@ -12,7 +12,8 @@ const PLACES: u64 = 3;
 
 /// The kernel with delays; the same seed gives the same kernel. Names and parameters stay.
 ///
-/// Delays are between statements of the outermost block, which all threads of a block reach.
+/// Delays are between statements of the outermost block, which all threads of a block reach, and behind triggers and waits
+/// wherever they are.
 pub fn delayed(kernel: &Kernel, seed: u64) -> Kernel {
     let mut random = Random(seed ^ kernel.name.bytes().fold(0xcbf2_9ce4_8422_2325, step));
     let many = kernel.body.len() as u64;
@@ -22,12 +23,37 @@ pub fn delayed(kernel: &Kernel, seed: u64) -> Kernel {
         if chosen.contains(&(i as u64)) {
             body.push(sleep(&mut random));
         }
-        body.push(statement.clone());
-        if matches!(statement, Stmt::GridDependencyLaunch | Stmt::GridDependencyWait) {
-            body.push(sleep(&mut random));
-        }
+        behind_triggers(statement, &mut random, &mut body);
     }
     Kernel { body, ..kernel.clone() }
+}
+
+/// Adds a statement, with delays behind the triggers and waits in it.
+fn behind_triggers(statement: &Stmt, random: &mut Random, to: &mut Vec<Stmt>) {
+    let mut inside = |body: &[Stmt]| {
+        let mut out = Vec::with_capacity(body.len());
+        body.iter().for_each(|s| behind_triggers(s, random, &mut out));
+        out
+    };
+    match statement {
+        Stmt::If { cond, then, otherwise } => {
+            let (then, otherwise) = (inside(then), inside(otherwise));
+            to.push(Stmt::If { cond: cond.clone(), then, otherwise });
+        }
+        Stmt::For { var, start, end, step, unroll, body } => to.push(Stmt::For {
+            var: *var,
+            start: start.clone(),
+            end: end.clone(),
+            step: step.clone(),
+            unroll: *unroll,
+            body: inside(body),
+        }),
+        Stmt::GridDependencyLaunch | Stmt::GridDependencyWait => {
+            to.push(statement.clone());
+            to.push(sleep(random));
+        }
+        _ => to.push(statement.clone()),
+    }
 }
 
 /// A delay that differs from block to block.

@@ -68,6 +68,32 @@ fn delays_are_valid_and_change_nothing() {
     }
 }
 
+/// Attention of several rounds lets dependents start in the loop over them.
+#[test]
+fn delays_are_behind_triggers_wherever_they_are() {
+    let mut b = KernelBuilder::new("late", 32);
+    let out = b.pointer("out", DType::I32, Access::Write);
+    b.push(Stmt::GridDependencyWait);
+    b.for_loop("round", (Expr::int(0), Expr::int(3), Expr::int(1)), Unroll::Never, |b, round| {
+        b.if_then(round.clone().eq_(Expr::int(1)), |b| b.push(Stmt::GridDependencyLaunch));
+        b.store(out, Expr::ThreadIdx, round);
+    });
+    let delayed = weft_codegen::delays::delayed(&b.finish(), 7);
+    verify(&delayed).expect("verifies");
+    let inside = delayed.body.iter().find_map(|s| match s {
+        Stmt::For { body, .. } => body.iter().find_map(|s| match s {
+            Stmt::If { then, .. } => Some(then),
+            _ => None,
+        }),
+        _ => None,
+    });
+    assert!(matches!(inside.expect("the trigger")[..], [Stmt::GridDependencyLaunch, Stmt::Sleep { .. }]));
+    let mut m = Memory::new();
+    let out = m.uninitialised(DType::I32, 32);
+    run(&delayed, &launch(1, &[Arg::Buffer(out)]), &mut m).expect("runs");
+    assert_eq!(m.buffers[out].element(31), Some(2));
+}
+
 #[test]
 fn missing_barrier_is_a_race() {
     let fault = sum_of_blocks(&block_sum(128, false)).expect_err("races");

@@ -91,7 +91,7 @@ fn tweak(variant: &str, work: &Work, s: &mut Schedule) {
 /// Moves the trigger: `early` as emitted, `wait` after the wait, `none` left out.
 fn trigger(variant: &str, source: String) -> String {
     let call = "grid_dependency_launch();";
-    let without = |s: &str| s.replacen(call, "", 1).replacen("    \n", "", 1);
+    let without = |s: &str| s.replace(call, "");
     let body = source.find("extern \"C\"").unwrap_or(0);
     let (head, tail) = source.split_at(body);
     match variant {

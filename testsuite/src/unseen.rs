@@ -16,7 +16,7 @@ use weft_passes::schedule::tune::{Task, tasks};
 use weft_passes::{Options, Selection};
 use weft_runtime::exec::bench::{PROMPT, Workload};
 
-/// The step that is measured: what `weft tune` does when it is told nothing else.
+/// The step that is measured, as `weft tune --context 1024` does.
 pub const WORK: Workload = Workload { batch: 1, context: 1024, tokens: 2, runs: 3, prompt: PROMPT };
 
 /// Shapes of a model.

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use weft_ir::target::{PROFILES, Target};
 use weft_passes::schedule::database::{Database, Shape};
-use weft_passes::schedule::tune::{Outcome, Settings, Task, TaskReport, Timer, tasks, tune};
+use weft_passes::schedule::tune::{Outcome, Settings, TaskReport, Timer, tasks, tune};
 use weft_runtime::exec::bench::{Measure, PROMPT, Workload};
 
 /// The file to fill, unless another is named.
@@ -32,6 +32,8 @@ struct Row {
     candidates: usize,
     finalists: Vec<Timed>,
     failures: Vec<String>,
+    /// Whether the file has it now.
+    in_file: bool,
 }
 
 /// A schedule that was timed in a step.
@@ -60,11 +62,10 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let context = args.context.iter().copied().max().unwrap_or(1);
     let work = Workload { batch: args.batch, context, tokens: 2, runs: RUNS, prompt: PROMPT };
     let source = Source::open(&args.model, &args.build)?;
-    // A bundle's kernels are what they are; of a checkpoint, those that are in the file stand beside what is timed.
+    // The file to fill is no choice of the plan: what is in it stands beside what is timed whatever the plan has.
     let mut build = BuildArgs { schedules: None, ..args.build.clone() };
     if source.target().is_none() {
         build.max_seq = build.max_seq.or(Some(work.context + work.tokens));
-        build.schedules = file.exists().then(|| file.clone());
     }
     let request = Request { device: DeviceArg::Cuda, build: &build, sequences: args.batch };
     let remedy = "tune where the GPU is, and give its file to weft compile --schedules";
@@ -84,7 +85,11 @@ pub fn run(args: &TuneArgs) -> Result<()> {
             weft_passes::schedule::ALONE
         )));
     }
-    only_named(&mut all, &args.kernel)?;
+    let kernel = |work: u32| entry.kernels.get(&work).and_then(|k| plan.kernels.get(k.index()));
+    let names: Vec<&str> = all.iter().map(|t| kernel(t.work).map_or("", |k| &k.name)).collect();
+    for (task, wanted) in all.iter_mut().zip(named(&names, &args.kernel)?) {
+        task.stays = !wanted;
+    }
     let bar = progress::count("filling the cache");
     let mut gpu = Gpu::new(loaded, options, work, &mut |done, total| {
         progress::tell(&bar, done as u64, total as u64);
@@ -104,7 +109,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     });
     bar.finish_and_clear();
     let seconds = timer.elapsed();
-    let shapes: Vec<Row> = reports?.iter().map(row).collect();
+    let shapes: Vec<Row> = reports?.iter().map(|r| row(r, database.get(&r.key).is_some())).collect();
     for row in &shapes {
         for why in &row.failures {
             eprintln!("warning: {}: passed over {why}", row.work);
@@ -117,17 +122,16 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     print(&output, &file)
 }
 
-/// Leaves those of the tasks that have one of the names in theirs; all where none is given.
+/// Which kernels have one of the wanted names in theirs; all where none is wanted.
 ///
 /// # Errors
-/// A name that no task has, with those that there are.
-fn only_named(all: &mut Vec<Task>, names: &[String]) -> Result<()> {
-    if let Some(unknown) = names.iter().find(|n| all.iter().all(|t| !t.name.contains(n.as_str()))) {
-        let known: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
-        return Err(Error::input(format!("--kernel {unknown}: not among {}", known.join(", "))));
+/// A name that no kernel has, with those that there are.
+fn named(kernels: &[&str], wanted: &[String]) -> Result<Vec<bool>> {
+    let has = |kernel: &&str, name: &String| !name.is_empty() && kernel.contains(name.as_str());
+    if let Some(unknown) = wanted.iter().find(|name| !kernels.iter().any(|k| has(k, name))) {
+        return Err(Error::input(format!("--kernel {unknown}: not among {}", kernels.join(", "))));
     }
-    all.retain(|t| names.is_empty() || names.iter().any(|n| t.name.contains(n.as_str())));
-    Ok(())
+    Ok(kernels.iter().map(|k| wanted.is_empty() || wanted.iter().any(|name| has(k, name))).collect())
 }
 
 /// The device profile of a GPU: the longest name of the target's that its own has in it, else its own name.
@@ -153,11 +157,12 @@ fn shape_text(shape: &Shape) -> String {
     }
 }
 
-fn row(report: &TaskReport) -> Row {
+fn row(report: &TaskReport, in_file: bool) -> Row {
     let (outcome, measured) = match &report.outcome {
         Outcome::Known => ("known", None),
         Outcome::Tuned(m) => ("tuned", Some(m)),
         Outcome::NotReached => ("not reached", None),
+        Outcome::Left => ("left", None),
         Outcome::Failed => ("failed", None),
     };
     let micros = |ns: u64| ns as f64 / 1e3;
@@ -183,6 +188,7 @@ fn row(report: &TaskReport) -> Row {
             })
             .collect(),
         failures: report.failures.iter().map(|(schedule, why)| format!("{schedule:?}: {why}")).collect(),
+        in_file,
     }
 }
 
@@ -210,6 +216,7 @@ fn print(output: &Output, file: &Path) -> Result<()> {
     write!(out, "{}", table(&head, &rows, 4))?;
     let count = |outcome: &str| output.shapes.iter().filter(|r| r.outcome == outcome).count();
     let left = count("not reached");
+    let alone = output.shapes.iter().filter(|r| !r.in_file).count();
     writeln!(
         out,
         "{}: {} tuned, {} known before, {} failed, {left} not reached, in {:.0} s on {}",
@@ -221,20 +228,26 @@ fn print(output: &Output, file: &Path) -> Result<()> {
         output.device
     )?;
     if left > 0 {
-        writeln!(out, "run it again for the rest, or give a larger --budget")?;
+        writeln!(out, "give a larger --budget for the rest, or run it again without --again and --kernel")?;
     }
     writeln!(out, "weft compile --schedules {} takes them", file.display())?;
+    if alone > 0 {
+        writeln!(
+            out,
+            "{alone} kernels of the step are not in it: they take the schedules of what is near them there"
+        )?;
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{only_named, profile_name, row, shape_text};
+    use super::{named, profile_name, row, shape_text};
     use weft_ir::dtype::DType;
     use weft_ir::plan::Schedule;
     use weft_ir::target::Target;
     use weft_passes::schedule::database::{Key, Measured, Shape};
-    use weft_passes::schedule::tune::{Outcome, Task, TaskReport};
+    use weft_passes::schedule::tune::{Outcome, TaskReport};
 
     #[test]
     fn the_longest_profile_that_a_gpu_is_named_after() {
@@ -246,22 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn names_leave_their_kernels() {
-        let task = |name: &str| {
-            let shape = Shape::Gemv { columns: 64, k: 32, group: 1, computed: false };
-            let key = Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape };
-            Task { key, work: 0, name: name.into(), candidates: Vec::new(), chosen: 0 }
+    fn kernels_are_chosen_by_their_names() {
+        let kernels = ["q_proj_k_proj_v_proj_gemv_1", "attention_group_8", "o_proj_gemv_1"];
+        let chosen = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|n| (*n).to_owned()).collect();
+            named(&kernels, &wanted).map_err(|e| e.to_string())
         };
-        let left = |names: &[&str]| {
-            let mut all = ["q_proj_k_proj_v_proj", "attention", "o_proj"].map(task).to_vec();
-            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            only_named(&mut all, &names).map_err(|e| e.to_string())?;
-            Ok::<_, String>(all.into_iter().map(|t| t.name).collect::<Vec<_>>())
-        };
-        assert_eq!(left(&[]).map(|all| all.len()), Ok(3));
-        assert_eq!(left(&["o_proj", "q_proj"]), Ok(vec!["q_proj_k_proj_v_proj".into(), "o_proj".into()]));
-        let why = left(&["down_proj"]).expect_err("there is none");
-        assert!(why.contains("down_proj: not among q_proj_k_proj_v_proj, attention, o_proj"), "{why}");
+        assert_eq!(chosen(&[]), Ok(vec![true; 3]));
+        assert_eq!(chosen(&["o_proj", "attention_group_8"]), Ok(vec![false, true, true]));
+        for unknown in ["down_proj", ""] {
+            let why = chosen(&["o_proj", unknown]).expect_err("there is none");
+            assert!(why.contains(&format!("{unknown}: not among q_proj_k_proj_v_proj_gemv_1, att")), "{why}");
+        }
     }
 
     #[test]
@@ -280,10 +289,12 @@ mod tests {
             failures: vec![(schedule.clone(), "too many registers".into())],
             finalists: Vec::new(),
         };
-        let tuned = row(&report(Outcome::Tuned(measured)));
+        let tuned = row(&report(Outcome::Tuned(measured)), true);
         assert_eq!((tuned.outcome, tuned.microseconds, tuned.tried), ("tuned", Some(1.5), 3));
         assert_eq!(tuned.estimated_schedule_microseconds, None);
         assert!(tuned.failures[0].contains("too many registers"));
-        assert_eq!(row(&report(Outcome::NotReached)).outcome, "not reached");
+        let left = row(&report(Outcome::Left), false);
+        assert_eq!((left.outcome, left.in_file), ("left", false));
+        assert_eq!(row(&report(Outcome::NotReached), false).outcome, "not reached");
     }
 }

@@ -8,6 +8,7 @@ use super::database::Measured;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
+
 /// A measured schedule for the rows of a bucket, and for another shape unless it is `exact`. How k is shared out
 /// depends on the shape alone: lanes, split and warps are never changed for the rows.
 pub(super) fn adapted(

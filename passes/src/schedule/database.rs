@@ -21,7 +21,7 @@ const SHIPPED: &str = include_str!("../../schedules/h200.ron");
 const PRODUCT_REACH: f64 = 1.5;
 /// The same of an attention.
 const ATTENTION_REACH: f64 = 8.0;
-/// How much farther a shape of fewer keys is than one of as many times more.
+/// How much farther a shape of fewer keys is than one of as many times more: its keys may take a round more here.
 const SHORTER: f64 = 1.75;
 /// How far attention that makes its rows is from one that reads them: what it waits for differs.
 const OTHER_ROWS: f64 = 0.5;
@@ -54,7 +54,7 @@ pub enum Shape {
         head_dim: usize,
         /// Elements of a value.
         value_dim: usize,
-        /// Keys that a token sees of the longest context, up to an eighth of a power of two: as many rounds for all.
+        /// Keys that a token sees of the longest context, up to an eighth of a power of two.
         keys: usize,
         /// Whether it makes its queries and own keys itself.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -231,7 +231,7 @@ impl Shape {
                 let heads = apart(*kv_heads, *h) + apart(*group, *g);
                 let sizes = apart(*head_dim, *d) + apart(*value_dim, *v);
                 let other = if made == m { 0.0 } else { OTHER_ROWS };
-                // Splits follow the context anyway; what was measured with fewer keys may take a round more.
+                // Splits follow the context anyway.
                 let context = apart(*keys, *n) * if n < keys { SHORTER } else { 1.0 };
                 Some(heads + sizes + context / 8.0 + other)
             }

@@ -70,13 +70,17 @@ fn beside(a: &Schedule, b: &Schedule) -> bool {
     }
 }
 
-/// A candidate with the prefetches, the order of first loads and the trigger of another schedule.
+/// A candidate with the trigger of another schedule, as many bytes of each row ahead, and half of its first loads behind
+/// those of the left operand where that has some.
 fn with_timing(candidate: &Schedule, of: &Schedule) -> Schedule {
     let mut out = candidate.clone();
     match (&mut out, of) {
-        (Schedule::Gemv { ahead, late, .. }, Schedule::Gemv { ahead: wanted, late: then, behind, .. }) => {
-            (*ahead, *late) = (*wanted, *then);
-            if *behind > 0 {
+        (
+            Schedule::Gemv { ahead, late, behind, .. },
+            Schedule::Gemv { ahead: wanted, late: then, behind: some, .. },
+        ) => {
+            (*ahead, *late, *behind) = (*wanted, *then, 0);
+            if *some > 0 {
                 halve(&mut out);
             }
         }
@@ -85,4 +89,67 @@ fn with_timing(candidate: &Schedule, of: &Schedule) -> Schedule {
         _ => {}
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::neighbours;
+    use weft_ir::plan::Schedule;
+
+    fn group([warps, depth, splits, cluster]: [u32; 4]) -> Schedule {
+        Schedule::AttentionGroup { warps, heads: 4, depth, splits, cluster, late: false }
+    }
+
+    #[test]
+    fn attention_is_beside_what_differs_in_one_choice() {
+        let of =
+            Schedule::AttentionGroup { warps: 8, heads: 4, depth: 1, splits: 16, cluster: 1, late: true };
+        let near = [[10, 1, 16, 1], [8, 2, 16, 1], [8, 1, 8, 8], [8, 1, 8, 1]];
+        let far = [[10, 2, 16, 1], [10, 1, 8, 8], [8, 2, 8, 1]];
+        let mut all: Vec<Schedule> = near.iter().chain(&far).map(|parts| group(*parts)).collect();
+        // The same but for its trigger, other heads beside other warps, and another family.
+        all.push(group([8, 1, 16, 1]));
+        all.push(Schedule::AttentionGroup {
+            warps: 9,
+            heads: 2,
+            depth: 1,
+            splits: 16,
+            cluster: 1,
+            late: true,
+        });
+        all.push(Schedule::AttentionRow { warps: 8, heads: 4, depth: 1, splits: 16, cluster: 1, late: true });
+        let found = neighbours(&all, &of);
+        let parts = |s: &Schedule| match s {
+            Schedule::AttentionGroup { warps, depth, splits, cluster, late: true, .. } => {
+                [*warps, *depth, *splits, *cluster]
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found.iter().map(parts).collect::<Vec<_>>(), near);
+    }
+
+    #[test]
+    fn products_take_over_what_was_timed() {
+        let product = |columns: u32, depth: u32, behind: u32, ahead: u32, late: bool| Schedule::Gemv {
+            rows: 1,
+            warps: 8,
+            lanes: 32,
+            split: 2,
+            columns,
+            depth,
+            blocks: 128,
+            staged: true,
+            resident: 1,
+            behind,
+            ahead,
+            late,
+        };
+        let candidates =
+            [product(4, 2, 4, 512, false), product(8, 4, 0, 0, false), product(2, 4, 0, 0, false)];
+        // Both columns and depth of the second and the third differ.
+        let found = neighbours(&candidates, &product(4, 3, 0, 1024, true));
+        assert_eq!(found, [product(4, 2, 0, 1024, true)]);
+        let found = neighbours(&candidates, &product(4, 4, 8, 0, true));
+        assert_eq!(found, [product(4, 2, 4, 0, true), product(8, 4, 16, 0, true), product(2, 4, 4, 0, true)]);
+    }
 }

@@ -41,6 +41,8 @@ pub(super) struct Times<'t> {
     pub finalists: Vec<Finalist>,
     /// What is beside the best, and too slow alone.
     slow: Vec<Schedule>,
+    /// Candidates beside the best that were measured.
+    beside: usize,
 }
 
 /// The fastest candidate of those that are reached until `end`; of equal ones the first. The estimate's is always
@@ -53,7 +55,6 @@ pub(super) fn fastest<'t>(
 ) -> (Option<Measured>, Times<'t>) {
     let start = timer.elapsed();
     let mut times = alone(task, start + (end - start) * ALONE, timer);
-    let tried = times.alone.len();
     times.alone.sort_by(|a, b| a.0.total_cmp(&b.0));
     let Some((least, first)) = times.alone.first().copied() else { return (None, times) };
     let finalists =
@@ -81,7 +82,7 @@ pub(super) fn fastest<'t>(
         schedule,
         ns: ns(alone),
         estimated_ns: times.estimated.map_or(0, ns),
-        tried,
+        tried: times.alone.len() + times.beside,
         of: task.candidates.len(),
         context: settings.context,
     };
@@ -103,7 +104,9 @@ fn climb(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) {
                 if timer.elapsed() >= end {
                     return;
                 }
-                match timer.time(task, schedule).and_then(|samples| median(&samples)) {
+                let seconds = timer.time(task, schedule).and_then(|samples| median(&samples));
+                times.beside += usize::from(seconds.is_ok());
+                match seconds {
                     Err(why) => times.failures.push((schedule.clone(), why)),
                     Ok(seconds) if seconds <= least * SLOWER => times.step(task, (seconds, schedule), timer),
                     Ok(_) => times.slow.push(schedule.clone()),
@@ -120,9 +123,15 @@ fn climb(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) {
 /// the one whose later times are the fastest, if there is a choice and time for it.
 fn again(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) -> Option<Finalist> {
     let best = times.best()?.step;
-    let mut close: Vec<Finalist> =
-        times.finalists.iter().filter(|f| f.step <= best * CLOSER).cloned().collect();
-    close.sort_by(|a, b| a.step.total_cmp(&b.step));
+    let mut close: Vec<Finalist> = Vec::new();
+    for f in times.finalists.iter().filter(|f| f.step <= best * CLOSER) {
+        if close.iter().all(|other| other.schedule != f.schedule) {
+            close.push(f.clone());
+        }
+    }
+    // What was chosen before is among them: no step becomes slower by tuning.
+    let new = |f: &Finalist| !task.candidates[..task.chosen].contains(&f.schedule);
+    close.sort_by(|a, b| new(a).cmp(&new(b)).then(a.step.total_cmp(&b.step)));
     close.truncate(CLOSE);
     if close.len() < 2 || timer.elapsed() >= end {
         return None;
@@ -135,10 +144,8 @@ fn again(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) ->
             break;
         }
         for (schedule, samples) in schedules.iter().zip(&mut samples) {
-            match timer.time_in_step(task, schedule) {
-                Ok(times) => samples.extend(times),
-                Err(why) => times.failures.push((schedule.clone(), why)),
-            }
+            // One that ran before and does not now is behind the others.
+            samples.extend(timer.time_in_step(task, schedule).unwrap_or_default());
         }
     }
     let later = close.into_iter().zip(&samples);

@@ -22,9 +22,21 @@ pub struct Task {
     pub candidates: Vec<Schedule>,
     /// How many of the first have been chosen before: they are always measured, alone and in a step.
     pub chosen: usize,
+    /// Whether it is not to be measured, and only there for the steps of the others.
+    pub stays: bool,
 }
 
 impl Task {
+    /// Whether a schedule takes as many rows as the task's own: one that was measured with a sequence is not as it is
+    /// that of two.
+    fn has_rows_of(&self, schedule: &Schedule) -> bool {
+        let rows = |s: &Schedule| match s {
+            Schedule::Gemv { rows, .. } => Some(*rows),
+            _ => None,
+        };
+        self.candidates.first().is_some_and(|own| rows(own) == rows(schedule))
+    }
+
     /// Adds a schedule to those that have been chosen before.
     fn choose(&mut self, schedule: &Schedule) {
         if !self.candidates[..self.chosen].contains(schedule) {
@@ -71,6 +83,8 @@ pub enum Outcome {
     Tuned(Measured),
     /// There was no time left for it.
     NotReached,
+    /// It was not to be measured, and is not in the database.
+    Left,
     /// No candidate could be measured.
     Failed,
 }
@@ -122,7 +136,8 @@ pub fn tasks(plan: &Plan, entry: &Entry, target: &Target, device: &str) -> Vec<T
         let Some(key) = key(work, &entry.bind, target, device) else { continue };
         let candidates = candidates(work, &entry.bind, target);
         if !candidates.is_empty() && seen.insert(key.clone()) {
-            let mut task = Task { key, work: d.work, name: work.name.clone(), candidates, chosen: 1 };
+            let mut task =
+                Task { key, work: d.work, name: work.name.clone(), candidates, chosen: 1, stays: false };
             let kernel = entry.kernels.get(&d.work).and_then(|k| plan.kernels.get(k.index()));
             if let Some(kernel) = kernel {
                 task.choose(&kernel.schedule);
@@ -146,7 +161,14 @@ pub fn tune<E>(
     saved: &mut dyn FnMut(&Database, usize, usize) -> Result<(), E>,
 ) -> Result<Vec<TaskReport>, E> {
     let known = |database: &Database, t: &Task| !settings.again && database.get(&t.key).is_some();
-    let mut left = tasks.iter().filter(|t| !known(database, t)).count();
+    let mut left = tasks.iter().filter(|t| !t.stays && !known(database, t)).count();
+    // What is in the database stands beside what is timed.
+    for task in tasks {
+        if let Some(m) = database.get(&task.key).filter(|m| task.has_rows_of(&m.schedule)) {
+            timer.prepare(task, std::slice::from_ref(&m.schedule));
+            timer.keep(task, &m.schedule);
+        }
+    }
     let mut reports = Vec::with_capacity(tasks.len());
     for (i, task) in tasks.iter().enumerate() {
         let report = |outcome, found: Times<'_>| TaskReport {
@@ -156,8 +178,9 @@ pub fn tune<E>(
             failures: found.failures,
             finalists: found.finalists,
         };
-        if known(database, task) {
-            reports.push(report(Outcome::Known, Times::default()));
+        if task.stays || known(database, task) {
+            let outcome = if database.get(&task.key).is_some() { Outcome::Known } else { Outcome::Left };
+            reports.push(report(outcome, Times::default()));
             continue;
         }
         let rest = settings.budget - timer.elapsed();
