@@ -95,6 +95,9 @@ fn steps(weft: &Path, out: &Path) -> Vec<Step> {
             command,
         });
     }
+    let mut goals = program("python3");
+    goals.arg("testsuite/peers/goals.py").arg("--weft").arg(weft);
+    steps.push(Step { name: "goals of decode, by random weights of public shapes".into(), command: goals });
     steps
 }
 
