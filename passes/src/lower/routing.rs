@@ -33,6 +33,13 @@ pub struct RoutingSite {
     pub product: Option<NodeId>,
 }
 
+impl RoutingSite {
+    /// A choice by itself.
+    fn alone(choice: NodeId) -> RoutingSite {
+        RoutingSite { nodes: BTreeSet::from([choice]), outputs: vec![choice], product: None }
+    }
+}
+
 /// All routers, in order.
 pub fn find(
     graph: &Graph,
@@ -122,8 +129,7 @@ impl Finder<'_> {
             let late = inputs.iter().any(|x| below.contains(x) && !nodes.contains(x));
             if nodes.contains(&id) && late {
                 // What is inside would wait for what is outside and waits for it.
-                let nodes = BTreeSet::from([choice]);
-                return RoutingSite { nodes, outputs: vec![choice], product: None };
+                return RoutingSite::alone(choice);
             }
             below.insert(id);
             if !late && inside(id) {
@@ -131,12 +137,21 @@ impl Finder<'_> {
                 end = end.max(bound(id));
             }
         }
-        let used = |id: &NodeId| {
-            let users = &self.users[id.index()];
-            self.kept.contains(id) || users.iter().any(|u| !nodes.contains(u))
-        };
-        let outputs = nodes.iter().copied().filter(used).collect();
-        RoutingSite { nodes, outputs, product }
+        loop {
+            let used = |id: &NodeId| {
+                let users = &self.users[id.index()];
+                self.kept.contains(id) || users.iter().any(|u| !nodes.contains(u))
+            };
+            let outputs: Vec<NodeId> = nodes.iter().copied().filter(used).collect();
+            // What others read is stored; a comparison is made again where they do.
+            let Some(id) = outputs.iter().copied().find(|o| stored(graph.ty(*o).dtype()).is_none()) else {
+                return RoutingSite { nodes, outputs, product };
+            };
+            if self.users[id.index()].iter().any(|u| nodes.contains(u)) {
+                return RoutingSite::alone(choice);
+            }
+            nodes.remove(&id);
+        }
     }
 
     /// Whether a value is a product of logits that the router's work makes itself.
@@ -151,6 +166,15 @@ impl Finder<'_> {
         short
             && columns.is_some_and(|n| n <= experts)
             && elements.is_some_and(|n| n * weight.dtype().size() <= WEIGHT_BYTES)
+    }
+}
+
+/// Type of a router's value of this type in memory; `None` for those that are not stored.
+fn stored(dtype: DType) -> Option<DType> {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => Some(DType::F32),
+        DType::I32 => Some(DType::I32),
+        DType::I64 | DType::U32 | DType::Bool => None,
     }
 }
 
@@ -199,7 +223,7 @@ fn is_movement(op: &Op) -> bool {
 impl Emitter<'_> {
     /// A choice by itself.
     pub(super) fn top_k(&mut self, id: NodeId) -> Result<Made, Stop> {
-        self.routing(&RoutingSite { nodes: BTreeSet::from([id]), outputs: vec![id], product: None })
+        self.routing(&RoutingSite::alone(id))
     }
 
     /// The work of a router.
@@ -278,11 +302,9 @@ impl Maker<'_> {
     }
 
     fn map(&mut self, id: NodeId, shape: Vec<usize>, output: Option<u8>) -> Result<(), Stop> {
-        let dtype = match self.inl.graph.ty(id).dtype() {
-            d if d.is_float() => DType::F32,
-            DType::I32 => DType::I32,
-            d => return Err(Stop::Fault(format!("{id}: a router does not store {d}"))),
-        };
+        let dtype = self.inl.graph.ty(id).dtype();
+        let dtype =
+            stored(dtype).ok_or_else(|| Stop::Fault(format!("{id}: a router does not store {dtype}")))?;
         let at = self.coords(&shape, &[]);
         let value = self.inl.define(id, &at)?;
         self.push(Some(id), Step { shape, dtype, kind: StepKind::Map(value), output })?;
