@@ -1,9 +1,10 @@
 //! Attention of one token: a block for some query heads of one key head, its warps splitting the keys.
 //!
 //! For decode, where keys are read once and arithmetic is little. There the kernel's time is that of a few loads
-//! after one another, so the first keys and values (keys alone, where rows are made:
-//! [`super::attention_prologue`]) are loaded while the kernels before this one still run. What the warps make of them is a [`Reader`]'s: [`super::attention_row`] takes keys one by one, [`super::attention_group`]
-//! on tensor cores. [`super::attention_join`] joins their states.
+//! after one another, so the first keys and values (keys alone, where rows are made: [`super::attention_prologue`])
+//! are loaded while the kernels before this one still run. What the warps make of them is a [`Reader`]'s:
+//! [`super::attention_row`] takes keys one by one, [`super::attention_group`] on tensor cores.
+//! [`super::attention_join`] joins their states.
 
 use super::attention_cluster::Exchange;
 use super::attention_group::Tiles;

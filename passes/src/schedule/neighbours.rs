@@ -17,56 +17,27 @@ pub(super) fn neighbours(candidates: &[Schedule], of: &Schedule) -> Vec<Schedule
     out
 }
 
-/// Whether two schedules of a family differ in one choice, whatever their prefetches and triggers are. Warps and the team
-/// that shares k count as one, since a team's warps divide the block's.
+/// Whether two schedules of a family differ in one choice at most, whatever their prefetches and triggers are.
 fn beside(a: &Schedule, b: &Schedule) -> bool {
-    let differ = |pairs: &[(u32, u32)]| pairs.iter().filter(|(a, b)| a != b).count();
-    match (a, b) {
-        (
-            Schedule::Gemv { rows, warps, lanes, split, columns, depth, resident, staged, .. },
-            Schedule::Gemv {
-                rows: rows_b,
-                warps: warps_b,
-                lanes: lanes_b,
-                split: split_b,
-                columns: columns_b,
-                depth: depth_b,
-                resident: resident_b,
-                staged: staged_b,
-                ..
-            },
-        ) => {
-            let team = (warps, lanes, split) != (warps_b, lanes_b, split_b);
-            let rest = [(*columns, *columns_b), (*depth, *depth_b), (*resident, *resident_b)];
-            rows == rows_b && staged == staged_b && usize::from(team) + differ(&rest) <= 1
+    let (Some((fixed, ours)), Some((given, theirs))) = (choices(a), choices(b)) else { return false };
+    let differ = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
+    std::mem::discriminant(a) == std::mem::discriminant(b) && fixed == given && differ <= 1
+}
+
+/// What a schedule's family is given, and its choices. Warps and the team that shares k are one, since a team's warps divide
+/// the block's; so are splits and the blocks of a cluster.
+fn choices(s: &Schedule) -> Option<([u32; 2], [[u32; 3]; 4])> {
+    let one = |n: u32| [n, 0, 0];
+    match *s {
+        Schedule::Gemv { rows, warps, lanes, split, columns, depth, resident, staged, .. } => {
+            let choices = [[warps, lanes, split], one(columns), one(depth), one(resident)];
+            Some(([rows, u32::from(staged)], choices))
         }
-        (
-            Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: _ },
-            Schedule::AttentionGroup {
-                warps: warps_b,
-                heads: heads_b,
-                depth: depth_b,
-                splits: splits_b,
-                cluster: cluster_b,
-                late: _,
-            },
-        )
-        | (
-            Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: _ },
-            Schedule::AttentionRow {
-                warps: warps_b,
-                heads: heads_b,
-                depth: depth_b,
-                splits: splits_b,
-                cluster: cluster_b,
-                late: _,
-            },
-        ) => {
-            let shares = (splits, cluster) != (splits_b, cluster_b);
-            let rest = [(*warps, *warps_b), (*heads, *heads_b), (*depth, *depth_b)];
-            usize::from(shares) + differ(&rest) <= 1
+        Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: _ }
+        | Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: _ } => {
+            Some(([0, 0], [[splits, cluster, 0], one(warps), one(heads), one(depth)]))
         }
-        _ => false,
+        _ => None,
     }
 }
 

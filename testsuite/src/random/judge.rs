@@ -7,8 +7,6 @@
 //!   it is held to what the noise does, or else to the plain rule over several inputs, as the next.
 //! - Where it does not, the plain rule is the only one, but a result of a few elements is far or close by chance, and so
 //!   is the graph's own: the rule holds of the root mean square over several inputs.
-//! - A choice (a drawn token, a router's pick) is right or wrong, and turns where two scores are near. Each of them may be
-//!   moved twice as far as the noise does, and the other the other way: noise of [`TURNS`] times the size may turn it.
 //!
 //! [`Judged`] says which.
 
@@ -23,8 +21,6 @@ use weft_ir::reference::Precision;
 
 /// Unit of noise that stands for f64 itself.
 const TINY: f64 = 1.0 / (1u64 << 50) as f64;
-/// How much larger the noise is that may turn a choice.
-const TURNS: f64 = 4.0;
 /// Inputs that a result is looked at with that is far on one of them.
 const INPUTS: u64 = 16;
 
@@ -126,7 +122,7 @@ impl<'a> About<'a> {
     /// Compares a plan's results with f64.
     fn close(&self, stage: Stage, plan: (&Plan, usize)) -> Result<Judged, Wrong> {
         // What roundings can do is looked at only where something is far.
-        let mut shaken: [Option<Vec<Vec<Value>>>; 2] = [None, None];
+        let mut shaken: Option<Vec<Vec<Value>>> = None;
         let mut judged = Judged::Plain;
         for (i, value) in self.run(stage, plan)?.iter().enumerate() {
             let oracle = &self.oracle[i];
@@ -134,10 +130,9 @@ impl<'a> About<'a> {
             if gap.is_close() {
                 continue;
             }
-            let choice = !oracle.dtype.is_float();
-            let runs = match &mut shaken[usize::from(choice)] {
-                Some(runs) => &*runs,
-                none => none.insert(self.shaken(stage, if choice { TURNS } else { 1.0 })?),
+            let runs = match &shaken {
+                Some(runs) => runs,
+                None => shaken.insert(self.shaken(stage)?),
             };
             let moved: Vec<(f64, usize)> = runs.iter().map(|run| distance(&run[i], oracle)).collect();
             let most = moved.iter().map(|m| m.0).fold(0.0, f64::max);
@@ -202,11 +197,11 @@ impl<'a> About<'a> {
         Ok(together.is_close())
     }
 
-    /// The graph's results with noise of some times the size of its roundings.
-    fn shaken(&self, stage: Stage, times: f64) -> Result<Vec<Vec<Value>>, Wrong> {
+    /// The graph's results with noise.
+    fn shaken(&self, stage: Stage) -> Result<Vec<Vec<Value>>, Wrong> {
         let unit = |d: DType| match stage {
-            Stage::F32 => times * roundoff(DType::F32),
-            Stage::Rounded => times * roundoff(d),
+            Stage::F32 => roundoff(DType::F32),
+            Stage::Rounded => roundoff(d),
             _ => TINY,
         };
         let one = |phase: usize| {
