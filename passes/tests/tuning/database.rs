@@ -62,15 +62,15 @@ fn first_loads_are_shared_out_for_one_row() {
 }
 
 /// A schedule that is slower alone than the estimate's won beside kernels that are no more (`weft tune --again`): the
-/// output projection of Qwen3-4B kept one that took 6.9 µs, of 5.8. One line is known to be slower alone and faster in its
-/// step (docs/performance.md): the attention of Llama-3.1-8B up to 1280 keys, by 2.8%.
+/// output projection of Qwen3-4B kept one that took 6.9 µs, of 5.8. One line is known: `weft tune` took the attention of
+/// Llama-3.1-8B up to 1280 keys for its step, which is slower alone by 2.8% (docs/performance.md has the whole token).
 #[test]
 fn what_ships_is_not_slower_than_the_estimate() {
     let shipped = Database::shipped().expect("reads");
-    let faster_in_its_step =
+    let taken_for_its_step =
         Shape::AttentionRow { kv_heads: 8, group: 4, head_dim: 128, value_dim: 128, keys: 1280, made: false };
     let slower: Vec<_> = shipped.iter().filter(|(_, m)| m.ns as f64 > 1.02 * m.estimated_ns as f64).collect();
-    let unknown: Vec<_> = slower.iter().filter(|(key, _)| key.shape != faster_in_its_step).collect();
+    let unknown: Vec<_> = slower.iter().filter(|(key, _)| key.shape != taken_for_its_step).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
     assert!(slower.iter().all(|(_, m)| (m.ns, m.estimated_ns) == (4188, 4075)), "{slower:?}");
 }
