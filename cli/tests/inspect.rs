@@ -219,11 +219,12 @@ fn passes_are_dumped_as_text_and_pictures() {
         "05-eqsat-prefill.txt",
         "06-lower.txt",
         "07-prologues.txt",
-        "08-siblings.txt",
-        "09-generation.txt",
-        "10-schedule.txt",
-        "11-memory-plan.txt",
-        "12-launch.txt",
+        "08-projections.txt",
+        "09-siblings.txt",
+        "10-generation.txt",
+        "11-schedule.txt",
+        "12-memory-plan.txt",
+        "13-launch.txt",
         "layer-batch.svg",
         "layer-built.svg",
         "layer-decode.svg",
@@ -242,8 +243,8 @@ fn passes_are_dumped_as_text_and_pictures() {
     let siblings = weft::passes::siblings::NAME;
     let has = |name: &str| (read("one", name).contains(siblings), read("one", name).contains("\"advance\""));
     assert_eq!(has("06-lower.txt"), (false, false));
-    assert_eq!(has("08-siblings.txt"), (true, false));
-    assert_eq!(has("09-generation.txt"), (true, true));
+    assert_eq!(has("09-siblings.txt"), (true, false));
+    assert_eq!(has("10-generation.txt"), (true, true));
     assert_eq!(
         fs::read_to_string(dir.path().join("b/plan.ron")).expect("reads"),
         read("plain", "07-launch.txt")

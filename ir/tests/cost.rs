@@ -215,6 +215,7 @@ fn attention_that_makes_its_rows() {
         let attention = Attention {
             settled: true,
             prologue,
+            projection: None,
             ..attention(2, 4, 4, op(Binary::Add, Scalar::Int(0), at(1)))
         };
         let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);
@@ -230,6 +231,32 @@ fn attention_that_makes_its_rows() {
     assert_eq!(made.written - plain.written, key * 2);
     assert_eq!(made.scalar - plain.scalar, 3 * (query + key));
     assert_eq!(made.products, plain.products);
+}
+
+/// A projection's weight is read once, each of its elements multiplied for each token; addends take the outputs' place.
+#[test]
+fn attention_that_projects() {
+    let of = |projection: Option<Box<AttentionProjection>>| {
+        let [rows, elements] = if projection.is_some() { [2, 10] } else { [4, 4] };
+        let attention = Attention {
+            settled: true,
+            projection,
+            ..attention(2, 4, 4, op(Binary::Add, Scalar::Int(0), at(1)))
+        };
+        let cache = || operand(DType::BF16, &[SLOTS, c(2), c(4)]);
+        let queries = operand(DType::F32, &[TOKENS, c(4), c(4)]);
+        let weight = operand(DType::BF16, &[c(10), c(16)]);
+        let reads = vec![queries, cache(), cache(), operand(DType::I32, &[TOKENS]), weight];
+        let out = operand(DType::F32, &[TOKENS, c(rows), c(elements)]);
+        cost(&work(Compute::Attention(attention), reads, vec![out]), &BIND)
+    };
+    let value = op(Binary::Mul, Scalar::Acc(0), Scalar::Float(2.0));
+    let (plain, made) =
+        (of(None), of(Some(Box::new(AttentionProjection { weight: OperandId(4), columns: 10, value }))));
+    assert_eq!(made.read - plain.read, 10 * 16 * 2);
+    assert_eq!((plain.written, made.written), (3 * 4 * 4 * 4, 3 * 2 * 10 * 4));
+    assert_eq!(made.scalar - plain.scalar, 3 * 4 * 4);
+    assert_eq!(made.products - plain.products, 2 * 3 * 10 * 16);
 }
 
 /// Two rows of 10 logits, six settings of a row, one token of a row.

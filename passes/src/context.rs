@@ -12,7 +12,7 @@ use weft_ir::target::Target;
 pub const UNCHANGED: &str = "(unchanged)\n";
 
 /// Names of the dumps, in order: passes, `eqsat-…` for a form of the step.
-pub const DUMPS: [&str; 14] = [
+pub const DUMPS: [&str; 15] = [
     "build",
     "eqsat",
     "eqsat-encode",
@@ -22,6 +22,7 @@ pub const DUMPS: [&str; 14] = [
     "eqsat-prefill",
     "lower",
     "prologues",
+    "projections",
     "siblings",
     "generation",
     "schedule",

@@ -2,6 +2,7 @@
 //!
 //! [`pipeline::compile`] is the list. Passes decide everything that code generation later prints.
 
+pub mod attention_projection;
 pub mod attention_prologue;
 pub mod context;
 pub mod eqsat;
@@ -29,7 +30,8 @@ pub fn names() -> Vec<&'static str> {
 
 /// Names that contracts have and `--require` takes: of fusions, and of the passes that merge works; in order.
 pub fn contract_names() -> Vec<&'static str> {
-    fusion::all().into_iter().map(|f| f.name).chain([attention_prologue::NAME, siblings::NAME]).collect()
+    let merging = [attention_prologue::NAME, attention_projection::NAME, siblings::NAME];
+    fusion::all().into_iter().map(|f| f.name).chain(merging).collect()
 }
 
 pub use numerics::{Numerics, Selection};

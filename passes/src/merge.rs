@@ -59,7 +59,8 @@ impl Arrays {
             .collect()
     }
 
-    fn place(&mut self, operand: Operand, buffer: BufferId) -> OperandId {
+    /// The place of an array, a new one where it has none yet.
+    pub fn place(&mut self, operand: Operand, buffer: BufferId) -> OperandId {
         let same = |(o, x): &(Operand, BufferId)| {
             *x == buffer && (o.dtype, &o.shape) == (operand.dtype, &operand.shape)
         };

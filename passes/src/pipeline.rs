@@ -72,8 +72,10 @@ pub fn compile(graph: &Graph, options: Options) -> Result<Compiled, Error> {
     if full {
         c.timed("prologues", |_| ir.make_prologues());
         c.dump_changed("prologues", "lower", || ir.text());
+        c.timed("projections", |_| ir.make_projections());
+        c.dump_changed("projections", "prologues", || ir.text());
         c.timed("siblings", |_| ir.merge_siblings());
-        c.dump_changed("siblings", "prologues", || ir.text());
+        c.dump_changed("siblings", "projections", || ir.text());
         c.contracts = c.timed("contracts", |_| ir.contracts());
     }
     c.timed("generation", |_| ir.add_advance());

@@ -4,12 +4,12 @@
 //! named by two ids: that of the graph that was lowered (the last `eqsat` dump of `--dump-passes`), and, where a
 //! node of the graph as the frontend built it has the same value, that of the built graph (the `build` dump).
 
-use crate::attention_prologue;
 use crate::eqsat::{History, rules};
 use crate::fusion::{self, Sites};
 use crate::lower::{Lowered, Placed, Rule};
 use crate::numerics::Selection;
 use crate::siblings;
+use crate::{attention_projection, attention_prologue};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -119,6 +119,7 @@ pub fn numerics(name: &str) -> Option<&'static str> {
     let fusion = || fusion::all().into_iter().find(|f| f.name == name).map(|f| f.numerics);
     let merging = || match name {
         attention_prologue::NAME => Some(attention_prologue::NUMERICS),
+        attention_projection::NAME => Some(attention_projection::NUMERICS),
         siblings::NAME => Some(siblings::NUMERICS),
         _ => None,
     };

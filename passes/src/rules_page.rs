@@ -1,11 +1,11 @@
 //! `docs/rules.md`, generated from the rules. Test: `passes/tests/rules_page.rs`.
 
-use crate::attention_prologue;
 use crate::eqsat::rules;
 use crate::fusion;
 use crate::lower::Rule;
 use crate::numerics::Numerics;
 use crate::siblings;
+use crate::{attention_projection, attention_prologue};
 use std::fmt::Write;
 
 const HEAD: &str = "# Rules
@@ -73,6 +73,13 @@ pub fn page() -> String {
         out,
         "\n## Attention's rows\n\n`{name}` (`{class}`): {summary}. Its sites are attentions whose queries a loop of a \
          row a head makes; it is counted, required and disabled as fusions are."
+    );
+    let (name, class, summary) =
+        (attention_projection::NAME, attention_projection::NUMERICS, attention_projection::SUMMARY);
+    let _ = writeln!(
+        out,
+        "\n## Attention's projection\n\n`{name}` (`{class}`): {summary}. Its sites are attentions whose outputs a plain \
+         product alone reads; it is counted, required and disabled as fusions are."
     );
     let (name, class, summary) = (siblings::NAME, siblings::NUMERICS, siblings::SUMMARY);
     let _ = writeln!(

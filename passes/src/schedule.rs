@@ -17,6 +17,7 @@ mod row;
 mod search;
 pub mod tune;
 
+pub(crate) use attention::projects;
 use database::Database;
 use gemm::no_mma;
 pub(crate) use gemm::no_tiles;

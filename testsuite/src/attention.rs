@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use weft_ir::dtype::{DType, Encoding};
 use weft_ir::graph::Literal;
 use weft_ir::ids::{BufferId, OperandId};
-use weft_ir::plan::{Attention, Buffer, BufferKind, Compute, Operand, Pack, Plan, Scalar, Schedule, Work};
+use weft_ir::plan::{
+    Attention, AttentionProjection, Buffer, BufferKind, Compute, Operand, Pack, Plan, Scalar, Schedule, Work,
+};
 use weft_ir::reference::WeightBytes;
 use weft_ir::scalar::{Binary, Unary};
 use weft_ir::shape::{Bindings, Dim};
@@ -40,13 +42,16 @@ pub struct Shape {
     pub latent: bool,
     /// Whether all keys of a token but the last may be read before the dependency wait.
     pub settled: bool,
+    /// Columns of a projection that attention makes of its outputs; 0 where it makes none.
+    pub projected: usize,
 }
 
 impl Shape {
     /// A plain one.
     pub fn new(kv_heads: usize, group: usize, head_dim: usize, dtype: DType) -> Shape {
         let (window, cap, sink, latent, settled) = (None, None, false, false, false);
-        Shape { kv_heads, group, head_dim, value_dim: head_dim, dtype, window, cap, sink, latent, settled }
+        let (value_dim, projected) = (head_dim, 0);
+        Shape { kv_heads, group, head_dim, value_dim, dtype, window, cap, sink, latent, settled, projected }
     }
 }
 
@@ -158,9 +163,24 @@ pub fn plan(
         let scores: Vec<f32> = values(5, heads, 2.0).collect();
         load_at(m.floats("sinks", DType::F32, &[heads], &scores), &[at(1)])
     });
-    let shape = vec![TOKENS, Dim::Const(heads), Dim::Const(s.value_dim)];
-    let out = Operand { name: "y".into(), dtype: s.dtype, shape: shape.clone(), constant: false };
-    m.buffers.push(Buffer { name: "y".into(), dtype: s.dtype, shape, kind: BufferKind::Output("y".into()) });
+    let projection = (s.projected > 0).then(|| {
+        let k = heads * s.value_dim;
+        let weight: Vec<f32> = values(11, s.projected * k, 0.5).collect();
+        let weight = m.floats("projection", s.dtype, &[s.projected, k], &weight);
+        m.reads[weight.index()].constant = true;
+        Box::new(AttentionProjection {
+            weight,
+            columns: s.projected,
+            value: Scalar::Cast(s.dtype, Box::new(Scalar::Acc(0))),
+        })
+    });
+    let (rows, elements, dtype) = match &projection {
+        Some(p) => (s.kv_heads, p.columns, DType::F32),
+        None => (heads, s.value_dim, s.dtype),
+    };
+    let shape = vec![TOKENS, Dim::Const(rows), Dim::Const(elements)];
+    let out = Operand { name: "y".into(), dtype, shape: shape.clone(), constant: false };
+    m.buffers.push(Buffer { name: "y".into(), dtype, shape, kind: BufferKind::Output("y".into()) });
     let attention = Attention {
         settled: s.settled,
         tokens: TOKENS,
@@ -177,6 +197,7 @@ pub fn plan(
         sink,
         window: s.window.map(|w| w as usize),
         prologue: None,
+        projection,
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0), None)],
     };
     if s.settled {

@@ -227,6 +227,7 @@ pub fn decode_plan(
             sink: None,
             window: None,
             prologue: None,
+            projection: None,
             stores: vec![store(0, &[at(0), column], Scalar::Acc(0))],
         };
         let reads = [

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use weft_frontend::checkpoint::Checkpoint;
 use weft_frontend::synth;
 use weft_ir::dtype::DType;
+use weft_ir::graph::Graph;
 use weft_ir::ids::KernelId;
 use weft_ir::plan::{Buffer, BufferKind, MatMul, Plan, Scalar, Schedule};
 use weft_ir::reference::{StepInputs, WeightBytes};
@@ -28,12 +29,56 @@ const SHORT: usize = 24;
 const BATCH: usize = 3;
 
 /// A made-up checkpoint, and its folder, which lives as long.
-struct Model(Checkpoint, #[allow(dead_code)] tempfile::TempDir);
+pub struct MadeUp {
+    checkpoint: Checkpoint,
+    /// Entries of the vocabulary.
+    pub vocab: i32,
+    #[allow(dead_code)]
+    folder: tempfile::TempDir,
+}
 
-impl WeightBytes for Model {
+impl WeightBytes for MadeUp {
     fn bytes(&self, tensor: &str) -> Option<&[u8]> {
-        self.0.bytes(tensor).ok()
+        self.checkpoint.bytes(tensor).ok()
     }
+}
+
+impl MadeUp {
+    /// Its graph in bf16.
+    ///
+    /// # Panics
+    /// When it does not build.
+    pub fn graph(&self) -> Graph {
+        weft_frontend::models::build(&self.checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+/// A tiny model with other sizes, of random weights.
+///
+/// # Panics
+/// When there is no such model, or it cannot have such sizes.
+pub fn made_up(of: &str, sizes: &Value) -> MadeUp {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = fixture::folder().join("tiny").join(of).join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
+    let mut all: Value = serde_json::from_str(&text).expect("JSON");
+    for (key, value) in sizes.as_object().expect("an object") {
+        all[key] = value.clone();
+    }
+    let vocab = all["vocab_size"].as_u64().expect("a size") as i32;
+    let config = folder.path().join("sizes.json");
+    std::fs::write(&config, all.to_string()).expect("writes");
+    let out = folder.path().join("model");
+    let options = synth::Options {
+        seed: 11,
+        dtype: Some(DType::BF16),
+        shard_size: synth::SHARD_SIZE,
+        force: false,
+        ignore: Vec::new(),
+    };
+    synth::synth(&config, &out, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{of}: {e}"));
+    let checkpoint = Checkpoint::open(&out).unwrap_or_else(|e| panic!("{of}: {e}"));
+    MadeUp { checkpoint, vocab, folder }
 }
 
 /// A plan and the steps that it runs.
@@ -80,6 +125,7 @@ pub fn cases() -> Vec<Case> {
     out.extend(llamas().into_iter().map(|(name, sizes)| plain(name, "llama", sizes, 2)));
     out.extend(others().into_iter().map(|(name, of, sizes)| plain(name, of, sizes, 2)));
     out.extend(normed_heads().into_iter().map(|(name, sizes, on)| model(name, "qwen3", sizes, 2, on)));
+    out.extend(projected().into_iter().map(|(name, sizes, on)| model(name, "llama", sizes, 2, on)));
     out.extend(tiles());
     out.extend(attentions());
     out.extend(tuned());
@@ -111,13 +157,8 @@ fn normed_heads() -> [(&'static str, Value, Database); 4] {
         })
     };
     let on = |(kv_heads, group, head_dim), schedule| {
-        let shape =
-            Shape::AttentionRow { kv_heads, group, head_dim, value_dim: head_dim, keys: 256, made: true };
-        let key = Key { target: TARGET.into(), device: "H200".into(), dtype: DType::BF16, shape };
-        let measured = Measured { schedule, ns: 1, estimated_ns: 1, tried: 1, of: 1, context: CONTEXT };
-        let mut database = Database::default();
-        database.insert(key, measured);
-        database
+        let (value_dim, keys, made) = (head_dim, 256, true);
+        one(Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made, projected: 0 }, schedule)
     };
     let group = |warps, heads, (splits, cluster), late| Schedule::AttentionGroup {
         warps,
@@ -133,6 +174,37 @@ fn normed_heads() -> [(&'static str, Value, Database); 4] {
         ("normed-b", sizes(104, (4, 1, 128)), on((1, 4, 128), group(2, 4, (2, 1), false))),
         ("normed-c", sizes(88, (7, 1, 64)), on((1, 7, 64), group(3, 7, (2, 2), true))),
         ("normed-d", sizes(40, (4, 2, 36)), on((2, 2, 36), row)),
+    ]
+}
+
+/// A database of one shape.
+fn one(shape: Shape, schedule: Schedule) -> Database {
+    let key = Key { target: TARGET.into(), device: "H200".into(), dtype: DType::BF16, shape };
+    let measured =
+        Measured { schedule, ns: 1, estimated_ns: 1, tried: 1, of: 1, context: CONTEXT, step: None };
+    let mut database = Database::default();
+    database.insert(key, measured);
+    database
+}
+
+/// Attention that projects its outputs, beside `llama-b`: columns that blocks do not share out evenly, in one turn or
+/// several; keys in several rounds of a warp, so that blocks have none of a short context.
+fn projected() -> [(&'static str, Value, Database); 3] {
+    let sizes = |hidden: usize, (heads, kv, dim): (usize, usize, usize)| {
+        json!({
+            "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": dim,
+            "intermediate_size": 56, "vocab_size": 97, "num_hidden_layers": 1,
+        })
+    };
+    let on = |(kv_heads, group, head_dim, projected), (warps, depth, splits, late)| {
+        let (value_dim, keys, made, heads) = (head_dim, 256, false, group as u32);
+        let shape = Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made, projected };
+        one(shape, Schedule::AttentionGroup { warps, heads, depth, splits, cluster: splits, late })
+    };
+    [
+        ("projected-a", sizes(90, (6, 2, 64)), on((2, 3, 64, 90), (1, 1, 2, true))),
+        ("projected-b", sizes(104, (3, 3, 128)), on((3, 1, 128, 104), (2, 2, 2, false))),
+        ("projected-c", sizes(58, (14, 2, 64)), on((2, 7, 64, 58), (3, 1, 2, true))),
     ]
 }
 
@@ -170,33 +242,14 @@ fn others() -> [(&'static str, &'static str, Value); 6] {
 /// A tiny model with other sizes: two prompts in a small step, at level 2 one in a large step as well, then a decode
 /// step of one sequence, one of two and one of three, of which all but one are drawn; and a generation.
 fn model(name: &str, of: &str, sizes: Value, level: u8, schedules: Database) -> Case {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = fixture::folder().join("tiny").join(of).join("config.json");
-    let text = std::fs::read_to_string(&config).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
-    let mut all: Value = serde_json::from_str(&text).expect("JSON");
-    for (key, value) in sizes.as_object().expect("an object") {
-        all[key] = value.clone();
-    }
-    let vocab = all["vocab_size"].as_u64().expect("a size") as i32;
-    let config = folder.path().join("sizes.json");
-    std::fs::write(&config, all.to_string()).expect("writes");
-    let out = folder.path().join("model");
-    let options = synth::Options {
-        seed: 11,
-        dtype: Some(DType::BF16),
-        shard_size: synth::SHARD_SIZE,
-        force: false,
-        ignore: Vec::new(),
-    };
-    synth::synth(&config, &out, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let checkpoint = Checkpoint::open(&out).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let graph = weft_frontend::models::build(&checkpoint, DType::BF16).unwrap_or_else(|e| panic!("{e}"));
+    let made_up = made_up(of, &sizes);
+    let vocab = made_up.vocab;
     let context = if level == 0 { SHORT } else { CONTEXT };
     let limits = (context, BATCH);
+    let graph = made_up.graph();
     let made =
         fixture::compile_on(&graph, TARGET, DType::BF16, level, limits, Selection::default(), schedules);
     let plan = made.plan;
-
     let ids: Vec<i32> = (0..2 * context as i32).map(|i| (i * 37 + 5) % vocab).collect();
     let piece = |s: usize, start: usize, len: usize| (&ids[11 * s + start..][..len], start);
     let mut steps = vec![("prefill_16", vec![piece(0, 0, 9), piece(1, 0, 4)])];
@@ -221,7 +274,7 @@ fn model(name: &str, of: &str, sizes: Value, level: u8, schedules: Database) -> 
         ((*name).to_owned(), inputs)
     });
     let steps = steps.collect();
-    Case { name: name.into(), plan, weights: Box::new(Model(checkpoint, folder)), steps, loops: true }
+    Case { name: name.into(), plan, weights: Box::new(made_up), steps, loops: true }
 }
 
 /// Rows 1 and 2 are drawn: one with all filters and penalties, one with top-p alone.
@@ -383,6 +436,7 @@ fn attentions() -> Vec<Case> {
         cluster,
         late: false,
     };
+    let projected = |s, projected| attention::Shape { projected, ..s };
     let row = |warps, heads, splits| rows(warps, heads, splits, 1);
     let group = |warps, heads, splits| groups(warps, heads, splits, 1);
     let tile = |stages| Schedule::AttentionTile { tile_q: 64, tile_k: 64, stages };
@@ -400,6 +454,14 @@ fn attentions() -> Vec<Case> {
         for schedule in [one, shared, joined] {
             out.push(of_attention(format!("{s:?} {schedule:?}"), &s, &few, &schedule));
         }
+    }
+    let projecting = [
+        (settled(projected(shape(3, 3, 64), 90)), groups(2, 3, 8, 8)),
+        (capped(projected(shape(1, 4, 128), 75)), groups(3, 4, 4, 4)),
+        (projected(shape(2, 1, 64), 33), groups(1, 1, 2, 2)),
+    ];
+    for (s, schedule) in projecting {
+        out.push(of_attention(format!("{s:?} {schedule:?}"), &s, &few, &schedule));
     }
     for (s, tokens) in
         [(shape(2, 2, 16), many(13)), (capped(shape(1, 3, 48)), many(37)), (shape(2, 1, 80), many(70))]
@@ -452,9 +514,10 @@ fn tuned() -> Vec<Case> {
                 };
                 out.push(of_product(name, made, rows, schedule));
             }
-            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, .. }, schedule) => {
+            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, projected, .. }, schedule) => {
                 let new = attention::Shape::new((*kv_heads).min(2), *group, *head_dim, key.dtype);
-                let s = attention::Shape { value_dim: *value_dim, settled: true, ..new };
+                let projected = (*projected).min(78);
+                let s = attention::Shape { value_dim: *value_dim, settled: true, projected, ..new };
                 out.push(of_attention(name, &s, &[(1, 1), (2, 70), (3, 301)], schedule));
             }
             (Shape::Gemv { .. }, other) => panic!("{name}: {other:?}"),

@@ -54,6 +54,8 @@ families! {
     AttentionGroupSplit,
     /// The same with blocks that form clusters.
     AttentionGroupCluster,
+    /// Attention of one token by clusters that project its outputs.
+    AttentionGroupProjected,
     /// Attention of one token that makes its queries and own key, by keys.
     AttentionRowMade,
     /// The same by tiles of keys.
@@ -101,6 +103,7 @@ impl Family {
             },
             Schedule::AttentionRow { .. } if makes_rows(work) => Family::AttentionRowMade,
             Schedule::AttentionGroup { .. } if makes_rows(work) => Family::AttentionGroupMade,
+            Schedule::AttentionGroup { .. } if projects(work) => Family::AttentionGroupProjected,
             Schedule::AttentionRow { splits: 1, .. } => Family::AttentionRow,
             Schedule::AttentionRow { cluster: 1, .. } => Family::AttentionRowSplit,
             Schedule::AttentionRow { .. } => Family::AttentionRowCluster,
@@ -138,6 +141,11 @@ fn loads(e: &Scalar) -> bool {
 /// Whether attention makes the rows that it reads.
 fn makes_rows(work: &Work) -> bool {
     matches!(&work.compute, Compute::Attention(a) if a.prologue.is_some())
+}
+
+/// Whether attention projects its outputs.
+fn projects(work: &Work) -> bool {
+    matches!(&work.compute, Compute::Attention(a) if a.projection.is_some())
 }
 
 /// Whether a loop stores where a loaded index says.

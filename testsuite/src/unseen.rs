@@ -36,7 +36,7 @@ fn product(columns: usize, k: usize, group: usize, computed: bool) -> Shape {
 
 fn attention(kv_heads: usize, group: usize, head_dim: usize, made: bool) -> Shape {
     let keys = rounded(WORK.context + WORK.tokens);
-    Shape::AttentionRow { kv_heads, group, head_dim, value_dim: head_dim, keys, made }
+    Shape::AttentionRow { kv_heads, group, head_dim, value_dim: head_dim, keys, made, projected: 0 }
 }
 
 /// Ten shapes that were never tuned: products with norms, biases, rotations, activations and residuals, and two

@@ -146,7 +146,8 @@ fn write_schedule_seeds() {
             let all = candidates(work, bind, target);
             let Some(schedule) = all.last().cloned() else { continue };
             let (tried, of) = (all.len(), all.len());
-            let measured = Measured { schedule, ns: 900, estimated_ns: 1000, tried, of, context: 1024 };
+            let measured =
+                Measured { schedule, ns: 900, estimated_ns: 1000, tried, of, context: 1024, step: None };
             database.insert(key, measured);
         }
         assert!(database.len() > 2, "{} entries", database.len());

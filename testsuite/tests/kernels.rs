@@ -28,6 +28,7 @@ fn shown(family: Family) -> &'static str {
         | Family::AttentionTile => "Shape",
         Family::AttentionRowMade => "normed-d",
         Family::AttentionGroupMade => "normed-b",
+        Family::AttentionGroupProjected => "projected-a",
         Family::BlockRow
         | Family::GemmLeft
         | Family::RowSteps

@@ -41,7 +41,8 @@ fn database() -> Database {
             ahead: 0,
             late: false,
         };
-        let measured = Measured { schedule, ns: 1000, estimated_ns: 1100, tried: 5, of: 50, context: 1024 };
+        let measured =
+            Measured { schedule, ns: 1000, estimated_ns: 1100, tried: 5, of: 50, context: 1024, step: None };
         for (group, computed) in [(1, false), (1, true), (2, true)] {
             out.insert(key(n, k, group, computed), measured.clone());
         }

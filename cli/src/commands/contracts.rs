@@ -170,12 +170,12 @@ pub fn write(f: &mut fmt::Formatter<'_>, rows: &[FusionRow]) -> fmt::Result {
     let Some(first) = rows.first() else { return Ok(()) };
     let bodies: Vec<&str> = first.steps.keys().copied().collect();
     let heads: Vec<String> = bodies.iter().map(|b| format!("{b:>9}")).collect();
-    writeln!(f, "  fusion             numerics     {}  sites in one kernel / sites", heads.join(" "))?;
+    writeln!(f, "  fusion               numerics     {}  sites in one kernel / sites", heads.join(" "))?;
     for row in rows.iter().filter(|r| r.steps.values().any(|s| s.candidates > 0)) {
         let cells: Vec<String> =
             row.steps.values().map(|s| format!("{:>9}", format!("{}/{}", s.matched, s.candidates))).collect();
         let off = if row.enabled { "" } else { "  (off)" };
-        writeln!(f, "  {:<18} {:<12} {}{off}", row.fusion, row.numerics, cells.join(" "))?;
+        writeln!(f, "  {:<20} {:<12} {}{off}", row.fusion, row.numerics, cells.join(" "))?;
         for (body, s) in &row.steps {
             for (other, n) in &s.instead {
                 writeln!(f, "    {body}: {n} by {other} instead")?;

@@ -148,11 +148,13 @@ fn shape_text(shape: &Shape) -> String {
             let left = if *computed { ", computed left" } else { "" };
             format!("product {columns}×{k}{group}{left}")
         }
-        Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made } => {
+        Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made, projected } => {
             let sizes =
                 if head_dim == value_dim { head_dim.to_string() } else { format!("{head_dim}/{value_dim}") };
             let made = if *made { ", its rows made" } else { "" };
-            format!("attention {kv_heads}×{group} heads of {sizes}, up to {keys} keys{made}")
+            let projected =
+                if *projected > 0 { format!(", projected to {projected}") } else { String::new() };
+            format!("attention {kv_heads}×{group} heads of {sizes}, up to {keys} keys{made}{projected}")
         }
     }
 }
@@ -280,8 +282,15 @@ mod tests {
         let key = Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape };
         let schedule =
             Schedule::AttentionRow { warps: 4, heads: 1, depth: 2, splits: 1, cluster: 1, late: false };
-        let measured =
-            Measured { schedule: schedule.clone(), ns: 1500, estimated_ns: 0, tried: 3, of: 9, context: 64 };
+        let measured = Measured {
+            schedule: schedule.clone(),
+            ns: 1500,
+            estimated_ns: 0,
+            tried: 3,
+            of: 9,
+            context: 64,
+            step: None,
+        };
         let report = |outcome| TaskReport {
             name: "gate_up".into(),
             key: key.clone(),

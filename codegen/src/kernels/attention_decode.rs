@@ -9,6 +9,7 @@
 use super::attention_cluster::Exchange;
 use super::attention_group::Tiles;
 use super::attention_join::{Place, Split, Warps, join_splits, join_warps};
+use super::attention_projection::Projection;
 use super::attention_prologue::{OwnKey, Prologue};
 use super::attention_row::Rows;
 use super::warp::{Threads, threads};
@@ -242,6 +243,7 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
     let states = Warps::declare(b, a, &block);
     let exchange = Exchange::declare(b, a, &block)?;
     let mut prologue = Prologue::declare(b, a, &block);
+    let mut projection = Projection::declare(b, a, &block)?;
     if !block.late {
         b.launch_dependents();
     }
@@ -295,6 +297,9 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
     if let Some(prologue) = &mut prologue {
         prologue.ask(b, &place)?;
     }
+    if let Some(projection) = &mut projection {
+        projection.load(b)?;
+    }
     if let (Some(exchange), Some(split)) = (&exchange, &split) {
         exchange.open(b, &block, split);
     }
@@ -339,7 +344,7 @@ pub(super) fn build(b: &mut Body<'_>, a: &Attention, block: Block, tensor_cores:
         join_splits(b, (a, &block), &place, &states, split, exchange.as_ref())
     })?;
     match &exchange {
-        Some(exchange) => exchange.finish(b, (a, &block), &place, split),
+        Some(exchange) => exchange.finish(b, (a, &block), &place, split, (projection.as_ref(), &t)),
         None => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 
 use super::attention_cluster::Exchange;
 use super::attention_decode::{Block, Seen};
+use super::attention_projection::Projection;
 use super::{Body, Point};
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
@@ -320,13 +321,14 @@ impl Elements {
     }
 }
 
-/// Joins parts with the sink, divides by the sum of weights, and stores.
+/// Joins parts with the sink, divides by the sum of weights, and stores, or leaves it to be projected.
 pub(super) fn finish(
     b: &mut Body<'_>,
     a: &Attention,
     parts: &Parts,
     place: &Place,
     elements: Elements,
+    projection: Option<&Projection<'_>>,
 ) -> Result<(), String> {
     let sink = match &a.sink {
         Some(sink) => {
@@ -337,24 +339,28 @@ pub(super) fn finish(
         None => None,
     };
     let joined = join(b, parts, (elements.in_row.clone(), elements.n, elements.row as i64), sink)?;
-    store(b, a, place, &joined, elements)
+    store(b, a, place, &joined, elements, projection)
 }
 
-/// Divides what was joined by the sum of weights, and stores.
+/// Divides what was joined by the sum of weights, and stores, or leaves it to be projected.
 fn store(
     b: &mut Body<'_>,
     a: &Attention,
     place: &Place,
     joined: &Joined,
     Elements { h, d, n, .. }: Elements,
+    projection: Option<&Projection<'_>>,
 ) -> Result<(), String> {
-    let head = place.first_head.clone() + h;
+    let head = place.first_head.clone() + h.clone();
     // The best key has weight 1; where every key is hidden the result is 0.
     let total = b.k.let_("weights", DType::F32, Expr::Var(joined.total).max(Expr::float(1.0)));
     b.unrolled("e", n, |b, e| {
         let acc = Expr::elem(joined.acc, e.clone());
         let result = Expr::Binary(BinaryOp::Div, Box::new(acc), Box::new(total));
         let result = b.k.let_("result", DType::F32, result);
+        if let Some(projection) = projection {
+            return projection.put(b, place, (&h, &(d + e)), result);
+        }
         b.stores(&a.stores, &Point::with_acc(vec![place.token.clone(), head, d + e], result))
     })
 }
@@ -369,7 +375,7 @@ pub(super) fn join_warps(
 ) -> Result<(), String> {
     elements(b, (a.value_dim, of_whole(a, block)), block, |b, h, d| {
         let parts = states.parts(block, &h);
-        finish(b, a, &parts, place, Elements::whole(a, block, h, d))
+        finish(b, a, &parts, place, Elements::whole(a, block, h, d), None)
     })
 }
 
@@ -386,8 +392,11 @@ pub(super) fn join_splits(
     let counted = block.cluster < block.splits;
     // A sink takes part in the last join alone, which is one of its own then.
     let alone = split.active.clone().eq_(Expr::int(1));
-    if a.sink.is_some() || !counted {
+    if a.projection.is_none() && (a.sink.is_some() || !counted) {
         b.if_then(alone.clone(), |b| join_warps(b, a, block, place, states))?;
+    }
+    if let (Some(_), Some(exchange)) = (&a.projection, exchange) {
+        return exchange.send(b, a, block, states);
     }
     if let Some(exchange) = exchange {
         b.if_then(split.in_cluster(), |b| exchange.send(b, a, block, states))?;
@@ -445,7 +454,9 @@ fn leave(
         let Some(alone) = alone else { return part(b) };
         let not = Expr::Unary(UnaryOp::Not, Box::new(alone.clone()));
         b.if_then(not, part)?;
-        b.if_then(alone, |b| store(b, a, place, &joined, Elements::whole(a, block, h.clone(), d.clone())))
+        b.if_then(alone, |b| {
+            store(b, a, place, &joined, Elements::whole(a, block, h.clone(), d.clone()), None)
+        })
     })
 }
 
@@ -465,7 +476,7 @@ fn join_by_counter(
             let (count, first) =
                 (Count::Counted(split.active.clone()), scratch_row(a, place, split, h.clone()));
             let parts = Parts { count, max, sum, out, first, stride: 1 };
-            finish(b, a, &parts, place, Elements::whole(a, block, h, d))
+            finish(b, a, &parts, place, Elements::whole(a, block, h, d), None)
         })
     })
 }

@@ -10,6 +10,7 @@ mod attention_decode;
 mod attention_fragments;
 mod attention_group;
 mod attention_join;
+mod attention_projection;
 mod attention_prologue;
 mod attention_row;
 mod attention_runs;

@@ -48,8 +48,81 @@ pub struct Attention {
     /// What it makes of what a projection left, before it reads keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prologue: Option<AttentionPrologue>,
-    /// Epilogue over Coord 0 = t, 1 = head, 2 = element, with Acc = attention output.
+    /// What it makes of its outputs before it stores anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection: Option<Box<AttentionProjection>>,
+    /// Epilogue over Coord 0 = t, 1 = head, 2 = element, with Acc = attention output; with a projection over
+    /// Coord 0 = t, 1 = head of keys, 2 = column, with Acc = what the query heads of that one add to it.
     pub stores: Vec<Store>,
+}
+
+/// The projection behind attention, made by its blocks: for each head of keys
+/// acc[t, kv, j] = Σ value(t, h, e) · weight[j, h · value_dim + e] over its query heads h and their elements e, in f32.
+/// What is stored are addends of the projection, one for each head of keys: who reads them adds them up, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttentionProjection {
+    /// Weight: an array [columns, kv_heads · group · value_dim] of a float type.
+    pub weight: OperandId,
+    /// Columns.
+    pub columns: usize,
+    /// What is multiplied: Coord 0 = t, 1 = head, 2 = element, Acc = attention output.
+    pub value: Scalar,
+}
+
+/// Most keys of a block of a cluster that projects: past these, more blocks that share the keys gain more than the
+/// projection's launch costs (docs/performance.md).
+pub const PROJECTED_KEYS: usize = 1024;
+
+/// How the blocks of a cluster share the columns of a projection, and the threads of a block its part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProjectionShare {
+    /// Elements of what a head of keys' query heads give, the length of the products.
+    pub k: usize,
+    /// Columns of a block; those of the last may be past the end.
+    pub columns: usize,
+    /// Lanes that share a column, at most [`ProjectionShare::LANES`].
+    pub lanes: usize,
+    /// Elements of a load of up to 16 bytes.
+    pub vector: usize,
+    /// Loads of a lane for each column.
+    pub loads: usize,
+    /// Columns that the block makes at a time.
+    pub groups: usize,
+    /// How often it does.
+    pub turns: usize,
+}
+
+impl ProjectionShare {
+    /// Most lanes that share a column: rows of the weight are read 128 bytes at a time.
+    pub const LANES: usize = 8;
+
+    /// That of a block of so many warps in a cluster of so many blocks; `dtype` is the weight's.
+    ///
+    /// # Errors
+    /// Why the block cannot make its part.
+    pub fn new(
+        a: &Attention,
+        p: &AttentionProjection,
+        (dtype, cluster, warps): (DType, usize, usize),
+    ) -> Result<ProjectionShare, String> {
+        let k = a.group.saturating_mul(a.value_dim);
+        let divides = |n: &usize, of: usize| n.is_power_of_two() && of.is_multiple_of(*n);
+        let vector = (1..=16 / dtype.size().max(1)).rev().find(|n| divides(n, k)).unwrap_or(1);
+        let vectors = k / vector;
+        let lanes = (1..=Self::LANES).rev().find(|n| divides(n, vectors)).unwrap_or(1);
+        let columns = p.columns.div_ceil(cluster.max(1));
+        let groups = (warps * 32 / lanes).max(1);
+        let turns = columns.div_ceil(groups);
+        if turns > lanes || k == 0 || columns == 0 {
+            return Err(format!("{columns} columns of {vectors} vectors for {warps} warps"));
+        }
+        Ok(ProjectionShare { k, columns, lanes, vector, loads: vectors / lanes, groups, turns })
+    }
+
+    /// Elements of the weight that a thread holds.
+    pub fn held(&self) -> usize {
+        self.turns * self.loads * self.vector
+    }
 }
 
 /// Rows that attention makes itself, norms and rotations: its queries, and the key that each token adds to its
@@ -92,6 +165,14 @@ pub const SPLIT_KEYS: usize = 64;
 pub const CLUSTER_KEYS: usize = 256;
 
 impl Attention {
+    /// Rows of a token that it stores, and their elements: heads and values, or heads of keys and columns.
+    pub fn stored(&self) -> [usize; 2] {
+        match &self.projection {
+            Some(p) => [self.kv_heads, p.columns],
+            None => [self.kv_heads.saturating_mul(self.group), self.value_dim],
+        }
+    }
+
     /// Type of the queries that are multiplied with keys, of operands `reads`.
     ///
     /// # Panics

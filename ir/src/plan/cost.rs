@@ -248,7 +248,14 @@ impl Counter<'_> {
         self.cost.products += pairs.saturating_mul(2 * (head_dim + value_dim));
         // Online softmax: the largest, its difference, the exponential and the sum.
         self.cost.scalar = self.cost.scalar.saturating_add(pairs.saturating_mul(4));
-        self.stores(&a.stores, &vec![(0, tokens), (0, heads), (0, value_dim)]);
+        let [rows, elements] = a.stored().map(|n| n as u64);
+        self.stores(&a.stores, &vec![(0, tokens), (0, rows), (0, elements)]);
+        if let Some(p) = &a.projection {
+            self.evaluate(&p.value, &vec![(0, tokens), (0, heads), (0, value_dim)]);
+            let (k, columns) = (heads.saturating_mul(value_dim), p.columns as u64);
+            self.array(p.weight, k.saturating_mul(columns));
+            self.cost.products += 2 * tokens * k.saturating_mul(columns);
+        }
         if let Some(p) = &a.prologue {
             let rows = |heads: u64| vec![(0, tokens), (0, heads), (0, head_dim)];
             let (queries, keys) = (rows(heads), rows(a.kv_heads as u64));

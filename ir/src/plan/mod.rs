@@ -17,7 +17,10 @@ mod text;
 mod work;
 
 pub use advance::{Advance, Control, GeneratingBody, Generation};
-pub use attention::{Attention, AttentionPrologue, CLUSTER_KEYS, MadeRow, SPLIT_KEYS};
+pub use attention::{
+    Attention, AttentionProjection, AttentionPrologue, CLUSTER_KEYS, MadeRow, PROJECTED_KEYS,
+    ProjectionShare, SPLIT_KEYS,
+};
 pub use cost::{Bound, Cost, Estimate, StepCost, cost, kernel_cost, step_cost};
 pub use first_loads::{FirstLoads, LoadPart};
 pub use left::{TiledLeft, loads_along_k};

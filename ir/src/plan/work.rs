@@ -93,6 +93,12 @@ pub struct Draw {
 }
 
 impl Draw {
+    /// The arrays that are read beside expressions.
+    pub fn operands(&self) -> Vec<OperandId> {
+        let penalties = self.penalties.iter().flat_map(|p| p.parameters.iter().chain([&p.history]));
+        self.parameters.iter().chain(penalties).copied().collect()
+    }
+
     /// The expressions of a row's place: its position, and its sequence's first slot.
     pub fn places(&self) -> impl Iterator<Item = &Scalar> {
         std::iter::once(&self.position).chain(self.penalties.iter().map(|p| &p.base))
@@ -148,7 +154,34 @@ pub struct MatMul {
     pub draw: Option<Draw>,
 }
 
+fn of_stores_mut(stores: &mut [Store]) -> impl Iterator<Item = &mut Scalar> {
+    stores.iter_mut().flat_map(|s| s.index.iter_mut().chain([&mut s.value]).chain(&mut s.guard))
+}
+
+impl Loop {
+    /// All expressions, to change.
+    pub fn scalars_mut(&mut self) -> Vec<&mut Scalar> {
+        let stages = self.stages.iter_mut().map(|s| &mut s.value);
+        let stores = of_stores_mut(&mut self.element_stores).chain(of_stores_mut(&mut self.row_stores));
+        stages.chain(stores).collect()
+    }
+}
+
 impl MatMul {
+    /// All expressions, to change.
+    pub fn scalars_mut(&mut self) -> Vec<&mut Scalar> {
+        let row = self
+            .row
+            .iter_mut()
+            .flat_map(|r| std::iter::once(&mut r.value).chain(r.stages.iter_mut().map(|s| &mut s.value)));
+        let stages = self.stages.iter_mut().map(|s| &mut s.value);
+        let places = self.draw.iter_mut().flat_map(|d| {
+            std::iter::once(&mut d.position).chain(d.penalties.iter_mut().map(|p| &mut p.base))
+        });
+        let first = std::iter::once(&mut self.a).chain(stages);
+        first.chain(row).chain(of_stores_mut(&mut self.stores)).chain(places).collect()
+    }
+
     /// Rows of the right operand.
     pub fn columns(&self) -> usize {
         self.n.saturating_mul(self.group)
@@ -299,7 +332,8 @@ impl Work {
                     rows.chain(of(std::slice::from_ref(&p.keep)))
                 });
                 let own = [&a.slot, &a.length, &a.score].into_iter().chain(&a.sink);
-                own.chain(of(&a.stores)).chain(made).collect()
+                let projected = a.projection.iter().map(|p| &p.value);
+                own.chain(of(&a.stores)).chain(made).chain(projected).collect()
             }
             Compute::Steps(s) => s.steps.iter().map(|s| s.kind.value(s.shape.len()).0).collect(),
             Compute::Routed(r) => of(&r.stores).collect(),

@@ -1,4 +1,5 @@
-//! Attention of plans: the rows that it makes itself, and what its epilogue takes as accumulators.
+//! Attention of plans: the rows that it makes itself, the projection behind it, and what its epilogue takes as
+//! accumulators.
 
 use super::error::OpError;
 use super::layout::GRAIN;
@@ -7,11 +8,12 @@ use super::precision::{Precision, Real};
 use super::products::{floats, result};
 use super::reduce::{max, softmax_row, sum};
 use super::run::{fill_part, fill_row, run_stages};
+use super::scalar::Program;
 use super::store::{Domain, run_store};
 use super::vector::{Env, GROUP, Point, Scratch, int, pick};
 use super::work::{AttentionCode, RowCode, Target};
 use crate::dtype::DType;
-use crate::plan::Attention;
+use crate::plan::{Attention, AttentionProjection};
 use rayon::prelude::*;
 
 /// Rows that a prologue made: queries [tokens, heads, head_dim], and own keys [tokens, kv_heads, head_dim].
@@ -20,7 +22,8 @@ struct Made<R> {
     keys: Vec<R>,
 }
 
-/// What an attention stores: accumulators [tokens, heads, value_dim], and the rows of its prologue.
+/// What an attention stores: accumulators [tokens, rows, elements] ([`Attention::stored`]), and the rows of its
+/// prologue.
 pub(super) struct Attended<R> {
     acc: Vec<R>,
     made: Option<Made<R>>,
@@ -47,7 +50,44 @@ pub(super) fn attend<R: Real>(
         _ => None,
     };
     let acc = accumulators(a, tokens, code, made.as_ref(), env)?;
+    let acc = match (&a.projection, &code.projected) {
+        (Some(p), Some(value)) => projected(a, p, value, &acc, env)?,
+        _ => acc,
+    };
     Ok(Attended { acc, made })
+}
+
+/// What the query heads of each head of keys add to the projection: [tokens, kv_heads, columns].
+fn projected<R: Real>(
+    a: &Attention,
+    p: &AttentionProjection,
+    value: &Program,
+    acc: &[R],
+    env: &Env<R>,
+) -> Result<Vec<R>, OpError> {
+    let heads = a.kv_heads * a.group;
+    let (weight, view) = floats(env, p.weight.index())?;
+    if view.shape[..] != [p.columns, heads * a.value_dim] {
+        return Err(OpError::Shape(format!("a projection of {heads} heads by {:?}", view.shape)));
+    }
+    let mut values = vec![R::ZERO; acc.len()];
+    let mut scratch = Scratch::new(value);
+    for (i, (row, acc)) in
+        values.chunks_mut(a.value_dim.max(1)).zip(acc.chunks(a.value_dim.max(1))).enumerate()
+    {
+        fill_row(value, &mut scratch, env, &[i / heads, i % heads, 0], &[], [acc, &[]], row)?;
+    }
+    let k = a.group * a.value_dim;
+    if k == 0 {
+        return Err(OpError::Shape("a projection of no elements".into()));
+    }
+    let mut out = Vec::with_capacity(acc.len() / k * p.columns);
+    for (i, row) in values.chunks(k).enumerate() {
+        let first = i % a.kv_heads * k;
+        let column = |j: usize| dot(row, &weight[j * heads * a.value_dim + first..][..k]);
+        out.extend((0..p.columns).map(column));
+    }
+    Ok(out)
 }
 
 /// Stores what an attention made. Nothing of what it read is needed but what its stores refer to.
@@ -67,7 +107,8 @@ pub(super) fn store<R: Real>(
         let domain = Domain { shape: &shape, acc: [&made.keys, &[]], reduced: &[] };
         run_store(&code.keep, &domain, env, targets)?;
     }
-    let shape = [tokens, a.kv_heads * a.group, a.value_dim];
+    let [rows, elements] = a.stored();
+    let shape = [tokens, rows, elements];
     let domain = Domain { shape: &shape, acc: [acc, &[]], reduced: &[] };
     code.stores.iter().try_for_each(|s| run_store(s, &domain, env, targets))
 }

@@ -58,6 +58,8 @@ pub(super) struct AttentionCode {
     pub score: Program,
     pub sink: Option<Program>,
     pub prologue: Option<Box<PrologueCode>>,
+    /// What a projection multiplies.
+    pub projected: Option<Program>,
     pub stores: Vec<StoreCode>,
 }
 
@@ -161,6 +163,7 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
         }
         Compute::Attention(a) => {
             [a.q, a.keys, a.values].iter().try_for_each(|o| look(o.index()))?;
+            a.projection.iter().try_for_each(|p| look(p.weight.index()))?;
             let made = |row: &MadeRow| -> Result<RowCode, OpError> {
                 let along = |e: &Scalar| compile(&[e], None, Some(2), reads);
                 let stages = row.stages.iter().map(|s| Ok((s.op, along(&s.value)?)));
@@ -178,6 +181,11 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
                 score: compile(&[&a.score], None, Some(2), reads)?,
                 sink: a.sink.as_ref().map(|s| compile(&[s], None, Some(1), reads)).transpose()?,
                 prologue: prologue.transpose()?,
+                projected: a
+                    .projection
+                    .as_ref()
+                    .map(|p| compile(&[&p.value], None, Some(2), reads))
+                    .transpose()?,
                 stores: stores(&a.stores, 3, true)?,
             })
         }

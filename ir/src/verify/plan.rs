@@ -59,10 +59,9 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Fault>> {
             v.fault(&k.name, "only streaming products and tiles of one warp's rows draw tokens");
         }
         if let Some(Compute::Attention(a)) = plan.works.get(k.work as usize).map(|w| &w.compute)
-            && a.prologue.is_some()
-            && matches!(k.schedule, Schedule::AttentionTile { .. })
+            && let Some(why) = attention::schedule(a, &k.schedule)
         {
-            v.fault(&k.name, "only attention of single tokens makes its rows");
+            v.fault(&k.name, why);
         }
         if k.threads == 0 || k.threads % 32 != 0 || k.threads > 1024 {
             v.fault(&k.name, format!("{} threads are not whole warps up to 1024", k.threads));

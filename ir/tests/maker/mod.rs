@@ -65,6 +65,7 @@ pub fn attention(kv_heads: usize, head_dim: usize, value_dim: usize, slot: Scala
         sink: None,
         window: None,
         prologue: None,
+        projection: None,
         stores: vec![store(0, &[at(0), at(1), at(2)], Scalar::Acc(0))],
     }
 }

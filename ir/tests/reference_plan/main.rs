@@ -3,6 +3,7 @@
 mod cache;
 #[path = "../maker/mod.rs"]
 mod maker;
+mod projection;
 mod prologue;
 
 use maker::*;

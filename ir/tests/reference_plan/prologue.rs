@@ -41,6 +41,7 @@ fn plan() -> Plan {
     let attention = Attention {
         settled: true,
         prologue: Some(AttentionPrologue { query: normed(0, 6), key: normed(5, 6), dtype: DType::F32, keep }),
+        projection: None,
         ..attention(1, 4, 2, op(Binary::Add, Scalar::Int(1), at(1)))
     };
     m.dispatch(Compute::Attention(attention), &[q, keys, v, positions, slots, k, w], &[out, keys]);

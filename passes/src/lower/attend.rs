@@ -75,6 +75,7 @@ impl Emitter<'_> {
             sink,
             window,
             prologue: None,
+            projection: None,
             stores,
         });
         let scope = self.graph.node(site.out).scope.clone();

@@ -8,11 +8,15 @@ use crate::memory_plan::Arena;
 use crate::products::Products;
 use crate::provenance::{self, Provenance};
 use crate::schedule::{Bucket, Chosen};
-use crate::{attention_prologue, eqsat, generation, launch, lower, memory_plan, schedule, siblings};
+use crate::{
+    attention_projection, attention_prologue, eqsat, generation, launch, lower, memory_plan, schedule,
+    siblings,
+};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_ir::graph::Graph;
 use weft_ir::plan::{Body, Buffer, Dispatch, Entry, Generation, KernelSpec, Plan, Role, Work};
+use weft_ir::shape::Bindings;
 use weft_ir::verify;
 
 /// State of a compilation. Lists of the later passes are empty until they have run.
@@ -27,8 +31,10 @@ pub(super) struct Ir<'g> {
     /// Buffers, works and dispatches of all forms, and what became of each one's nodes.
     lowered: lower::Lowered,
     placed: Vec<lower::Placed>,
-    /// For each form, what became of the rows of its attentions, and of its sibling loops.
+    /// For each form, what became of the rows of its attentions, of the projections behind them, and of its sibling
+    /// loops.
     prologues: Vec<Contract>,
+    projections: Vec<Contract>,
     loops: Vec<Contract>,
     /// The form that a generation repeats, and what goes from one of its steps to the next.
     advance: Option<(Vec<usize>, Dispatch)>,
@@ -62,6 +68,7 @@ impl<'g> Ir<'g> {
             lowered: lower::Lowered::default(),
             placed: Vec::new(),
             prologues: Vec::new(),
+            projections: Vec::new(),
             loops: Vec::new(),
             advance: None,
             kernels: Vec::new(),
@@ -125,6 +132,25 @@ impl<'g> Ir<'g> {
         self.prologues = each.collect();
     }
 
+    /// Projections behind the attentions of steps that stream become a part of these.
+    pub fn make_projections(&mut self) {
+        let mut made = Vec::new();
+        for (i, v) in self.variants.iter().enumerate() {
+            let mine = self.buckets.iter().filter(|b| self.body_of(b) == i);
+            let binds: Vec<Bindings> = mine.map(|b| b.bind).collect();
+            let (selection, on) = (&self.options.selection, (&binds[..], self.options.target));
+            made.push(match v.products {
+                Some(Products::Streams) => {
+                    attention_projection::run(&mut self.lowered, i, &mut self.placed[i], on, selection)
+                }
+                Some(Products::Batches | Products::ShortTiles | Products::Tiles) | None => {
+                    attention_projection::nowhere(selection)
+                }
+            });
+        }
+        self.projections = made;
+    }
+
     /// Independent loops of steps of few tokens become one.
     pub fn merge_siblings(&mut self) {
         let selection = &self.options.selection;
@@ -139,15 +165,12 @@ impl<'g> Ir<'g> {
     /// What became of the fusions, for each form of the step.
     pub fn contracts(&self) -> Vec<BodyContracts> {
         let of = self.variants.iter().zip(&self.sites).zip(&self.placed);
-        let of = of.zip(self.prologues.iter().zip(&self.loops));
-        let each =
-            |(((v, s), p), (rows, loops)): (((&Variant, _), &lower::Placed), (&Contract, &Contract))| {
-                let fusions =
-                    fusion::contracts(&v.graph, s, &self.options.selection, &p.dispatches, &p.forms);
-                let contracts = fusions.into_iter().chain([rows.clone(), loops.clone()]).collect();
-                BodyContracts { body: v.name(), contracts }
-            };
-        of.map(each).collect()
+        let each = |(i, ((v, s), p)): (usize, ((&Variant, _), &lower::Placed))| {
+            let fusions = fusion::contracts(&v.graph, s, &self.options.selection, &p.dispatches, &p.forms);
+            let merged = [&self.prologues, &self.projections, &self.loops].map(|of| of[i].clone());
+            BodyContracts { body: v.name(), contracts: fusions.into_iter().chain(merged).collect() }
+        };
+        of.enumerate().map(each).collect()
     }
 
     /// What goes from one decode step to the next on the device, where a plan samples few rows.

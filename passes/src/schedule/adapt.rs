@@ -59,7 +59,12 @@ fn shares(
     let (usual, most) = (splits(a, (heads, 1), bind, target), most_splits(a, bind) as u32);
     let longer = a.visible(bind.context) > 2 * a.visible(context);
     let splits = if longer { usual.max(at) } else { at }.clamp(1, most);
-    if cluster == 1 { (splits, 1) } else { clustered(a, splits, target) }
+    match (&a.projection, cluster) {
+        // One cluster has all keys.
+        (Some(_), _) => (cluster.min(splits), cluster.min(splits)),
+        (None, 1) => (splits, 1),
+        (None, _) => clustered(a, splits, target),
+    }
 }
 
 fn gemv(

@@ -3,7 +3,9 @@
 use super::{ATTENTION_TOKENS, TILE_HEAD, candidates};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
-use weft_ir::plan::{Attention, CLUSTER_KEYS, Extent, Partials, SPLIT_KEYS, Schedule, Scratch, Work};
+use weft_ir::plan::{
+    Attention, CLUSTER_KEYS, Compute, Extent, PROJECTED_KEYS, Partials, SPLIT_KEYS, Schedule, Scratch, Work,
+};
 use weft_ir::shape::{Bindings, Dim};
 use weft_ir::target::Target;
 
@@ -114,13 +116,47 @@ fn group(a: &Attention, bind: &Bindings, target: &Target) -> Schedule {
     let wanted = target.profile.sms as usize / blocks(a, heads, tokens);
     let splits = wanted.clamp(1, most_splits(a, bind)) as u32;
     let (splits, cluster) = joined(a, (heads, tokens), splits, target);
-    let few = a.visible(bind.context) <= cluster as usize * CLUSTER_KEYS;
+    // A cluster that projects has all keys.
+    let few = a.projection.is_some() || a.visible(bind.context) <= cluster as usize * CLUSTER_KEYS;
     let (warps, splits) = match cluster > 1 {
         true => (9, if few { cluster } else { splits }),
         false => (8, splits),
     };
     let late = starts_late(cluster);
     Schedule::AttentionGroup { warps, heads: heads as u32, depth: 1, splits, cluster, late }
+}
+
+/// Most bytes of a projection's weight that a block takes: it reads them alone, while most multiprocessors are idle.
+const PROJECTION_BYTES: usize = 48 << 10;
+
+/// Whether the clusters of an attention's steps of these sizes project its outputs: each has all keys and query heads of a
+/// head of keys, and little of the weight.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn projects(work: &Work, (binds, target): (&[Bindings], &Target)) -> Result<(), String> {
+    let Compute::Attention(a) = &work.compute else { return Err("it is no attention".into()) };
+    let Some(p) = &a.projection else { return Err("it has no projection".into()) };
+    groups(work, a, target)?;
+    for bind in binds {
+        if !candidates::few(a, bind) {
+            return Err("its steps have many tokens".into());
+        }
+        let schedule = group(a, bind, target);
+        candidates::legal(work, &schedule, target)
+            .map_err(|why| format!("its clusters cannot project what they have: {why}"))?;
+        let Schedule::AttentionGroup { cluster, .. } = schedule else { continue };
+        let keys = a.visible(bind.context);
+        if keys > cluster as usize * PROJECTED_KEYS {
+            return Err(format!("up to {keys} keys are too many for a cluster of {cluster} blocks"));
+        }
+        let size = work.reads[p.weight.index()].dtype.size();
+        let part = p.columns.div_ceil(cluster as usize) * a.group * a.value_dim * size;
+        if part > PROJECTION_BYTES {
+            return Err(format!("each of its blocks would read {part} bytes of the weight"));
+        }
+    }
+    Ok(())
 }
 
 /// Clusters join their splits fastest, but few of them start at once beside the kernel before: whole steps gain where

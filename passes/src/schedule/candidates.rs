@@ -11,7 +11,7 @@ use super::attention::{
 use super::{ALONE, GEMV_ROWS, choose};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
-use weft_ir::plan::{Attention, Compute, FirstLoads, MatMul, Schedule, Work};
+use weft_ir::plan::{Attention, Compute, FirstLoads, MatMul, ProjectionShare, Schedule, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
 
@@ -204,6 +204,9 @@ fn attention(work: &Work, a: &Attention, bind: &Bindings, target: &Target) -> Ve
     let shares = |heads: usize| {
         let (usual, most) = (splits(a, (heads, 1), bind, target), most_splits(a, bind) as u32);
         let all = [usual, most, usual / 2, usual / 4, usual * 2].map(|s| s.clamp(1, most));
+        if a.projection.is_some() {
+            return [MAX_CLUSTER, 4, 2].map(|s| (s.min(most), s.min(most))).to_vec();
+        }
         let joined = all.map(|s| clustered(a, s, target)).into_iter();
         joined.chain(all.map(|s| (s, 1))).collect::<Vec<_>>()
     };
@@ -295,6 +298,7 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
         }
         (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: _ }) => {
             legal_cluster(a, (*splits, *cluster), target)?;
+            need(a.projection.is_none(), || "only blocks of all query heads project".into())?;
             legal_row(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
         }
         (
@@ -302,7 +306,8 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
             Schedule::AttentionGroup { warps, heads, depth, splits, cluster, late: _ },
         ) => {
             legal_cluster(a, (*splits, *cluster), target)?;
-            legal_group(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
+            let held = projected(work, a, (*warps, *heads), (*splits, *cluster))?;
+            legal_group(work, a, (*warps as usize, *heads as usize, *depth as usize), held, target)
         }
         (_, other) => Err(format!("{other:?} is of another family")),
     }
@@ -312,6 +317,24 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
 fn legal_cluster(a: &Attention, (splits, cluster): (u32, u32), target: &Target) -> Result<(), String> {
     need(cluster == 1 || clusters(a, cluster, target), || format!("clusters of {cluster} blocks"))?;
     need(cluster > 0 && splits.is_multiple_of(cluster), || format!("{splits} splits by {cluster}"))
+}
+
+/// Registers of a thread for its part of a projection's weight; none without one.
+///
+/// # Errors
+/// Why the block cannot project.
+fn projected(
+    work: &Work,
+    a: &Attention,
+    (warps, heads): (u32, u32),
+    (splits, cluster): (u32, u32),
+) -> Result<usize, String> {
+    let Some(p) = &a.projection else { return Ok(0) };
+    let whole = cluster > 1 && splits == cluster && heads as usize == a.group;
+    need(whole, || "no cluster has all keys and query heads of a head of keys".into())?;
+    let dtype = work.reads[p.weight.index()].dtype;
+    let share = ProjectionShare::new(a, p, (dtype, cluster as usize, warps as usize))?;
+    Ok((share.held() * dtype.size()).div_ceil(4))
 }
 
 fn need(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
@@ -356,13 +379,14 @@ fn legal_group(
     work: &Work,
     a: &Attention,
     (warps, heads, depth): (usize, usize, usize),
+    held: usize,
     target: &Target,
 ) -> Result<(), String> {
     groups(work, a, target)?;
     need(heads <= GROUP_HEADS, || format!("{heads} heads of a tile of {GROUP_HEADS}"))?;
     // Tiles of keys and values, queries, sums, scores, and addresses.
     let registers =
-        depth * (a.head_dim + a.value_dim) / 4 + a.head_dim / 8 + a.value_dim / 4 + depth * 4 + 40;
+        depth * (a.head_dim + a.value_dim) / 4 + a.head_dim / 8 + a.value_dim / 4 + depth * 4 + 40 + held;
     legal_decode(a, (warps, heads, depth), registers, target)
 }
 

@@ -59,7 +59,14 @@ pub enum Shape {
         /// Whether it makes its queries and own keys itself.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         made: bool,
+        /// Columns of the projection that it makes of its outputs, 0 where it does not.
+        #[serde(default, skip_serializing_if = "none")]
+        projected: usize,
     },
+}
+
+fn none(columns: &usize) -> bool {
+    *columns == 0
 }
 
 /// What a schedule was measured for.
@@ -90,6 +97,18 @@ pub struct Measured {
     pub of: usize,
     /// Context it was measured with, in tokens.
     pub context: usize,
+    /// What decided where both were timed in steps: the times of these.
+    pub step: Option<StepTimes>,
+}
+
+/// Medians of a whole step, in nanoseconds, one after the other beside the same other kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepTimes {
+    /// With the schedule.
+    pub ns: u64,
+    /// With the one that the estimate chooses.
+    pub estimated_ns: u64,
 }
 
 /// A line of the text.
@@ -106,6 +125,8 @@ struct Line {
     tried: usize,
     of: usize,
     context: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<StepTimes>,
 }
 
 /// Measured schedules by key.
@@ -125,7 +146,8 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
             let (kv_heads, group, head_dim, value_dim) = (a.kv_heads, a.group, a.head_dim, a.value_dim);
             let keys = rounded(a.visible(bind.context));
             let made = a.prologue.is_some();
-            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made }, a.keys)
+            let projected = a.projection.as_ref().map_or(0, |p| p.columns);
+            (Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made, projected }, a.keys)
         }
         Compute::Loop(_)
         | Compute::MatMul(_)
@@ -225,15 +247,23 @@ impl Shape {
                 Shape::Gemv { columns: c, k: other_k, group: g, computed: p },
             ) if group == g && computed == p => Some(apart(*columns, *c) + apart(*k, *other_k)),
             (
-                Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made },
-                Shape::AttentionRow { kv_heads: h, group: g, head_dim: d, value_dim: v, keys: n, made: m },
-            ) => {
+                Shape::AttentionRow { kv_heads, group, head_dim, value_dim, keys, made, projected },
+                Shape::AttentionRow {
+                    kv_heads: h,
+                    group: g,
+                    head_dim: d,
+                    value_dim: v,
+                    keys: n,
+                    made: m,
+                    projected: p,
+                },
+            ) if none(projected) == none(p) => {
                 let heads = apart(*kv_heads, *h) + apart(*group, *g);
                 let sizes = apart(*head_dim, *d) + apart(*value_dim, *v);
                 let other = if made == m { 0.0 } else { OTHER_ROWS };
                 // Splits follow the context anyway.
                 let context = apart(*keys, *n) * if n < keys { SHORTER } else { 1.0 };
-                Some(heads + sizes + context / 8.0 + other)
+                Some(heads + sizes + context / 8.0 + other + apart(*projected, *p))
             }
             (Shape::Gemv { .. }, _) | (Shape::AttentionRow { .. }, _) => None,
         }
@@ -256,13 +286,13 @@ impl Database {
         for l in lines {
             let key = Key { target: l.target, device: l.device, dtype: l.dtype, shape: l.shape };
             let (ns, estimated_ns, tried) = (l.ns, l.estimated_ns, l.tried);
-            let (schedule, of, context) = (l.schedule, l.of, l.context);
+            let (schedule, of, context, step) = (l.schedule, l.of, l.context, l.step);
             let text = format!("{} {} {:?}", key.device, key.dtype, key.shape);
             possible(&schedule).map_err(|why| format!("{text}: {why}"))?;
             if context > MOST_CONTEXT {
                 return Err(format!("{text}: context: {context}, at most {MOST_CONTEXT}"));
             }
-            let measured = Measured { schedule, ns, estimated_ns, tried, of, context };
+            let measured = Measured { schedule, ns, estimated_ns, tried, of, context, step };
             if database.entries.insert(key, measured).is_some() {
                 return Err(format!("two lines for {text}: leave one"));
             }
@@ -296,6 +326,7 @@ impl Database {
                 tried: m.tried,
                 of: m.of,
                 context: m.context,
+                step: m.step,
             };
             let line = ron::ser::to_string_pretty(&line, config()).map_err(|e| e.to_string())?;
             out.push_str(&format!("  {line},\n"));

@@ -6,7 +6,7 @@
 //! are better still. Those that are about as fast are timed again. Tests: `passes/tests/tuning/runs.rs`.
 
 use super::ahead::refinements;
-use super::database::Measured;
+use super::database::{Measured, StepTimes};
 use super::neighbours::neighbours;
 use super::tune::{Finalist, Settings, Task, Timer};
 use weft_ir::plan::Schedule;
@@ -74,10 +74,13 @@ pub(super) fn fastest<'t>(
     in_step(task, &others, start + (end - start) * REFINED, timer, &mut times);
     climb(task, start + (end - start) * CLIMBED, timer, &mut times);
     let best = again(task, end, timer, &mut times).or_else(|| times.best().cloned());
+    let ns = |seconds: f64| (seconds * 1e9).round() as u64;
+    let estimate = task.candidates.first().and_then(|first| times.last_step(first));
+    let step = best.as_ref().zip(estimate);
+    let step = step.map(|(b, of_estimate)| StepTimes { ns: ns(b.step), estimated_ns: ns(of_estimate) });
     let (alone, schedule) = best.map_or((alone, schedule), |b| (b.alone, b.schedule));
     timer.prepare(task, std::slice::from_ref(&schedule));
     timer.keep(task, &schedule);
-    let ns = |seconds: f64| (seconds * 1e9).round() as u64;
     let measured = Measured {
         schedule,
         ns: ns(alone),
@@ -85,6 +88,7 @@ pub(super) fn fastest<'t>(
         tried: times.alone.len() + times.beside,
         of: task.candidates.len(),
         context: settings.context,
+        step,
     };
     (Some(measured), times)
 }
@@ -196,6 +200,11 @@ impl Times<'_> {
             Err(why) => self.failures.push((schedule.clone(), why)),
             Ok(step) => self.finalists.push(Finalist { schedule: schedule.clone(), alone, step }),
         }
+    }
+
+    /// Seconds of the latest step with a schedule.
+    fn last_step(&self, schedule: &Schedule) -> Option<f64> {
+        self.finalists.iter().rev().find(|f| f.schedule == *schedule).map(|f| f.step)
     }
 
     /// The candidate whose step is the fastest; of equal ones the first.

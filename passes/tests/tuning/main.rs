@@ -52,7 +52,7 @@ fn product(plan: &Plan, tokens: usize) -> (&Work, Bindings) {
 }
 
 fn measured(schedule: Schedule) -> Measured {
-    Measured { schedule, ns: 1000, estimated_ns: 1200, tried: 4, of: 9, context: 1024 }
+    Measured { schedule, ns: 1000, estimated_ns: 1200, tried: 4, of: 9, context: 1024, step: None }
 }
 
 fn gemv_key(columns: usize, k: usize) -> Key {
@@ -115,6 +115,7 @@ fn attention(kv_heads: usize, group: usize, head_dim: usize) -> Work {
             sink: None,
             window: None,
             prologue: None,
+            projection: None,
             stores: vec![Store { output: 0, index: vec![at(0), at(1), at(2)], value, guard: None }],
         }),
         reads: vec![

@@ -167,7 +167,8 @@ fn what_was_chosen_before_is_timed_in_a_step() {
     let candidates = vec![row(30, 1), row(20, 1), row(10, 1), row(40, 1)];
     let tasks = [Task { chosen: 2, ..task("a", 1, candidates) }];
     let (mut database, mut timer) = (Database::default(), Steps::new(1.0, more_warps_are_faster));
-    let known = Measured { schedule: row(25, 1), ns: 1, estimated_ns: 1, tried: 1, of: 1, context: 64 };
+    let known =
+        Measured { schedule: row(25, 1), ns: 1, estimated_ns: 1, tried: 1, of: 1, context: 64, step: None };
     database.insert(gemv_key(1, 64), known);
     let settings = Settings { budget: 1000.0, context: 64, again: true };
     let saved = &mut |_: &Database, _, _| Ok::<(), ()>(());

@@ -1,7 +1,7 @@
-//! What holds for attention: its window, and the rows that its prologue makes.
+//! What holds for attention: its window, the rows that its prologue makes, and the projection behind it.
 
 use crate::ids::OperandId;
-use crate::plan::{Attention, AttentionPrologue, MadeRow, Scalar, Work};
+use crate::plan::{Attention, AttentionProjection, AttentionPrologue, MadeRow, Scalar, Schedule, Work};
 use crate::shape::Dim;
 
 /// Adds what is wrong with an attention.
@@ -12,6 +12,39 @@ pub(super) fn attention(a: &Attention, work: &Work, faults: &mut Vec<String>) {
     if let Some(p) = &a.prologue {
         prologue(p, a, work, faults);
     }
+    if let Some(p) = &a.projection {
+        projection(p, a, work, faults);
+    }
+}
+
+/// Why a kernel of an attention cannot have this schedule.
+pub(super) fn schedule(a: &Attention, schedule: &Schedule) -> Option<&'static str> {
+    if a.prologue.is_some() && matches!(schedule, Schedule::AttentionTile { .. }) {
+        return Some("only attention of single tokens makes its rows");
+    }
+    a.projection.as_ref()?;
+    let whole = match schedule {
+        Schedule::AttentionGroup { heads, splits, cluster, .. } => {
+            *heads as usize == a.group && splits == cluster && *cluster > 1
+        }
+        _ => false,
+    };
+    (!whole)
+        .then_some("only a cluster that has all keys and query heads of a head of keys projects its outputs")
+}
+
+fn projection(p: &AttentionProjection, a: &Attention, work: &Work, faults: &mut Vec<String>) {
+    let k = a.kv_heads.checked_mul(a.group).and_then(|heads| heads.checked_mul(a.value_dim));
+    let shape = k.map(|k| [Dim::Const(p.columns), Dim::Const(k)]);
+    let weight = work.reads.get(p.weight.index());
+    if weight.is_none_or(|w| !w.dtype.is_float() || shape.is_none_or(|s| w.shape != s)) {
+        faults.push("the weight of a projection is no array of floats [columns, heads · elements]".into());
+    }
+    p.value.visit(&mut |e| match e {
+        Scalar::Acc(i) if *i > 0 => faults.push(format!("accumulator {i} of an attention")),
+        Scalar::Reduced(i) => faults.push(format!("stage {i} of an attention")),
+        _ => {}
+    });
 }
 
 /// Most elements of a row that a prologue makes: a lane of a warp holds every 32nd.
