@@ -3,7 +3,7 @@
 //! Nothing but `rows` and whether the left operand fits shared memory follows from the number of rows, so
 //! that a row's sums have the same order in every bucket whose products are streamed.
 
-use super::ahead::{AHEAD, RowOf, set_ahead};
+use super::ahead::{AHEAD, RowOf, halve, set_ahead};
 use super::candidates::{Team, legal, with_team};
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Draw, Extent, MatMul, Partials, Schedule, Scratch, Work};
@@ -21,6 +21,8 @@ const BLOCKS: usize = 2;
 const COMPUTING: usize = 8;
 /// Most loads of a row that a lane of such a block keeps in flight.
 const WHOLE: usize = 8;
+/// Most 16-byte loads of a lane whose block has all of an SM's share on its way.
+const ALL: usize = 16;
 /// Most 16-byte loads a lane keeps in flight: four registers each.
 const IN_FLIGHT: usize = 9;
 /// Most shared memory for the left operand.
@@ -51,17 +53,23 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     let warps = [16, 8, 4].into_iter().find(|warps| teams >= *warps && warps % split == 0).unwrap_or(4);
     let depth = depth(vectors.div_ceil(32 * split), IN_FLIGHT / columns);
     let mut team = Team { warps, lanes: 32, split, columns, depth, per_sm: BLOCKS };
-    if m.plain_left().is_none() && warps < COMPUTING && (32..=16 * WHOLE).contains(&vectors) {
+    let computing = m.plain_left().is_none() && warps < COMPUTING && (32..=16 * WHOLE).contains(&vectors);
+    let alone = if computing { None } else { one_block(m, vectors, target) };
+    if computing {
         // Each block computes the left operand: few blocks of many threads, whose teams have all of a row in flight.
         // More rows take the registers of some of it.
         let most = if rows > 1 { 2 } else { WHOLE };
         team = Team { warps: COMPUTING, lanes: 16, split: 1, depth: vectors.div_ceil(16).min(most), ..team };
     }
+    team = alone.unwrap_or(team);
     // Further rows take registers. Columns and loads in flight do not change the order of sums, nor does how many rows
     // a block takes; warps would. Fewer rows have room for all of the former again.
     let (mut rows, whole) = (rows, (team.depth, team.columns));
     loop {
-        let schedule = with_team(work, m, rows, &team, target);
+        let mut schedule = with_team(work, m, rows, &team, target);
+        if alone.is_some() && rows == 1 {
+            halve(&mut schedule);
+        }
         let legal = legal(work, &schedule, target).is_ok();
         match (team.depth > 1, team.columns > m.group, rows > 1) {
             _ if legal => return schedule,
@@ -74,6 +82,18 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
             _ => return schedule,
         }
     }
+}
+
+/// One block an SM, of few warps, where they have all of its share of the weight on its way: each block makes the left
+/// operand, and where that takes several passes over the row (a LayerNorm), the barriers between them hold up many warps
+/// more than few. What it is made of comes before half of the weight, since what an SM asks for comes back in turn.
+fn one_block(m: &MatMul, vectors: usize, target: &Target) -> Option<Team> {
+    let (_, passes) = m.passes();
+    let points = (m.columns() / m.group).div_ceil(target.profile.sms as usize);
+    let columns = points.div_ceil(COMPUTING) * m.group;
+    let depth = vectors.div_ceil(32);
+    let fits = passes > 0 && columns * depth <= ALL;
+    fits.then_some(Team { warps: COMPUTING, lanes: 32, split: 1, columns, depth, per_sm: BLOCKS })
 }
 
 /// Elements of a 16-byte load of the right operand (fewer where rows are not whole loads).
