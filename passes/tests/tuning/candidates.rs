@@ -1,7 +1,7 @@
 //! Legal schedules.
 
-use crate::{attention, linear, plan_with, product, target};
-use weft_ir::plan::Schedule;
+use crate::{attention, linear, plan_with, product, projecting, target};
+use weft_ir::plan::{Schedule, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::TARGETS;
 use weft_passes::schedule::candidates::{candidates, legal};
@@ -34,6 +34,43 @@ fn candidates_are_legal_distinct_and_begin_with_the_estimate() {
         assert!(all.iter().any(|s| matches!(s, Schedule::AttentionRow { heads: 4, .. })));
         assert!(candidates(&work, &Bindings { tokens: 64, ..bind }, target).is_empty());
     }
+}
+
+/// Attention that projects: clusters that have all keys and heads, whose threads hold their part of the weight.
+#[test]
+fn projecting_attention_has_whole_clusters() {
+    let target = target();
+    let work = projecting(3, 3, 64, 576);
+    for (tokens, context, most) in [(1, 1280, 8), (2, 1280, 8), (1, 256, 4), (1, 8192, 8)] {
+        let bind = Bindings { tokens, seqs: 8, rows: tokens, context, slots: 1 << 16 };
+        let all = candidates(&work, &bind, target);
+        assert!(all.len() > 8, "{all:?}");
+        let mut largest = 0;
+        for s in &all {
+            legal(&work, s, target).unwrap_or_else(|why| panic!("{s:?}: {why}"));
+            let Schedule::AttentionGroup { heads: 3, splits, cluster, .. } = s else { panic!("{s:?}") };
+            assert!(splits == cluster && *cluster > 1, "{s:?}");
+            largest = largest.max(*cluster);
+        }
+        assert_eq!((largest, &all[0]), (most, &weft_passes::schedule::choose(&work, &bind, target).0));
+    }
+    let group = |warps, heads, splits, cluster| Schedule::AttentionGroup {
+        warps,
+        heads,
+        depth: 1,
+        splits,
+        cluster,
+        late: true,
+    };
+    let why = |work: &Work, s: &Schedule| legal(work, s, target).expect_err("not legal");
+    for s in [group(8, 3, 16, 8), group(8, 1, 8, 8), group(8, 3, 1, 1), group(8, 3, 8, 1)] {
+        assert!(why(&work, &s).contains("no cluster has all keys"), "{s:?}");
+    }
+    let row = Schedule::AttentionRow { warps: 8, heads: 3, depth: 1, splits: 8, cluster: 8, late: true };
+    assert!(why(&work, &row).contains("only blocks of all query heads project"));
+    // A lane's columns are at most its group's lanes; their weight takes registers.
+    assert!(why(&work, &group(1, 3, 2, 2)).contains("288 columns of 24 vectors for 1 warps"));
+    assert!(why(&projecting(1, 8, 128, 2048), &group(8, 8, 8, 8)).contains("registers a thread"));
 }
 
 /// What follows the first loads comes to L2, where the target has bulk prefetches and rows are whole pieces of 16 bytes;

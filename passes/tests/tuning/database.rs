@@ -1,10 +1,10 @@
 //! The database: its text, and what is taken from it for other shapes.
 
-use crate::{attention, database, gemv_key, linear, odd, plan_with, product, target};
+use crate::{attention, database, gemv_key, linear, odd, plan_with, product, projecting, target};
 use weft_ir::dtype::DType;
-use weft_ir::plan::{Plan, Role, Schedule, ScheduleSource};
+use weft_ir::plan::{Plan, Role, Schedule, ScheduleSource, Work};
 use weft_ir::shape::Bindings;
-use weft_passes::schedule::database::{Database, Key, Measured, Shape};
+use weft_passes::schedule::database::{Database, Key, Measured, Shape, StepTimes};
 
 /// A schedule that the estimate never makes: a team of two warps.
 #[test]
@@ -299,4 +299,54 @@ fn attention_is_found_by_its_heads() {
     assert_eq!(warps(&rounds, 1290), (2, near));
     // Many tokens are another matter.
     assert_eq!(entries.find(&work, &Bindings { tokens: 64, ..bind }, target()), None);
+}
+
+/// What projects takes over nothing of what does not, and is taken by one cluster whatever the keys.
+#[test]
+fn attention_that_projects_is_another_shape() {
+    let key = |keys, projected| {
+        let shape = Shape::AttentionRow {
+            kv_heads: 3,
+            group: 3,
+            head_dim: 64,
+            value_dim: 64,
+            keys,
+            made: false,
+            projected,
+        };
+        Key { shape, ..gemv_key(1, 1) }
+    };
+    let group = |warps, splits, cluster| Schedule::AttentionGroup {
+        warps,
+        heads: 3,
+        depth: 1,
+        splits,
+        cluster,
+        late: true,
+    };
+    let entries = |projected| database(&[(key(1280, projected), group(12, 8, 8))]);
+    let (work, apart) = (projecting(3, 3, 64, 576), attention(3, 3, 64));
+    let bind = |context| Bindings { tokens: 1, seqs: 1, rows: 1, context, slots: 1 << 16 };
+    let found = |work: &Work, projected, context| entries(projected).find(work, &bind(context), target());
+    use ScheduleSource::{Measured as M, Neighbour as N};
+    assert_eq!(found(&work, 576, 1280), Some((group(12, 8, 8), M)));
+    assert_eq!(found(&work, 640, 1280), Some((group(12, 8, 8), N)));
+    assert_eq!(found(&work, 0, 1280), None);
+    assert_eq!(found(&apart, 576, 1280), None);
+    // Splits do not follow the keys; where these are few, the cluster is smaller.
+    assert_eq!(found(&work, 576, 8192), Some((group(12, 8, 8), N)));
+    assert_eq!(found(&work, 576, 256), Some((group(12, 4, 4), N)));
+}
+
+/// The steps' times are kept where there are any, and read back.
+#[test]
+fn times_of_steps_are_kept() {
+    let mut entries = database(&[(gemv_key(640, 576), odd())]);
+    assert!(!entries.text().expect("text").contains("step:"));
+    let known = entries.get(&gemv_key(640, 576)).expect("it is there").clone();
+    let step = Some(StepTimes { ns: 247_371, estimated_ns: 253_988 });
+    entries.insert(gemv_key(640, 576), Measured { step, ..known });
+    let text = entries.text().expect("text");
+    assert!(text.contains("step: Some((ns: 247371, estimated_ns: 253988))"), "{text}");
+    assert_eq!(Database::parse(&text).expect("reads"), entries);
 }

@@ -84,6 +84,23 @@ fn database(entries: &[(Key, Schedule)]) -> Database {
     out
 }
 
+/// The same with a projection of its outputs.
+fn projecting(kv_heads: usize, group: usize, head_dim: usize, columns: usize) -> Work {
+    use weft_ir::ids::OperandId;
+    use weft_ir::plan::{AttentionProjection, Operand, Scalar};
+    use weft_ir::shape::Dim;
+    let mut work = attention(kv_heads, group, head_dim);
+    let Compute::Attention(a) = &mut work.compute else { panic!("it is one") };
+    let projection =
+        AttentionProjection { weight: OperandId::new(work.reads.len()), columns, value: Scalar::Acc(0) };
+    a.projection = Some(Box::new(projection));
+    let shape = vec![Dim::Const(columns), Dim::Const(kv_heads * group * head_dim)];
+    work.reads.push(Operand { name: "projection".into(), dtype: DType::BF16, shape, constant: true });
+    work.writes[0].dtype = DType::F32;
+    work.writes[0].shape = vec![work.writes[0].shape[0], Dim::Const(kv_heads), Dim::Const(columns)];
+    work
+}
+
 /// Attention of some heads over a cache.
 fn attention(kv_heads: usize, group: usize, head_dim: usize) -> Work {
     use weft_ir::ids::OperandId;

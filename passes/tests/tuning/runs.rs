@@ -148,6 +148,11 @@ fn the_finalist_with_the_fastest_step_wins() {
         (row(6, 1), 1),
     ];
     assert_eq!(timer.timed, timed);
+    // What decided, beside what the estimate's step took.
+    let step = |n| database.get(&gemv_key(n, 64)).and_then(|m| m.step).expect("steps were timed");
+    let ns = |warps: f64| (1e9 / warps).round() as u64;
+    assert_eq!((step(1).ns, step(1).estimated_ns), (ns(13.0), ns(12.0)));
+    assert_eq!((step(2).ns, step(2).estimated_ns), (ns(6.0), ns(6.0)));
     // A task with one candidate has nothing to choose.
     let kept = [("a", row(13, 1)), ("b", row(6, 1)), ("c", row(9, 1))];
     assert_eq!(timer.kept, kept.map(|(name, s)| (name.to_owned(), s)));
