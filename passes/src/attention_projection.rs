@@ -13,7 +13,8 @@ use crate::merge::{self, Arrays, OPERANDS, TOO_LARGE};
 use crate::numerics::{Numerics, Selection};
 use crate::schedule;
 use weft_ir::dtype::DType;
-use weft_ir::ids::{BufferId, OperandId};
+use weft_ir::graph::{Graph, Op};
+use weft_ir::ids::{BufferId, NodeId, OperandId};
 use weft_ir::plan::{
     Attention, AttentionProjection, Buffer, BufferKind, Compute, Dispatch, MatMul, Operand, Scalar, Store,
     Work,
@@ -42,7 +43,7 @@ pub fn run(
     let enabled = selection.allows(NAME, NUMERICS);
     let mut contract = Contract::empty(NAME, NUMERICS, enabled);
     let Some(step) = merge::Step::of(lowered, body, placed) else { return contract };
-    let mut step = Step { buffers: lowered.buffers.clone(), body: step };
+    let mut step = Step { buffers: lowered.buffers.clone(), body: step, projected: Vec::new() };
     for i in 0.. {
         if i >= step.body.dispatches.len() {
             break;
@@ -54,15 +55,16 @@ pub fn run(
         match step.site(i, product, (binds, target)) {
             Ok(_) if !enabled => miss(selection.why_off(NAME)),
             Ok(site) => {
-                step.make(site);
+                step.make(site, &placed.graph);
                 contract.matched += 1;
             }
             Err(why) => miss(why),
         }
     }
     if contract.matched > 0 {
-        let Step { body: after, buffers } = step;
+        let Step { body: after, buffers, projected } = step;
         lowered.buffers = buffers;
+        placed.projected = projected;
         after.put(lowered, body, placed);
     }
     contract
@@ -77,6 +79,8 @@ pub fn nowhere(selection: &Selection) -> Contract {
 struct Step {
     buffers: Vec<Buffer>,
     body: merge::Step,
+    /// Products that attention makes.
+    projected: Vec<NodeId>,
 }
 
 /// An attention and the product behind it: positions of dispatches, the addends, and the works that change.
@@ -134,6 +138,17 @@ impl Step {
         let Some(added) = plain(m) else {
             return Err("the product behind it is more than a projection".into());
         };
+        let rows = [a.tokens, Dim::Const(m.n)];
+        let k = a.kv_heads * a.group * a.value_dim;
+        if (m.m, m.k) != (a.tokens, k) || of_product.writes[0].shape != rows {
+            return Err("the product behind it has other rows".into());
+        }
+        let left = m.plain_left();
+        let mut again = false;
+        added.visit(&mut |e| again |= matches!(e, Scalar::Load(o, _) if Some(*o) == left));
+        if again {
+            return Err("its outputs are used beside the product".into());
+        }
         let value = stored(store.value.clone(), work.writes[usize::from(store.output)].dtype);
         let weight = &of_product.reads[m.b.index()];
         let mut reads = Arrays::of(work, d);
@@ -159,7 +174,8 @@ impl Step {
         if reads.len() + writes.len() > OPERANDS {
             return Err(TOO_LARGE.into());
         }
-        let (ops, rules) = merge::origins(&[work, of_product], NAME);
+        let (mut ops, rules) = merge::origins(&[work], NAME);
+        ops.extend_from_slice(parts(of_product).0);
         let (reads, read_buffers) = reads.parts();
         let name = merge::unique_name(&self.body.works, work, of_product);
         let in_place = work.in_place.clone();
@@ -200,6 +216,9 @@ impl Step {
         }
         let at = d.reads.iter().position(|b| *b == result).map(OperandId::new);
         let at = at.ok_or("the projection is not read")?;
+        if work.reads[at.index()].shape != of_product.writes[0].shape {
+            return Err("the projection is read in another shape".into());
+        }
         let mut reads = Arrays::of(work, d);
         reads.replace(at, (addend.clone(), BufferId::new(self.buffers.len())));
         // What the product's epilogue reads, at its places here.
@@ -231,32 +250,53 @@ impl Step {
             return Err(TOO_LARGE.into());
         }
         let (reads, buffers) = reads.parts();
-        let (ops, rules) = merge::origins(&[work], NAME);
+        let (own, rules) = merge::origins(&[of_product, work], NAME);
+        let ops = [parts(of_product).1, &own[of_product.ops.len()..]].concat();
         let name = merge::unique_name(&self.body.works, work, work);
         let made = Work { name, compute, reads, ops, rules, ..work.clone() };
         let dispatch = Dispatch { work: 0, reads: buffers, writes: d.writes.clone(), scope: d.scope.clone() };
         Ok((reader, made, dispatch))
     }
 
-    /// Whether nothing that a dispatch reads is written from it to another one.
+    /// Whether nothing that a dispatch reads is written from it to another one, nor by that.
     fn settled(&self, from: usize, to: usize) -> bool {
         let reads = &self.body.dispatches[from].reads;
         let written = |d: &Dispatch| d.writes.iter().any(|b| reads.contains(b));
-        !self.body.dispatches[from..to].iter().any(written)
+        !self.body.dispatches[from..=to].iter().any(written)
     }
 
-    /// Puts the works in their places, and takes the product out.
-    fn make(&mut self, site: Site) {
+    /// Puts the works in their places, and takes the product out: its nodes go to attention, those of its epilogue to all
+    /// that read it.
+    fn make(&mut self, site: Site, graph: &Graph) {
         self.buffers.push(site.addends);
+        let readers: Vec<usize> =
+            site.changed.iter().map(|(at, ..)| *at).filter(|at| *at != site.attention).collect();
+        let (mut product, mut epilogue) = (Vec::new(), Vec::new());
+        // In order: a node is behind what it reads.
+        for n in std::mem::take(&mut self.body.nodes[site.product]) {
+            let node = graph.node(n);
+            let behind = |i: &NodeId| epilogue.contains(i) || self.projected.contains(i);
+            if node.inputs.iter().any(behind) {
+                epilogue.push(n);
+            } else {
+                product.push(n);
+                self.projected.extend(matches!(node.op, Op::MatMul { .. }).then_some(n));
+            }
+        }
+        let places = readers.into_iter().map(|at| (at, &epilogue)).chain([(site.attention, &product)]);
+        for (at, nodes) in places {
+            let here = &mut self.body.nodes[at];
+            here.extend(nodes);
+            here.sort_unstable();
+            here.dedup();
+        }
         for (at, mut work, dispatch) in site.changed {
             work.name = unused(&self.body.works, work.name);
             let work = merge::numbered(&mut self.body.works, work);
             self.body.dispatches[at] = Dispatch { work, ..dispatch };
         }
         self.body.dispatches.remove(site.product);
-        let moved = self.body.nodes.remove(site.product);
-        self.body.nodes[site.attention].extend(moved);
-        self.body.nodes[site.attention].sort_unstable();
+        self.body.nodes.remove(site.product);
     }
 }
 
@@ -265,6 +305,12 @@ fn unused(works: &[Work], name: String) -> String {
     let taken = |name: &str| works.iter().any(|w| w.name == name);
     let others = (2..).map(|i| format!("{name}_{i}"));
     std::iter::once(name.clone()).chain(others).find(|n| !taken(n)).unwrap_or(name)
+}
+
+/// The ops of a product, and those of its epilogue.
+fn parts(product: &Work) -> (&[String], &[String]) {
+    let last = product.ops.iter().rposition(|op| op == "matmul").map_or(0, |i| i + 1);
+    product.ops.split_at(last)
 }
 
 /// Whether an attention's outputs lie head by head, whichever way heads are counted.

@@ -66,6 +66,15 @@ fn decode_steps_of_few_heads_project_in_attention() {
     let made = works(&c.plan, Role::Decode).into_iter().find(|w| projects(w)).expect("one");
     assert!(made.rules.iter().any(|r| r == attention_projection::NAME), "{:?}", made.rules);
     assert!(made.ops.iter().filter(|op| *op == "matmul").count() == 3, "{:?}", made.ops);
+    // The residual is added where the addends are, and counted as what it is.
+    let decode = c.context.contracts.iter().find(|b| b.body == "decode").expect("a body");
+    let residual = decode.contracts.iter().find(|c| c.fusion == "residual").expect("a contract");
+    assert_eq!((residual.matched, residual.candidates), (4, 4));
+    assert_eq!(residual.instead.get(attention_projection::NAME), Some(&2));
+    let summed = works(&c.plan, Role::Decode).into_iter().filter(|w| w.name.starts_with("gate_proj_up_proj"));
+    assert!(
+        summed.map(|w| &w.ops).all(|ops| ops.contains(&"add".to_owned()) && ops.contains(&"silu".to_owned()))
+    );
 }
 
 #[test]

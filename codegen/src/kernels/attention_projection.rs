@@ -1,7 +1,7 @@
 //! The projection behind attention, made by the blocks of a cluster: each has the outputs of all query heads of its head
 //! of keys, and makes an equal part of the columns of what these add to the projection. Its part of the weight is asked
-//! for before the dependency wait, behind the first keys, and waits in registers: a block's part of all of it is a few
-//! kilobytes where attention leaves most multiprocessors idle, and a kernel less costs less than reading the addends
+//! for before the dependency wait, behind the first keys, and waits in registers: a block's part of all of it is some
+//! tens of kilobytes where attention leaves most multiprocessors idle, and a kernel less costs less than reading the addends
 //! where they are needed (docs/performance.md).
 
 use super::attention_decode::Block;

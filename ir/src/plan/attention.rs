@@ -114,7 +114,8 @@ impl ProjectionShare {
         let groups = (warps * 32 / lanes).max(1);
         let turns = columns.div_ceil(groups);
         if turns > lanes || k == 0 || columns == 0 {
-            return Err(format!("{columns} columns of {vectors} vectors for {warps} warps"));
+            let turns = format!("{turns} turns, at most {lanes} are possible");
+            return Err(format!("{columns} columns of {vectors} vectors by {warps} warps: {turns}"));
         }
         Ok(ProjectionShare { k, columns, lanes, vector, loads: vectors / lanes, groups, turns })
     }

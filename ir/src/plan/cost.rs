@@ -200,7 +200,8 @@ impl Counter<'_> {
         self.evaluate(&m.a, &over_k);
         self.array(m.b, columns * k);
         self.stages(&m.stages, &over_k);
-        self.cost.products += 2 * rows * columns * k;
+        let products = 2_u64.saturating_mul(rows).saturating_mul(columns).saturating_mul(k);
+        self.cost.products = self.cost.products.saturating_add(products);
         let points: Ranges = vec![(0, rows), (0, m.n as u64)];
         if let Some(row) = &m.row {
             self.evaluate(&row.value, &points);
@@ -254,7 +255,10 @@ impl Counter<'_> {
             self.evaluate(&p.value, &vec![(0, tokens), (0, heads), (0, value_dim)]);
             let (k, columns) = (heads.saturating_mul(value_dim), p.columns as u64);
             self.array(p.weight, k.saturating_mul(columns));
-            self.cost.products += 2 * tokens * k.saturating_mul(columns);
+            self.cost.products = self
+                .cost
+                .products
+                .saturating_add(2_u64.saturating_mul(tokens).saturating_mul(k).saturating_mul(columns));
         }
         if let Some(p) = &a.prologue {
             let rows = |heads: u64| vec![(0, tokens), (0, heads), (0, head_dim)];

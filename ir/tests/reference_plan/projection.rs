@@ -116,7 +116,7 @@ fn a_projection_that_is_wrong_is_named() {
         cluster,
         late: false,
     };
-    let why = "only a cluster that has all keys and query heads";
+    let why = "only a cluster on tensor cores that has all keys and query heads";
     assert!(!with(group(2, 8, 8)).contains(why));
     for wrong in [
         group(1, 8, 8),

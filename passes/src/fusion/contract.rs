@@ -1,6 +1,7 @@
 //! What became of each fusion's sites, read off the lowered plan.
 
 use super::{Group, Site, Sites, View, all};
+use crate::attention_projection;
 use crate::lower::Forms;
 use crate::numerics::{Numerics, Selection};
 use crate::products::Products;
@@ -55,13 +56,14 @@ pub struct Miss {
 
 /// Compares the sites with the kernels that lowering made.
 ///
-/// `dispatches`: for each dispatch of the body, the nodes it computes. `forms`: how values exist.
+/// `dispatches`: for each dispatch of the body, the nodes it computes. `forms`: how values exist. `projected`: products that
+/// attention makes.
 pub fn contracts(
     graph: &Graph,
     sites: &Sites,
     selection: &Selection,
     dispatches: &[Vec<NodeId>],
-    forms: &Forms,
+    (forms, projected): (&Forms, &[NodeId]),
 ) -> Vec<Contract> {
     let kernels: Vec<BTreeSet<NodeId>> = dispatches.iter().map(|d| d.iter().copied().collect()).collect();
     let mut kernels_of: HashMap<NodeId, Vec<usize>> = HashMap::new();
@@ -73,6 +75,7 @@ pub fn contracts(
         first.is_some_and(|of| of.iter().any(|&k| group.iter().all(|n| kernels[k].contains(n))))
     };
     let view = View::new(graph);
+    let projected = |group: &Group| group.iter().any(|n| projected.contains(n));
     let mut out = Vec::new();
     for fusion in all() {
         let found = sites.of.get(fusion.name).map_or(&[][..], Vec::as_slice);
@@ -86,6 +89,9 @@ pub fn contracts(
             } else if let Some((name, _)) = other {
                 c.matched += 1;
                 *c.instead.entry(name).or_default() += 1;
+            } else if enabled && site.any.iter().any(projected) {
+                c.matched += 1;
+                *c.instead.entry(attention_projection::NAME).or_default() += 1;
             } else {
                 let why = match (enabled, site.never) {
                     (false, _) => selection.why_off(fusion.name),

@@ -70,6 +70,9 @@ pub struct Placed {
     pub dispatches: Vec<Vec<NodeId>>,
     /// How each value exists.
     pub forms: Forms,
+    /// Products that an attention makes ([`crate::attention_projection`]): what their epilogue would be is where they are
+    /// read.
+    pub projected: Vec<NodeId>,
 }
 
 /// Why an expression could not be made.
@@ -115,7 +118,14 @@ impl<'a> Draft<'a> {
     fn lower(mut self, options: &Options, lowered: &mut Lowered) -> Result<Placed, String> {
         loop {
             match emit::emit(&self.graph, &self.forms, lowered) {
-                Ok(dispatches) => return Ok(Placed { graph: self.graph, dispatches, forms: self.forms }),
+                Ok(dispatches) => {
+                    return Ok(Placed {
+                        graph: self.graph,
+                        dispatches,
+                        forms: self.forms,
+                        projected: Vec::new(),
+                    });
+                }
                 Err(Stop::Fault(why)) => return Err(why),
                 // Each round forces one more value, so this ends.
                 Err(Stop::Materialise(node)) => {

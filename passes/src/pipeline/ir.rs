@@ -166,7 +166,9 @@ impl<'g> Ir<'g> {
     pub fn contracts(&self) -> Vec<BodyContracts> {
         let of = self.variants.iter().zip(&self.sites).zip(&self.placed);
         let each = |(i, ((v, s), p)): (usize, ((&Variant, _), &lower::Placed))| {
-            let fusions = fusion::contracts(&v.graph, s, &self.options.selection, &p.dispatches, &p.forms);
+            let selection = &self.options.selection;
+            let how = (&p.forms, &p.projected[..]);
+            let fusions = fusion::contracts(&v.graph, s, selection, &p.dispatches, how);
             let merged = [&self.prologues, &self.projections, &self.loops].map(|of| of[i].clone());
             BodyContracts { body: v.name(), contracts: fusions.into_iter().chain(merged).collect() }
         };

@@ -5,6 +5,7 @@ use super::ahead::halve;
 use super::attention::{clustered, group_heads, most_splits, splits};
 use super::candidates::{Team, legal, with_team};
 use super::database::Measured;
+use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::Target;
@@ -60,8 +61,12 @@ fn shares(
     let longer = a.visible(bind.context) > 2 * a.visible(context);
     let splits = if longer { usual.max(at) } else { at }.clamp(1, most);
     match (&a.projection, cluster) {
-        // One cluster has all keys.
-        (Some(_), _) => (cluster.min(splits), cluster.min(splits)),
+        // One cluster has all keys, however many they are.
+        (Some(_), _) => {
+            let blocks = if longer { MAX_CLUSTER } else { cluster };
+            let (_, cluster) = clustered(a, blocks.min(most), target);
+            (cluster, cluster)
+        }
         (None, 1) => (splits, 1),
         (None, _) => clustered(a, splits, target),
     }

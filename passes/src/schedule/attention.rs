@@ -1,6 +1,6 @@
 //! Schedules of attention: tensor-core tiles of tokens, or blocks of one token that may share its keys.
 
-use super::{ATTENTION_TOKENS, TILE_HEAD, candidates};
+use super::{ALONE, ATTENTION_TOKENS, TILE_HEAD, candidates};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{
@@ -140,7 +140,10 @@ pub(crate) fn projects(work: &Work, (binds, target): (&[Bindings], &Target)) -> 
     groups(work, a, target)?;
     for bind in binds {
         if !candidates::few(a, bind) {
-            return Err("its steps have many tokens".into());
+            return Err(format!(
+                "its steps have up to {} tokens, at most {ALONE} project",
+                a.tokens.eval(bind)
+            ));
         }
         let schedule = group(a, bind, target);
         candidates::legal(work, &schedule, target)

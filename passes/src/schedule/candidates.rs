@@ -298,7 +298,7 @@ pub fn legal(work: &Work, schedule: &Schedule, target: &Target) -> Result<(), St
         }
         (Compute::Attention(a), Schedule::AttentionRow { warps, heads, depth, splits, cluster, late: _ }) => {
             legal_cluster(a, (*splits, *cluster), target)?;
-            need(a.projection.is_none(), || "only blocks of all query heads project".into())?;
+            need(a.projection.is_none(), || "only blocks on tensor cores project".into())?;
             legal_row(work, a, (*warps as usize, *heads as usize, *depth as usize), target)
         }
         (
@@ -387,7 +387,10 @@ fn legal_group(
     // Tiles of keys and values, queries, sums, scores, and addresses.
     let registers =
         depth * (a.head_dim + a.value_dim) / 4 + a.head_dim / 8 + a.value_dim / 4 + depth * 4 + 40 + held;
-    legal_decode(a, (warps, heads, depth), registers, target)
+    // What the blocks of a cluster send one of them: parts of one value, or whole ones and what they become.
+    let value = heads * a.value_dim * 4;
+    let received = if a.projection.is_some() { (MAX_CLUSTER as usize + 1) * value } else { value };
+    legal_decode(a, (warps, heads, depth), (registers, received), target)
 }
 
 fn legal_row(
@@ -399,19 +402,19 @@ fn legal_row(
     let slices = (a.head_dim + a.value_dim) / a.row_lanes();
     let size = work.reads[a.keys.index()].dtype.size();
     let registers = heads * (slices + 2) + (depth * slices * size).div_ceil(4) + depth + 40;
-    legal_decode(a, (warps, heads, depth), registers, target)
+    legal_decode(a, (warps, heads, depth), (registers, heads * a.value_dim * 4), target)
 }
 
 /// What decode attention needs however its keys are taken: whole parts of a group, and room for the warps' states.
 fn legal_decode(
     a: &Attention,
     (warps, heads, depth): (usize, usize, usize),
-    registers: usize,
+    (registers, received): (usize, usize),
     target: &Target,
 ) -> Result<(), String> {
     need(heads >= 1 && a.group.is_multiple_of(heads), || format!("{heads} heads of a group of {}", a.group))?;
     need(depth >= 1, || "nothing in flight".into())?;
-    // The states of the block's warps, and what the blocks of a cluster send it: parts of one.
+    // The states of the block's warps, and what the blocks of a cluster send it.
     let state = heads * (a.value_dim + 2) * 4;
-    fits(warps, registers, (warps + 1) * state + MAX_CLUSTER as usize * heads * 8 + 64, target)
+    fits(warps, registers, warps * state + received + (MAX_CLUSTER as usize + 1) * heads * 8 + 64, target)
 }

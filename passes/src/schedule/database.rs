@@ -101,7 +101,7 @@ pub struct Measured {
     pub step: Option<StepTimes>,
 }
 
-/// Medians of a whole step, in nanoseconds, one after the other beside the same other kernels.
+/// Medians of a whole step, in nanoseconds, in turns beside the same other kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepTimes {

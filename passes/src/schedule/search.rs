@@ -73,11 +73,13 @@ pub(super) fn fastest<'t>(
     let others: Vec<(f64, &Schedule)> = others.iter().map(|s| (alone, s)).collect();
     in_step(task, &others, start + (end - start) * REFINED, timer, &mut times);
     climb(task, start + (end - start) * CLIMBED, timer, &mut times);
-    let best = again(task, end, timer, &mut times).or_else(|| times.best().cloned());
+    let later = again(task, end, timer, &mut times);
     let ns = |seconds: f64| (seconds * 1e9).round() as u64;
-    let estimate = task.candidates.first().and_then(|first| times.last_step(first));
-    let step = best.as_ref().zip(estimate);
+    // Only what was timed in turns is compared.
+    let estimate = later.iter().find(|f| task.candidates.first() == Some(&f.schedule)).map(|f| f.step);
+    let step = later.first().zip(estimate);
     let step = step.map(|(b, of_estimate)| StepTimes { ns: ns(b.step), estimated_ns: ns(of_estimate) });
+    let best = later.into_iter().next().or_else(|| times.best().cloned());
     let (alone, schedule) = best.map_or((alone, schedule), |b| (b.alone, b.schedule));
     timer.prepare(task, std::slice::from_ref(&schedule));
     timer.keep(task, &schedule);
@@ -123,12 +125,14 @@ fn climb(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) {
     }
 }
 
-/// Times the steps that are about as fast as the best again, in turns, since of many the luckiest looks like the best:
-/// the one whose later times are the fastest, if there is a choice and time for it.
-fn again(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) -> Option<Finalist> {
-    let best = times.best()?.step;
+/// Times the steps that are about as fast as the best again, in turns, since of many the luckiest looks like the best; and
+/// with them the estimate's, to say what was gained. The fastest first, by these later times; none where there is no
+/// choice, or no time for it.
+fn again(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) -> Vec<Finalist> {
+    let Some(best) = times.best().map(|b| b.step) else { return Vec::new() };
+    let is_estimate = |f: &Finalist| task.candidates.first() == Some(&f.schedule);
     let mut close: Vec<Finalist> = Vec::new();
-    for f in times.finalists.iter().filter(|f| f.step <= best * CLOSER) {
+    for f in times.finalists.iter().filter(|f| f.step <= best * CLOSER || is_estimate(f)) {
         if close.iter().all(|other| other.schedule != f.schedule) {
             close.push(f.clone());
         }
@@ -138,7 +142,7 @@ fn again(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) ->
     close.sort_by(|a, b| new(a).cmp(&new(b)).then(a.step.total_cmp(&b.step)));
     close.truncate(CLOSE);
     if close.len() < 2 || timer.elapsed() >= end {
-        return None;
+        return Vec::new();
     }
     let schedules: Vec<Schedule> = close.iter().map(|f| f.schedule.clone()).collect();
     timer.prepare(task, &schedules);
@@ -153,10 +157,12 @@ fn again(task: &Task, end: f64, timer: &mut dyn Timer, times: &mut Times<'_>) ->
         }
     }
     let later = close.into_iter().zip(&samples);
-    let later: Vec<Finalist> =
+    let mut later: Vec<Finalist> =
         later.filter_map(|(f, samples)| Some(Finalist { step: median(samples).ok()?, ..f })).collect();
     times.finalists.extend(later.iter().cloned());
-    later.into_iter().min_by(|a, b| a.step.total_cmp(&b.step))
+    // Stable: of equal ones the first.
+    later.sort_by(|a, b| a.step.total_cmp(&b.step));
+    later
 }
 
 /// Times of candidates alone, until `end`.
@@ -200,11 +206,6 @@ impl Times<'_> {
             Err(why) => self.failures.push((schedule.clone(), why)),
             Ok(step) => self.finalists.push(Finalist { schedule: schedule.clone(), alone, step }),
         }
-    }
-
-    /// Seconds of the latest step with a schedule.
-    fn last_step(&self, schedule: &Schedule) -> Option<f64> {
-        self.finalists.iter().rev().find(|f| f.schedule == *schedule).map(|f| f.step)
     }
 
     /// The candidate whose step is the fastest; of equal ones the first.

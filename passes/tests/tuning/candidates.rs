@@ -67,9 +67,11 @@ fn projecting_attention_has_whole_clusters() {
         assert!(why(&work, &s).contains("no cluster has all keys"), "{s:?}");
     }
     let row = Schedule::AttentionRow { warps: 8, heads: 3, depth: 1, splits: 8, cluster: 8, late: true };
-    assert!(why(&work, &row).contains("only blocks of all query heads project"));
+    assert!(why(&work, &row).contains("only blocks on tensor cores project"));
     // A lane's columns are at most its group's lanes; their weight takes registers.
-    assert!(why(&work, &group(1, 3, 2, 2)).contains("288 columns of 24 vectors for 1 warps"));
+    assert!(
+        why(&work, &group(1, 3, 2, 2)).contains("288 columns of 24 vectors by 1 warps: 72 turns, at most 8")
+    );
     assert!(why(&projecting(1, 8, 128, 2048), &group(8, 8, 8, 8)).contains("registers a thread"));
 }
 

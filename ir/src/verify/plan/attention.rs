@@ -1,7 +1,9 @@
 //! What holds for attention: its window, the rows that its prologue makes, and the projection behind it.
 
 use crate::ids::OperandId;
-use crate::plan::{Attention, AttentionProjection, AttentionPrologue, MadeRow, Scalar, Schedule, Work};
+use crate::plan::{
+    Attention, AttentionProjection, AttentionPrologue, MadeRow, Scalar, Schedule, Store, Work,
+};
 use crate::shape::Dim;
 
 /// Adds what is wrong with an attention.
@@ -29,8 +31,9 @@ pub(super) fn schedule(a: &Attention, schedule: &Schedule) -> Option<&'static st
         }
         _ => false,
     };
-    (!whole)
-        .then_some("only a cluster that has all keys and query heads of a head of keys projects its outputs")
+    (!whole).then_some(
+        "only a cluster on tensor cores that has all keys and query heads of a head of keys projects",
+    )
 }
 
 fn projection(p: &AttentionProjection, a: &Attention, work: &Work, faults: &mut Vec<String>) {
@@ -39,6 +42,14 @@ fn projection(p: &AttentionProjection, a: &Attention, work: &Work, faults: &mut 
     let weight = work.reads.get(p.weight.index());
     if weight.is_none_or(|w| !w.dtype.is_float() || shape.is_none_or(|s| w.shape != s)) {
         faults.push("the weight of a projection is no array of floats [columns, heads · elements]".into());
+    }
+    if weight.is_some_and(|w| !w.constant) {
+        faults.push("the weight of a projection is asked for before it is known".into());
+    }
+    let addends = [a.tokens, Dim::Const(a.kv_heads), Dim::Const(p.columns)];
+    let stored = |s: &Store| work.writes.get(usize::from(s.output)).is_some_and(|w| w.shape == addends);
+    if !a.stores.iter().all(stored) {
+        faults.push("a projection stores no array [tokens, heads of keys, columns]".into());
     }
     p.value.visit(&mut |e| match e {
         Scalar::Acc(i) if *i > 0 => faults.push(format!("accumulator {i} of an attention")),
