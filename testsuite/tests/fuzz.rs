@@ -185,10 +185,19 @@ fn write_plan_seeds() {
         std::fs::write(folder.join(format!("{name}_{level}.ron")), plan.to_ron().expect("RON"))
             .expect("writes");
     }
-    // Attention that makes its rows.
-    let graph = weft_testsuite::fixture::Fixture::open("qwen3").graph(weft_ir::dtype::DType::BF16);
-    let plan = compile(&graph, "sm_90", weft_ir::dtype::DType::BF16, 2, (16, 1));
-    let decode = plan.entries.iter().position(|e| e.role == weft_ir::plan::Role::Decode).expect("an entry");
-    let plan = plan.only(decode).expect("an entry");
-    std::fs::write(folder.join("normed_heads_2.ron"), plan.to_ron().expect("RON")).expect("writes");
+    let decode = |graph: &weft_ir::graph::Graph, context, name: &str| {
+        let plan = compile(graph, "sm_90", weft_ir::dtype::DType::BF16, 2, (context, 1));
+        let entry =
+            plan.entries.iter().position(|e| e.role == weft_ir::plan::Role::Decode).expect("an entry");
+        let plan = plan.only(entry).expect("an entry");
+        std::fs::write(folder.join(name), plan.to_ron().expect("RON")).expect("writes");
+    };
+    // Attention that makes its rows, and attention that projects its outputs.
+    let rows = weft_testsuite::fixture::Fixture::open("qwen3").graph(weft_ir::dtype::DType::BF16);
+    decode(&rows, 16, "normed_heads_2.ron");
+    let sizes = serde_json::json!({
+        "hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64,
+        "intermediate_size": 56, "vocab_size": 97, "num_hidden_layers": 1,
+    });
+    decode(&weft_testsuite::kernel_cases::made_up("llama", &sizes).graph(), 160, "projected_2.ron");
 }
