@@ -43,7 +43,7 @@ pub fn run(
     let enabled = selection.allows(NAME, NUMERICS);
     let mut contract = Contract::empty(NAME, NUMERICS, enabled);
     let Some(step) = merge::Step::of(lowered, body, placed) else { return contract };
-    let mut step = Step { buffers: lowered.buffers.clone(), body: step, projected: Vec::new() };
+    let mut step = Step { buffers: &lowered.buffers, body: step, addends: Vec::new(), projected: Vec::new() };
     for i in 0.. {
         if i >= step.body.dispatches.len() {
             break;
@@ -62,8 +62,8 @@ pub fn run(
         }
     }
     if contract.matched > 0 {
-        let Step { body: after, buffers, projected } = step;
-        lowered.buffers = buffers;
+        let Step { body: after, addends, projected, .. } = step;
+        lowered.buffers.extend(addends);
         placed.projected = projected;
         after.put(lowered, body, placed);
     }
@@ -76,9 +76,11 @@ pub fn nowhere(selection: &Selection) -> Contract {
 }
 
 /// A body, and the buffers of all.
-struct Step {
-    buffers: Vec<Buffer>,
+struct Step<'a> {
+    buffers: &'a [Buffer],
     body: merge::Step,
+    /// Buffers behind those.
+    addends: Vec<Buffer>,
     /// Products that attention makes.
     projected: Vec<NodeId>,
 }
@@ -92,7 +94,7 @@ struct Site {
     changed: Vec<(usize, Work, Dispatch)>,
 }
 
-impl Step {
+impl Step<'_> {
     fn work(&self, i: usize) -> &Work {
         &self.body.works[self.body.dispatches[i].work as usize]
     }
@@ -105,6 +107,11 @@ impl Step {
 
     fn is_temp(&self, buffer: BufferId) -> bool {
         self.buffers.get(buffer.index()).is_some_and(|b| b.kind == BufferKind::Temp)
+    }
+
+    /// The buffer that the next site's addends are.
+    fn next(&self) -> BufferId {
+        BufferId::new(self.buffers.len() + self.addends.len())
     }
 
     /// The product whose left operand is the only array that an attention stores.
@@ -170,7 +177,7 @@ impl Step {
         writes[usize::from(output)] =
             Operand { name: "addends".into(), dtype: DType::F32, shape, constant: false };
         let mut write_buffers = d.writes.clone();
-        write_buffers[usize::from(output)] = BufferId::new(self.buffers.len());
+        write_buffers[usize::from(output)] = self.next();
         if reads.len() + writes.len() > OPERANDS {
             return Err(TOO_LARGE.into());
         }
@@ -220,7 +227,7 @@ impl Step {
             return Err("the projection is read in another shape".into());
         }
         let mut reads = Arrays::of(work, d);
-        reads.replace(at, (addend.clone(), BufferId::new(self.buffers.len())));
+        reads.replace(at, (addend.clone(), self.next()));
         // What the product's epilogue reads, at its places here.
         let mut operands = vec![OperandId::new(0); of_product.reads.len()];
         added.visit(&mut |e| {
@@ -268,7 +275,7 @@ impl Step {
     /// Puts the works in their places, and takes the product out: its nodes go to attention, those of its epilogue to all
     /// that read it.
     fn make(&mut self, site: Site, graph: &Graph) {
-        self.buffers.push(site.addends);
+        self.addends.push(site.addends);
         let readers: Vec<usize> =
             site.changed.iter().map(|(at, ..)| *at).filter(|at| *at != site.attention).collect();
         let (mut product, mut epilogue) = (Vec::new(), Vec::new());

@@ -9,6 +9,7 @@ pub mod emulate;
 pub mod emulated_decoder;
 pub mod encoder;
 pub mod fixture;
+pub mod forms;
 pub mod fuzz;
 pub mod generation;
 pub mod gguf;

@@ -4,12 +4,13 @@
 use serde_json::json;
 use weft_ir::dtype::DType;
 use weft_ir::graph::Graph;
-use weft_ir::plan::{Attention, Compute, Plan, Role, Schedule, Work};
+use weft_ir::plan::{Compute, Plan, Role, Schedule, Work};
 use weft_ir::reference::{Precision, States, load_plan, step_plan};
 use weft_passes::fusion::Contract;
 use weft_passes::{Compiled, Numerics, Selection, attention_projection};
 use weft_testsuite::emulate::ragged;
 use weft_testsuite::fixture::{Fixture, compile_with};
+use weft_testsuite::forms::{self, attentions, works};
 use weft_testsuite::kernel_cases::{MadeUp, made_up};
 use weft_testsuite::synthetic::shape;
 
@@ -17,24 +18,13 @@ fn compiled(graph: &Graph, sizes: (usize, usize), selection: Selection) -> Compi
     compile_with(graph, "sm_90", DType::BF16, 2, sizes, selection)
 }
 
+/// The contract in a form of the step.
 fn contract<'a>(c: &'a Compiled, body: &str) -> &'a Contract {
-    let body = c.context.contracts.iter().find(|b| b.body == body).expect("a body");
-    body.contracts.iter().find(|c| c.fusion == attention_projection::NAME).expect("a contract")
+    forms::contract(c, body, attention_projection::NAME)
 }
 
 fn counts(c: &Compiled, body: &str) -> (usize, usize) {
     (contract(c, body).matched, contract(c, body).candidates)
-}
-
-fn works(plan: &Plan, role: Role) -> Vec<&Work> {
-    let entry = plan.entries.iter().find(|e| e.role == role).expect("an entry");
-    plan.bodies[entry.body as usize].dispatches.iter().map(|d| &plan.works[d.work as usize]).collect()
-}
-
-fn attentions(plan: &Plan, role: Role) -> Vec<&Attention> {
-    let attention = |w: &'_ &Work| matches!(w.compute, Compute::Attention(_));
-    let all = works(plan, role).into_iter().filter(attention);
-    all.filter_map(|w| if let Compute::Attention(a) = &w.compute { Some(a) } else { None }).collect()
 }
 
 /// Two layers of SmolLM2: four kernels a layer of a decode step, whose residual is added up where it is read; clusters
@@ -52,8 +42,8 @@ fn decode_steps_of_few_heads_project_in_attention() {
     let apart = compiled(&g, (1280, 16), Selection::without(&[attention_projection::NAME]));
     assert_eq!(works(&c.plan, Role::Decode).len() + 2, works(&apart.plan, Role::Decode).len());
     let all = attentions(&c.plan, Role::Decode);
-    assert!(all.iter().all(|a| a.stored() == [3, 576] && a.projection.is_some()) && all.len() == 2);
-    assert!(attentions(&c.plan, Role::Prefill).iter().all(|a| a.projection.is_none()));
+    assert!(all.iter().all(|(_, a)| a.stored() == [3, 576] && a.projection.is_some()) && all.len() == 2);
+    assert!(attentions(&c.plan, Role::Prefill).iter().all(|(_, a)| a.projection.is_none()));
     let projects = |w: &Work| matches!(&w.compute, Compute::Attention(a) if a.projection.is_some());
     let mut kernels = 0;
     for k in c.plan.kernels.iter().filter(|k| projects(&c.plan.works[k.work as usize])) {
@@ -67,8 +57,7 @@ fn decode_steps_of_few_heads_project_in_attention() {
     assert!(made.rules.iter().any(|r| r == attention_projection::NAME), "{:?}", made.rules);
     assert!(made.ops.iter().filter(|op| *op == "matmul").count() == 3, "{:?}", made.ops);
     // The residual is added where the addends are, and counted as what it is.
-    let decode = c.context.contracts.iter().find(|b| b.body == "decode").expect("a body");
-    let residual = decode.contracts.iter().find(|c| c.fusion == "residual").expect("a contract");
+    let residual = forms::contract(&c, "decode", "residual");
     assert_eq!((residual.matched, residual.candidates), (4, 4));
     assert_eq!(residual.instead.get(attention_projection::NAME), Some(&2));
     let summed = works(&c.plan, Role::Decode).into_iter().filter(|w| w.name.starts_with("gate_proj_up_proj"));
@@ -84,9 +73,9 @@ fn it_may_be_turned_off() {
     assert_eq!(counts(&c, "decode"), (0, 2));
     let misses = &contract(&c, "decode").misses;
     assert!(misses.iter().all(|m| m.why == "it is disabled"), "{misses:?}");
-    assert!(attentions(&c.plan, Role::Decode).iter().all(|a| a.projection.is_none()));
+    assert!(attentions(&c.plan, Role::Decode).iter().all(|(_, a)| a.projection.is_none()));
     let exact = compiled(&g, (1280, 1), Selection { numerics: Numerics::Exact, ..Selection::default() });
-    assert!(attentions(&exact.plan, Role::Decode).iter().all(|a| a.projection.is_none()));
+    assert!(attentions(&exact.plan, Role::Decode).iter().all(|(_, a)| a.projection.is_none()));
 }
 
 /// More heads of keys than clusters may be, keys for more than one cluster, rows that attention makes, and a product that

@@ -3,10 +3,11 @@
 
 use weft_ir::dtype::DType;
 use weft_ir::graph::{Graph, parse};
-use weft_ir::plan::{Attention, Compute, Plan, Role, Schedule, Work};
+use weft_ir::plan::{Compute, Role, Schedule, Work};
 use weft_passes::fusion::Contract;
 use weft_passes::{Compiled, Numerics, Selection, attention_prologue};
 use weft_testsuite::fixture::{Fixture, compile_with};
+use weft_testsuite::forms::{self, attentions, works};
 
 fn compiled(graph: &Graph, selection: Selection) -> Compiled {
     compile_with(graph, "sm_90", DType::BF16, 2, (64, 32), selection)
@@ -18,27 +19,11 @@ fn graph(name: &str) -> Graph {
 
 /// The contract in a form of the step.
 fn contract<'a>(c: &'a Compiled, body: &str) -> &'a Contract {
-    let body = c.context.contracts.iter().find(|b| b.body == body).expect("a body");
-    body.contracts.iter().find(|c| c.fusion == attention_prologue::NAME).expect("a contract")
+    forms::contract(c, body, attention_prologue::NAME)
 }
 
 fn counts(c: &Compiled, body: &str) -> (usize, usize) {
     (contract(c, body).matched, contract(c, body).candidates)
-}
-
-fn works(plan: &Plan, role: Role) -> impl Iterator<Item = &Work> {
-    let entry = plan.entries.iter().find(|e| e.role == role).expect("an entry");
-    plan.bodies[entry.body as usize].dispatches.iter().map(|d| &plan.works[d.work as usize])
-}
-
-fn attentions(plan: &Plan, role: Role) -> Vec<(&Work, &Attention)> {
-    fn attention(w: &Work) -> Option<(&Work, &Attention)> {
-        match &w.compute {
-            Compute::Attention(a) => Some((w, a)),
-            _ => None,
-        }
-    }
-    works(plan, role).filter_map(attention).collect()
 }
 
 /// Two layers of Qwen3: no loop of rows is left in a decode step, whose attention keeps its own keys.
@@ -53,8 +38,8 @@ fn decode_steps_make_rows_in_attention() {
     }
     let plan = &c.plan;
     let rows = |w: &&Work| matches!(&w.compute, Compute::Loop(l) if l.reduced.is_some());
-    assert_eq!(works(plan, Role::Decode).filter(rows).count(), 0);
-    assert!(works(plan, Role::Prefill).filter(rows).count() > 0);
+    assert_eq!(works(plan, Role::Decode).into_iter().filter(rows).count(), 0);
+    assert!(works(plan, Role::Prefill).into_iter().filter(rows).count() > 0);
     for (work, a) in attentions(plan, Role::Decode) {
         let p = a.prologue.as_ref().expect("a prologue");
         // What queries are made of stays in f32; they are rounded as the graph says.

@@ -142,10 +142,7 @@ pub(super) fn code(work: &Work) -> Result<Code, OpError> {
                 Ok((compile(&[&r.value], None, Some(1), reads)?, stages))
             });
             if let Some(draw) = &m.draw {
-                draw.parameters.iter().try_for_each(|o| look(o.index()))?;
-                if let Some(p) = &draw.penalties {
-                    p.parameters.iter().chain([&p.history]).try_for_each(|o| look(o.index()))?;
-                }
+                draw.operands().iter().try_for_each(|o| look(o.index()))?;
             }
             let place = |s: &Scalar| compile(&[s], None, None, reads);
             let draw = |d: &Draw| {
