@@ -11,6 +11,7 @@ pub mod candidates;
 pub mod database;
 mod gemm;
 mod gemv;
+mod key;
 mod neighbours;
 mod routed;
 mod row;

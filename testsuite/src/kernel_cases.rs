@@ -179,7 +179,7 @@ fn normed_heads() -> [(&'static str, Value, Database); 4] {
 
 /// A database of one shape.
 fn one(shape: Shape, schedule: Schedule) -> Database {
-    let key = Key { target: TARGET.into(), device: "H200".into(), dtype: DType::BF16, shape };
+    let key = Key { target: TARGET.into(), device: "H200".into(), dtype: DType::BF16, shape, longest: None };
     let measured =
         Measured { schedule, ns: 1, estimated_ns: 1, tried: 1, of: 1, context: CONTEXT, step: None };
     let mut database = Database::default();
@@ -495,7 +495,8 @@ fn tuned() -> Vec<Case> {
     let shipped = Database::shipped().unwrap_or_else(|e| panic!("{e}"));
     let mut out = Vec::new();
     for (key, measured) in shipped.iter() {
-        let name = format!("tuned {:?}", key.shape);
+        let within = key.longest.map(|n| format!(", contexts up to {n}")).unwrap_or_default();
+        let name = format!("tuned {:?}{within}", key.shape);
         let mut schedule = measured.schedule.clone();
         match (&key.shape, &mut schedule) {
             (

@@ -21,7 +21,7 @@ const MEASURED: &[(usize, usize, [u32; 6])] = &[
 
 fn key(columns: usize, k: usize, group: usize, computed: bool) -> Key {
     let shape = Shape::Gemv { columns, k, group, computed };
-    Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape }
+    Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape, longest: None }
 }
 
 fn database() -> Database {

@@ -109,7 +109,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     });
     bar.finish_and_clear();
     let seconds = timer.elapsed();
-    let shapes: Vec<Row> = reports?.iter().map(|r| row(r, database.get(&r.key).is_some())).collect();
+    let shapes: Vec<Row> = reports?.iter().map(|r| row(r, database.known(&r.key).is_some())).collect();
     for row in &shapes {
         for why in &row.failures {
             eprintln!("warning: {}: passed over {why}", row.work);
@@ -279,7 +279,8 @@ mod tests {
     fn rows_say_what_became_of_a_shape() {
         let shape = Shape::Gemv { columns: 64, k: 32, group: 2, computed: true };
         assert_eq!(shape_text(&shape), "product 64×32, 2 rows a point, computed left");
-        let key = Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape };
+        let key =
+            Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape, longest: None };
         let schedule =
             Schedule::AttentionRow { warps: 4, heads: 1, depth: 2, splits: 1, cluster: 1, late: false };
         let measured = Measured {

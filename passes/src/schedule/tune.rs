@@ -160,11 +160,11 @@ pub fn tune<E>(
     timer: &mut dyn Timer,
     saved: &mut dyn FnMut(&Database, usize, usize) -> Result<(), E>,
 ) -> Result<Vec<TaskReport>, E> {
-    let known = |database: &Database, t: &Task| !settings.again && database.get(&t.key).is_some();
+    let known = |database: &Database, t: &Task| !settings.again && database.known(&t.key).is_some();
     let mut left = tasks.iter().filter(|t| !t.stays && !known(database, t)).count();
     // What is in the database stands beside what is timed.
     for task in tasks {
-        if let Some(m) = database.get(&task.key).filter(|m| task.has_rows_of(&m.schedule)) {
+        if let Some(m) = database.known(&task.key).filter(|m| task.has_rows_of(&m.schedule)) {
             timer.prepare(task, std::slice::from_ref(&m.schedule));
             timer.keep(task, &m.schedule);
         }
@@ -179,7 +179,7 @@ pub fn tune<E>(
             finalists: found.finalists,
         };
         if task.stays || known(database, task) {
-            let outcome = if database.get(&task.key).is_some() { Outcome::Known } else { Outcome::Left };
+            let outcome = if database.known(&task.key).is_some() { Outcome::Known } else { Outcome::Left };
             reports.push(report(outcome, Times::default()));
             continue;
         }
@@ -192,7 +192,7 @@ pub fn tune<E>(
         }
         let end = timer.elapsed() + share;
         let mut task = task.clone();
-        if let Some(known) = database.get(&task.key) {
+        if let Some(known) = database.known(&task.key) {
             task.choose(&known.schedule);
         }
         let (best, found) = fastest(&task, settings, end, timer);

@@ -94,6 +94,44 @@ fn what_ships_is_not_slower_than_the_estimate() {
     assert!(slower.iter().all(|(_, m)| (m.ns, m.estimated_ns) == (4188, 4075)), "{slower:?}");
 }
 
+/// Of lines for one product that of the plan's longest context is taken, else that for any, else the nearest.
+#[test]
+fn a_product_has_a_schedule_for_each_longest_context() {
+    let wide = |of: u32| {
+        let mut schedule = odd();
+        if let Schedule::Gemv { warps, .. } = &mut schedule {
+            *warps = of;
+        }
+        schedule
+    };
+    let within = |longest| Key { longest, ..gemv_key(640, 576) };
+    let plan = plan_with(&linear(640, 576), target(), Database::default());
+    let (work, bind) = product(&plan, 1);
+    let found = |lines: &[(Option<usize>, u32)], context| {
+        let lines: Vec<_> = lines.iter().map(|(longest, warps)| (within(*longest), wide(*warps))).collect();
+        let (schedule, source) = database(&lines).find(work, &Bindings { context, ..bind }, target())?;
+        let Schedule::Gemv { warps, .. } = schedule else { panic!() };
+        Some((warps, source))
+    };
+    let all = [(None, 4), (Some(1280), 6), (Some(4096), 8)];
+    assert_eq!(found(&all, 1280), Some((6, ScheduleSource::Measured)));
+    assert_eq!(found(&all, 1270), Some((6, ScheduleSource::Measured)));
+    assert_eq!(found(&all, 1281), Some((4, ScheduleSource::Measured)));
+    assert_eq!(found(&all, 4000), Some((8, ScheduleSource::Measured)));
+    assert_eq!(found(&all[1..], 2048), Some((6, ScheduleSource::Neighbour)));
+    assert_eq!(found(&all[1..], 3072), Some((8, ScheduleSource::Neighbour)));
+    // Its text is read again, and what is known is what compiling takes as measured.
+    let lines: Vec<_> = all.iter().map(|(longest, warps)| (within(*longest), wide(*warps))).collect();
+    let kept = database(&lines);
+    assert_eq!(Database::parse(&kept.text().expect("text")), Ok(kept.clone()));
+    let known = |d: &Database, n| d.known(&within(Some(n))).map(|m| m.schedule.clone());
+    assert_eq!((known(&kept, 1280), known(&kept, 2048)), (Some(wide(6)), Some(wide(4))));
+    assert_eq!(known(&database(&lines[1..]), 2048), None);
+    let far = kept.text().expect("text").replace("Some(4096)", "Some(9999999999999)");
+    let why = Database::parse(&far).expect_err("too long");
+    assert!(why.contains("longest: 9999999999999, at most"), "{why}");
+}
+
 #[test]
 fn merging_takes_the_newer() {
     let newer = Schedule::Gemv {

@@ -57,7 +57,7 @@ fn measured(schedule: Schedule) -> Measured {
 
 fn gemv_key(columns: usize, k: usize) -> Key {
     let shape = Shape::Gemv { columns, k, group: 1, computed: true };
-    Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape }
+    Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape, longest: None }
 }
 
 /// A schedule that the estimate never makes: a team of two warps.
