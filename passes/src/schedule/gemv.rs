@@ -17,6 +17,9 @@ const WARPS: (usize, usize) = (8, 4);
 /// Blocks of one kernel on an SM: two leave room for the blocks of the next kernel, which start their loads
 /// early.
 const BLOCKS: usize = 2;
+/// Warps of a block where these even out what SMs have to do, and bytes of an SM that they ask for ahead.
+const EVEN: usize = 12;
+const AHEAD_EVEN: usize = 80 * 1024;
 /// Fewest warps of a block that computes its left operand.
 const COMPUTING: usize = 8;
 /// Most loads of a row that a lane of such a block keeps in flight.
@@ -62,13 +65,20 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
         team = Team { warps: COMPUTING, lanes: 16, split: 1, depth: vectors.div_ceil(16).min(most), ..team };
     }
     team = alone.unwrap_or(team);
+    let even = alone.is_none() && plain_rows(work, m) && evens_out(&team, tasks, target);
+    if even {
+        team.warps = EVEN;
+    }
     // Further rows take registers. Columns and loads in flight do not change the order of sums, nor does how many rows
     // a block takes; warps would. Fewer rows have room for all of the former again.
     let (mut rows, whole) = (rows, (team.depth, team.columns));
     loop {
         let mut schedule = with_team(work, m, rows, &team, target);
-        if alone.is_some() && rows == 1 {
+        if (alone.is_some() || even) && rows == 1 {
             halve(&mut schedule);
+        }
+        if even && rows == 1 {
+            set_ahead(&mut schedule, &RowOf::product(work, m), AHEAD_EVEN, target);
         }
         let legal = legal(work, &schedule, target).is_ok();
         match (team.depth > 1, team.columns > m.group, rows > 1) {
@@ -82,6 +92,31 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
             _ => return schedule,
         }
     }
+}
+
+/// Whether 12 warps a block, not 16, leave the SM with the most work a fifth less of it in as many rounds: 192 blocks are two
+/// for some of 132 SMs and one for others, 256 are two for nearly all. In a step the next kernel waits for the slowest SM,
+/// so it is worth more there than alone. Measured for 3072 × 3072 (docs/performance.md, shapes that were never tuned), where 8
+/// warps, which take a round more, are no help; nor are products whose blocks make their left operand considered, which
+/// more blocks would make more often.
+fn evens_out(team: &Team, tasks: usize, target: &Target) -> bool {
+    let sms = target.profile.sms as usize;
+    let most = |warps: usize| {
+        let teams = warps / team.split;
+        let rounds = tasks.div_ceil(teams * sms * BLOCKS);
+        let blocks = tasks.div_ceil(teams * rounds);
+        (rounds, blocks.div_ceil(sms) * rounds * teams)
+    };
+    if team.warps != 16 || !EVEN.is_multiple_of(team.split) {
+        return false;
+    }
+    let ((rounds, own), (of_even, even)) = (most(team.warps), most(EVEN));
+    rounds == of_even && 5 * even <= 4 * own
+}
+
+/// Whether the left operand is copied as it is stored.
+fn plain_rows(work: &Work, m: &MatMul) -> bool {
+    m.stages.is_empty() && m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half())
 }
 
 /// One block an SM, of few warps, where they have all of its share of the weight on its way: each block makes the left

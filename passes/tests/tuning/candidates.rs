@@ -1,7 +1,7 @@
 //! Legal schedules.
 
 use crate::{attention, linear, plan_with, product, projecting, target};
-use weft_ir::plan::{Schedule, Work};
+use weft_ir::plan::{Compute, KernelSpec, Role, Schedule, Work};
 use weft_ir::shape::Bindings;
 use weft_ir::target::TARGETS;
 use weft_passes::schedule::candidates::{candidates, legal};
@@ -151,4 +151,45 @@ fn what_is_not_legal_says_why() {
     let (odd, _) = product(&odd, 1);
     let why = legal(odd, &prefetching, target()).expect_err("a prefetch");
     assert!(why.contains("cannot be prefetched"), "{why}");
+}
+
+/// Blocks of 16 warps, of which some multiprocessors had two and others one, become two of 12 on nearly all, where the left
+/// operand is stored; sums keep their order in a step of two rows.
+#[test]
+fn the_estimate_evens_out_what_multiprocessors_have_to_do() {
+    let of = |n: usize, tokens: usize| {
+        let second = format!(
+            "%5 = weight \"v\" -> bf16[{n}, {n}]\n%6 = matmul.t %4, %5 -> bf16[tokens, {n}]\noutput \"y\" = %6\n"
+        );
+        let text = linear(n, 64).replace("output \"y\" = %4\n", &second);
+        let plan = plan_with(&text, target(), Database::default());
+        let entry = plan.entries.iter().find(|e| e.role == Role::Decode && e.bind.tokens == tokens);
+        let kernels = entry.expect("an entry").kernels.values().map(|k| &plan.kernels[k.index()]);
+        let second = |k: &&KernelSpec| match &plan.works[k.work as usize].compute {
+            Compute::MatMul(m) => m.k == n,
+            _ => false,
+        };
+        kernels.into_iter().find(second).expect("a product").schedule.clone()
+    };
+    let even = Schedule::Gemv {
+        rows: 1,
+        warps: 12,
+        lanes: 32,
+        split: 4,
+        columns: 2,
+        depth: 3,
+        blocks: 256,
+        staged: true,
+        resident: 2,
+        behind: 2,
+        ahead: 2048,
+        late: false,
+    };
+    assert_eq!(of(3072, 1), even);
+    let Schedule::Gemv { rows: 2, warps: 12, lanes: 32, split: 4, behind: 0, .. } = of(3072, 2) else {
+        panic!()
+    };
+    for n in [2048, 3584, 4096, 5120] {
+        let Schedule::Gemv { warps: 16, split: 4, behind: 0, .. } = of(n, 1) else { panic!("{n}") };
+    }
 }
