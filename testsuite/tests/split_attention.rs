@@ -345,3 +345,26 @@ fn kernels_compile_without_spills() {
         }
     }
 }
+
+/// As many keys as the longest contexts have, by the schedules that are chosen for them.
+#[test]
+fn a_context_of_131072() {
+    const KEYS: i32 = 131_072;
+    for s in [Shape::new(1, 4, 64, DType::BF16), Shape::new(1, 1, 32, DType::F32)] {
+        let s = Shape { settled: true, ..s };
+        let (plan, arrays) = plan(&s, &[(0, KEYS)], KEYS as usize, "sm_90", &|_| {});
+        match plan.kernels[0].schedule {
+            Schedule::AttentionRow { splits, .. } | Schedule::AttentionGroup { splits, .. } => {
+                assert!(splits >= 16, "{:?}", plan.kernels[0].schedule);
+            }
+            ref other => panic!("{other:?}"),
+        }
+        for order in [Order::Forward, Order::Backward] {
+            let mut emulated = Emulated::with_weights(&plan, &arrays);
+            emulated.order = order;
+            let distances = emulated.step("step", &StepInputs::default());
+            let far: Vec<&Distance> = distances.iter().filter(|d| !d.is_close()).collect();
+            assert!(far.is_empty() && !distances.is_empty(), "{s:?}: {far:?}");
+        }
+    }
+}
