@@ -83,7 +83,11 @@ fn count(n: u64) -> String {
 /// How many schedules come from where, in words.
 fn sources(count: impl Fn(ScheduleSource) -> usize) -> String {
     let (measured, near) = (count(ScheduleSource::Measured), count(ScheduleSource::Neighbour));
-    let near = if near > 0 { format!(", {near} measured for a neighbouring shape") } else { String::new() };
+    let near = if near > 0 {
+        format!(", {near} measured for a neighbouring shape or longest context")
+    } else {
+        String::new()
+    };
     format!("{measured} measured{near}, {} estimated", count(ScheduleSource::Estimated))
 }
 

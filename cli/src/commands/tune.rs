@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use weft_ir::target::{PROFILES, Target};
-use weft_passes::schedule::database::{Database, Shape};
+use weft_passes::schedule::database::{Database, Key, Shape};
 use weft_passes::schedule::tune::{Outcome, Settings, TaskReport, Timer, tasks, tune};
 use weft_runtime::exec::bench::{Measure, PROMPT, Workload};
 
@@ -48,6 +48,8 @@ struct Timed {
 struct Output {
     device: String,
     schedules: String,
+    /// Longest context of the plan that was measured, in tokens.
+    max_seq: usize,
     seconds: f64,
     shapes: Vec<Row>,
 }
@@ -115,7 +117,8 @@ pub fn run(args: &TuneArgs) -> Result<()> {
             eprintln!("warning: {}: passed over {why}", row.work);
         }
     }
-    let output = Output { device, schedules: file.display().to_string(), seconds, shapes };
+    let output =
+        Output { device, schedules: file.display().to_string(), max_seq: plan.max_seq, seconds, shapes };
     if args.json {
         return print_json(&output);
     }
@@ -139,6 +142,11 @@ fn profile_name(target: &Target, gpu: &str) -> String {
     let known = PROFILES.iter().filter(|(name, p)| *name == target.name && gpu.contains(p.name));
     let longest = known.map(|(_, p)| p.name).max_by_key(|name| name.len());
     longest.map_or_else(|| gpu.trim_start_matches("NVIDIA ").to_owned(), str::to_owned)
+}
+
+fn key_text(key: &Key) -> String {
+    let within = key.longest.map(|n| format!(", contexts up to {n}")).unwrap_or_default();
+    shape_text(&key.shape) + &within
 }
 
 fn shape_text(shape: &Shape) -> String {
@@ -170,7 +178,7 @@ fn row(report: &TaskReport, in_file: bool) -> Row {
     let micros = |ns: u64| ns as f64 / 1e3;
     Row {
         work: report.name.clone(),
-        shape: shape_text(&report.key.shape),
+        shape: key_text(&report.key),
         dtype: report.key.dtype.to_string(),
         outcome,
         schedule: measured.map(|m| format!("{:?}", m.schedule)),
@@ -232,7 +240,8 @@ fn print(output: &Output, file: &Path) -> Result<()> {
     if left > 0 {
         writeln!(out, "give a larger --budget for the rest, or run it again without --again and --kernel")?;
     }
-    writeln!(out, "weft compile --schedules {} takes them", file.display())?;
+    let (file, max_seq) = (file.display(), output.max_seq);
+    writeln!(out, "weft compile --schedules {file} takes them; they are for --max-seq {max_seq}")?;
     if alone > 0 {
         writeln!(
             out,
@@ -244,7 +253,7 @@ fn print(output: &Output, file: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{named, profile_name, row, shape_text};
+    use super::{key_text, named, profile_name, row, shape_text};
     use weft_ir::dtype::DType;
     use weft_ir::plan::Schedule;
     use weft_ir::target::Target;
@@ -279,8 +288,14 @@ mod tests {
     fn rows_say_what_became_of_a_shape() {
         let shape = Shape::Gemv { columns: 64, k: 32, group: 2, computed: true };
         assert_eq!(shape_text(&shape), "product 64×32, 2 rows a point, computed left");
-        let key =
-            Key { target: "sm_90".into(), device: "H200".into(), dtype: DType::BF16, shape, longest: None };
+        let key = Key {
+            target: "sm_90".into(),
+            device: "H200".into(),
+            dtype: DType::BF16,
+            shape,
+            longest: Some(1280),
+        };
+        assert_eq!(key_text(&key), "product 64×32, 2 rows a point, computed left, contexts up to 1280");
         let schedule =
             Schedule::AttentionRow { warps: 4, heads: 1, depth: 2, splits: 1, cluster: 1, late: false };
         let measured = Measured {

@@ -242,7 +242,7 @@ pub enum ScheduleSource {
     Estimated,
     /// The fastest that was measured for its shape.
     Measured,
-    /// The fastest that was measured for the nearest shape, scaled.
+    /// The fastest that was measured for the nearest shape, scaled, or for another longest context.
     Neighbour,
 }
 

@@ -9,7 +9,7 @@ use super::database::{Key, Shape};
 use weft_ir::plan::{FirstLoads, MatMul, Schedule, Work};
 use weft_ir::target::Target;
 
-/// Bytes of an SM that estimates ask for: on an H200 the best for most products is between 48 and 96 KiB.
+/// Bytes of an SM that most estimates ask for: on an H200 the best for most products is between 48 and 96 KiB.
 pub(super) const AHEAD: usize = 64 * 1024;
 /// Bytes of an SM that are tried by measurement.
 const TRIED: [usize; 8] = [64, 96, 48, 128, 32, 80, 192, 0];

@@ -137,6 +137,11 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
     }
 }
 
+/// Which of two is nearer.
+fn order(beside: &Beside, other: &Beside) -> Ordering {
+    beside.partial_cmp(other).unwrap_or(Ordering::Equal)
+}
+
 impl Database {
     /// The database that comes with Weft; empty, with a line that says why, were it damaged (a test reads it).
     pub fn shipped() -> Result<Database, String> {
@@ -164,6 +169,12 @@ impl Database {
                 }
             }
             let measured = Measured { schedule, ns, estimated_ns, tried, of, context, step };
+            if let Some(longest) = longest
+                && (longest != rounded(longest) || !matches!(key.shape, Shape::Gemv { .. }))
+            {
+                let nearest = rounded(longest);
+                return Err(format!("{text}: longest: {longest}, only of a product, and as {nearest}"));
+            }
             if database.entries.insert(key, measured).is_some() {
                 return Err(format!("two lines for {text}: leave one"));
             }
@@ -232,6 +243,14 @@ impl Database {
         self.get(key).or_else(|| self.get(&Key { longest: None, ..key.clone() }))
     }
 
+    /// What is known, else the entry of its shape for the nearest longest context: what compiling takes.
+    pub fn taken(&self, key: &Key) -> Option<&Measured> {
+        let same = |k: &Key| Key { longest: None, ..k.clone() };
+        let of_shape = self.entries.iter().filter(|(k, _)| same(k) == same(key));
+        let nearest = of_shape.min_by(|(a, _), (b, _)| order(&key.beside(a), &key.beside(b)));
+        nearest.map(|(_, measured)| measured)
+    }
+
     /// Adds an entry, or replaces it.
     pub fn insert(&mut self, key: Key, measured: Measured) {
         self.entries.insert(key, measured);
@@ -262,7 +281,6 @@ impl Database {
             .filter(|(distance, ..)| *distance <= wanted.shape.reach().ln())
             .collect();
         // Stable: of equal distances the lower key's.
-        let order = |beside: &Beside, other: &Beside| beside.partial_cmp(other).unwrap_or(Ordering::Equal);
         near.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| order(&a.1, &b.1)));
         near.into_iter().find_map(|(distance, beside, m)| {
             let same = distance == 0.0;

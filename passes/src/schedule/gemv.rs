@@ -1,7 +1,7 @@
 //! Schedules of skinny matrix products: how teams of threads share k and the rows of the right operand.
 //!
-//! Nothing but `rows` and whether the left operand fits shared memory follows from the number of rows, so
-//! that a row's sums have the same order in every bucket whose products are streamed.
+//! Nothing but `rows`, whether the left operand fits shared memory, and when what is loaded follows from the number of rows,
+//! so that a row's sums have the same order in every bucket whose products are streamed.
 
 use super::ahead::{AHEAD, RowOf, halve, set_ahead};
 use super::candidates::{Team, legal, with_team};
@@ -17,8 +17,9 @@ const WARPS: (usize, usize) = (8, 4);
 /// Blocks of one kernel on an SM: two leave room for the blocks of the next kernel, which start their loads
 /// early.
 const BLOCKS: usize = 2;
-/// Warps of a block where these even out what SMs have to do, and bytes of an SM that they ask for ahead.
+/// Warps of a block where these even out what SMs have to do.
 const EVEN: usize = 12;
+/// Bytes of an SM that such blocks ask for ahead.
 const AHEAD_EVEN: usize = 80 * 1024;
 /// Fewest warps of a block that computes its left operand.
 const COMPUTING: usize = 8;
@@ -94,7 +95,7 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     }
 }
 
-/// Whether 12 warps a block, not 16, leave the SM with the most work a fifth less of it in as many rounds: 192 blocks are two
+/// Whether 12 warps a block, not 16, leave the SM with the most work a fifth less of it in as many rounds of several: 192 blocks are two
 /// for some of 132 SMs and one for others, 256 are two for nearly all. In a step the next kernel waits for the slowest SM,
 /// so it is worth more there than alone. Measured for 3072 × 3072 (docs/performance.md, shapes that were never tuned), where 8
 /// warps, which take a round more, are no help; nor are products whose blocks make their left operand considered, which
@@ -111,7 +112,7 @@ fn evens_out(team: &Team, tasks: usize, target: &Target) -> bool {
         return false;
     }
     let ((rounds, own), (of_even, even)) = (most(team.warps), most(EVEN));
-    rounds == of_even && 5 * even <= 4 * own
+    rounds > 1 && rounds == of_even && 5 * even <= 4 * own
 }
 
 /// Whether the left operand is copied as it is stored.

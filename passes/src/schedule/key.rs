@@ -17,7 +17,7 @@ use weft_ir::target::Target;
 const PRODUCT_REACH: f64 = 1.5;
 /// The same of an attention.
 const ATTENTION_REACH: f64 = 8.0;
-/// How much farther a shape of fewer keys is than one of as many times more: its keys may take a round more here.
+/// How much farther a shorter context is than one of as many times more: keys may take a round more here.
 const SHORTER: f64 = 1.75;
 /// How far attention that makes its rows is from one that reads them: what it waits for differs.
 const OTHER_ROWS: f64 = 0.5;
@@ -107,7 +107,7 @@ pub fn key(work: &Work, bind: &Bindings, target: &Target, device: &str) -> Optio
     Some(Key { target: target.name.into(), device: device.into(), dtype, shape, longest })
 }
 
-/// Keys up to a whole number of eighths of a power of two. Attention takes keys in rounds of all its blocks: what takes
+/// A context up to a whole number of eighths of a power of two. Attention takes keys in rounds of all its blocks: what takes
 /// 1280 in one round is the fastest where there are no more, and not where there are 2048.
 pub fn rounded(keys: usize) -> usize {
     keys.next_multiple_of((keys.next_power_of_two() / 8).max(1))
@@ -160,7 +160,7 @@ pub(super) enum Beside {
     Same,
     /// Any.
     Any,
-    /// Another: the logarithm of the ratio.
+    /// Another: the logarithm of the ratio, more where what was measured is shorter.
     Other(f64),
 }
 
@@ -170,7 +170,7 @@ impl Key {
         match (self.longest, other.longest) {
             (a, b) if a == b => Beside::Same,
             (None, _) | (_, None) => Beside::Any,
-            (Some(a), Some(b)) => Beside::Other(apart(a, b)),
+            (Some(a), Some(b)) => Beside::Other(apart(a, b) * if b < a { SHORTER } else { 1.0 }),
         }
     }
 }

@@ -164,7 +164,7 @@ pub fn tune<E>(
     let mut left = tasks.iter().filter(|t| !t.stays && !known(database, t)).count();
     // What is in the database stands beside what is timed.
     for task in tasks {
-        if let Some(m) = database.known(&task.key).filter(|m| task.has_rows_of(&m.schedule)) {
+        if let Some(m) = database.taken(&task.key).filter(|m| task.has_rows_of(&m.schedule)) {
             timer.prepare(task, std::slice::from_ref(&m.schedule));
             timer.keep(task, &m.schedule);
         }
@@ -192,7 +192,9 @@ pub fn tune<E>(
         }
         let end = timer.elapsed() + share;
         let mut task = task.clone();
-        if let Some(known) = database.known(&task.key) {
+        // The one for its longest context, and that for any.
+        let any = Key { longest: None, ..task.key.clone() };
+        for known in [database.taken(&task.key), database.get(&any)].into_iter().flatten() {
             task.choose(&known.schedule);
         }
         let (best, found) = fastest(&task, settings, end, timer);

@@ -118,8 +118,10 @@ fn a_product_has_a_schedule_for_each_longest_context() {
     assert_eq!(found(&all, 1270), Some((6, ScheduleSource::Measured)));
     assert_eq!(found(&all, 1281), Some((4, ScheduleSource::Measured)));
     assert_eq!(found(&all, 4000), Some((8, ScheduleSource::Measured)));
-    assert_eq!(found(&all[1..], 2048), Some((6, ScheduleSource::Neighbour)));
-    assert_eq!(found(&all[1..], 3072), Some((8, ScheduleSource::Neighbour)));
+    // A shorter one is farther than one of as many times more.
+    assert_eq!(found(&all[1..], 1400), Some((6, ScheduleSource::Neighbour)));
+    assert_eq!(found(&all[1..], 2048), Some((8, ScheduleSource::Neighbour)));
+    assert_eq!(found(&all[1..2], 131_072), Some((6, ScheduleSource::Neighbour)));
     // Its text is read again, and what is known is what compiling takes as measured.
     let lines: Vec<_> = all.iter().map(|(longest, warps)| (within(*longest), wide(*warps))).collect();
     let kept = database(&lines);
@@ -127,9 +129,29 @@ fn a_product_has_a_schedule_for_each_longest_context() {
     let known = |d: &Database, n| d.known(&within(Some(n))).map(|m| m.schedule.clone());
     assert_eq!((known(&kept, 1280), known(&kept, 2048)), (Some(wide(6)), Some(wide(4))));
     assert_eq!(known(&database(&lines[1..]), 2048), None);
-    let far = kept.text().expect("text").replace("Some(4096)", "Some(9999999999999)");
-    let why = Database::parse(&far).expect_err("too long");
-    assert!(why.contains("longest: 9999999999999, at most"), "{why}");
+    let taken = |d: &Database, n| d.taken(&within(Some(n))).map(|m| m.schedule.clone());
+    assert_eq!((taken(&kept, 2048), taken(&database(&lines[1..]), 2048)), (Some(wide(4)), Some(wide(8))));
+    for (longest, why) in [
+        ("9999999999999", "longest: 9999999999999, at most"),
+        ("4000", "longest: 4000, only of a product, and as 4096"),
+    ] {
+        let text = kept.text().expect("text").replace("Some(4096)", &format!("Some({longest})"));
+        let error = Database::parse(&text).expect_err(why);
+        assert!(error.contains(why), "{error}");
+    }
+    let attention = Shape::AttentionRow {
+        kv_heads: 1,
+        group: 1,
+        head_dim: 64,
+        value_dim: 64,
+        keys: 1280,
+        made: false,
+        projected: 0,
+    };
+    let of_attention = Key { shape: attention, ..within(Some(1280)) };
+    let error =
+        Database::parse(&database(&[(of_attention, odd())]).text().expect("text")).expect_err("attention");
+    assert!(error.contains("only of a product"), "{error}");
 }
 
 #[test]

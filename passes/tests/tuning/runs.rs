@@ -195,6 +195,30 @@ fn without_a_step_that_runs_the_fastest_alone_is_kept() {
     assert_eq!(database.get(&gemv_key(1, 64)).map(|m| (m.schedule.clone(), m.ns)), Some((row(5, 2), 5000)));
 }
 
+/// A product's line for any longest context is known for each, stands beside what is timed, and stays when one for a plan's
+/// own is measured (`--again`), among whose candidates it is.
+#[test]
+fn a_line_for_any_longest_context_stays() {
+    let within = |longest| Key { longest, ..gemv_key(1, 64) };
+    let own = Task { key: within(Some(1280)), ..task("a", 1, vec![row(6, 1), row(9, 1)]) };
+    let mut database = database(&[(gemv_key(1, 64), row(4, 1)), (within(Some(4096)), row(3, 1))]);
+    let mut timer = Steps::new(1.0, more_warps_are_faster);
+    let saved = &mut |_: &Database, _, _| Ok::<(), ()>(());
+    let settings = Settings { budget: 1000.0, context: 64, again: false };
+    let all = std::slice::from_ref(&own);
+    let reports = tune(all, &mut database, &settings, &mut timer, saved).expect("saves");
+    assert_eq!((&reports[0].outcome, database.len()), (&Outcome::Known, 2));
+    assert_eq!(timer.kept, [("a".to_owned(), row(4, 1))]);
+    let again = Settings { again: true, ..settings };
+    let reports = tune(all, &mut database, &again, &mut timer, saved).expect("saves");
+    assert!(matches!(reports[0].outcome, Outcome::Tuned(_)), "{reports:?}");
+    assert!(timer.timed.iter().any(|(s, _)| *s == row(4, 1)), "{:?}", timer.timed);
+    let kept = |longest| database.get(&within(longest)).map(|m| m.schedule.clone());
+    assert_eq!(kept(None), Some(row(4, 1)));
+    assert_eq!(kept(Some(4096)), Some(row(3, 1)));
+    assert!(kept(Some(1280)).is_some());
+}
+
 #[test]
 fn time_for_steps_is_left_and_ends_too() {
     let many: Vec<Schedule> = (1..=40).map(|w| row(141 - w, 1)).collect();
