@@ -495,8 +495,7 @@ fn tuned() -> Vec<Case> {
     let shipped = Database::shipped().unwrap_or_else(|e| panic!("{e}"));
     let mut out = Vec::new();
     for (key, measured) in shipped.iter() {
-        let within = key.longest.map(|n| format!(", contexts up to {n}")).unwrap_or_default();
-        let name = format!("tuned {:?}{within}", key.shape);
+        let name = format!("tuned {:?}{}", key.shape, key.within());
         let mut schedule = measured.schedule.clone();
         match (&key.shape, &mut schedule) {
             (

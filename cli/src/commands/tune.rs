@@ -145,8 +145,7 @@ fn profile_name(target: &Target, gpu: &str) -> String {
 }
 
 fn key_text(key: &Key) -> String {
-    let within = key.longest.map(|n| format!(", contexts up to {n}")).unwrap_or_default();
-    shape_text(&key.shape) + &within
+    shape_text(&key.shape) + &key.within()
 }
 
 fn shape_text(shape: &Shape) -> String {

@@ -3,7 +3,7 @@
 use super::GEMV_ROWS;
 use super::ahead::halve;
 use super::attention::{clustered, group_heads, most_splits, splits};
-use super::candidates::{Team, legal, with_team};
+use super::candidates::{Team, copied, legal, with_team};
 use super::database::Measured;
 use weft_ir::kernel::MAX_CLUSTER;
 use weft_ir::plan::{Attention, Compute, MatMul, Schedule, Work};
@@ -125,8 +125,7 @@ fn gemv(
         let mut schedule = with_team(work, m, rows, &team, target);
         if exact {
             // Of rows that are computed, the first alone is started ahead of them.
-            let copied = m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half());
-            if *behind > 0 && (rows == 1 || copied) {
+            if *behind > 0 && (rows == 1 || copied(work, m)) {
                 halve(&mut schedule);
             }
             if let Schedule::Gemv { ahead, late, .. } = &mut schedule {

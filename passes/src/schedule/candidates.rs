@@ -85,9 +85,7 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
     let dtype = work.reads[m.b.index()].dtype;
     let teams = (t.warps * 32 / t.lanes / t.split).max(1);
     let tasks = m.columns().div_ceil(t.columns).max(1);
-    let most = target.profile.sms as usize * t.per_sm.max(1);
-    let rounds = tasks.div_ceil(teams * most);
-    let blocks = tasks.div_ceil(teams * rounds);
+    let (_, blocks) = rounds_and_blocks(tasks, teams, t.per_sm.max(1), target);
     let staged =
         rows as usize * padded(m, dtype, t) * left_size(work, m) <= target.shared_bytes as usize / 2 - 2048;
     let wanted = blocks.div_ceil(target.profile.sms as usize).max(1);
@@ -111,6 +109,17 @@ pub(super) fn with_team(work: &Work, m: &MatMul, rows: u32, t: &Team, target: &T
     };
     set_ahead(&mut schedule, &RowOf::product(work, m), AHEAD, target);
     schedule
+}
+
+/// Rounds in which so many blocks an SM, of so many teams, take the tasks, and the fewest blocks that do it in as many.
+pub(super) fn rounds_and_blocks(
+    tasks: usize,
+    teams: usize,
+    per_sm: usize,
+    target: &Target,
+) -> (usize, usize) {
+    let rounds = tasks.div_ceil(teams * per_sm * target.profile.sms as usize);
+    (rounds, tasks.div_ceil(teams * rounds))
 }
 
 /// Whether an SM holds so many threads of so many registers.
@@ -143,8 +152,12 @@ fn hoisted(work: &Work, m: &MatMul, rows: usize, staged: bool, t: &Team) -> usiz
 
 /// Bytes of an element of the left operand in shared memory.
 fn left_size(work: &Work, m: &MatMul) -> usize {
-    let plain = m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half());
-    if plain { 2 } else { 4 }
+    if copied(work, m) { 2 } else { 4 }
+}
+
+/// Whether the left operand goes to shared memory as it is stored, in 16 bits.
+pub(super) fn copied(work: &Work, m: &MatMul) -> bool {
+    m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half())
 }
 
 fn gemv(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Vec<Schedule> {

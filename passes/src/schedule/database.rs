@@ -160,8 +160,7 @@ impl Database {
             let key = Key { target: l.target, device: l.device, dtype: l.dtype, shape, longest };
             let (ns, estimated_ns, tried) = (l.ns, l.estimated_ns, l.tried);
             let (schedule, of, context, step) = (l.schedule, l.of, l.context, l.step);
-            let within = longest.map(|n| format!(", contexts up to {n}")).unwrap_or_default();
-            let text = format!("{} {} {:?}{within}", key.device, key.dtype, key.shape);
+            let text = format!("{} {} {:?}{}", key.device, key.dtype, key.shape, key.within());
             possible(&schedule).map_err(|why| format!("{text}: {why}"))?;
             for (name, tokens) in [("context", context), ("longest", longest.unwrap_or_default())] {
                 if tokens > MOST_CONTEXT {
@@ -240,13 +239,13 @@ impl Database {
 
     /// The entry of a key, else that of its shape for any longest context: what compiling takes as measured.
     pub fn known(&self, key: &Key) -> Option<&Measured> {
-        self.get(key).or_else(|| self.get(&Key { longest: None, ..key.clone() }))
+        self.get(key).or_else(|| self.get(&key.for_any()))
     }
 
     /// What is known, else the entry of its shape for the nearest longest context: what compiling takes.
     pub fn taken(&self, key: &Key) -> Option<&Measured> {
-        let same = |k: &Key| Key { longest: None, ..k.clone() };
-        let of_shape = self.entries.iter().filter(|(k, _)| same(k) == same(key));
+        let any = key.for_any();
+        let of_shape = self.entries.iter().filter(|(k, _)| k.for_any() == any);
         let nearest = of_shape.min_by(|(a, _), (b, _)| order(&key.beside(a), &key.beside(b)));
         nearest.map(|(_, measured)| measured)
     }

@@ -1,10 +1,10 @@
 //! Schedules of skinny matrix products: how teams of threads share k and the rows of the right operand.
 //!
-//! Nothing but `rows`, whether the left operand fits shared memory, and when what is loaded follows from the number of rows,
+//! Nothing but `rows`, whether the left operand fits shared memory, and when loads start follows from the number of rows,
 //! so that a row's sums have the same order in every bucket whose products are streamed.
 
 use super::ahead::{AHEAD, RowOf, halve, set_ahead};
-use super::candidates::{Team, legal, with_team};
+use super::candidates::{Team, copied, legal, rounds_and_blocks, with_team};
 use weft_ir::dtype::DType;
 use weft_ir::plan::{Draw, Extent, MatMul, Partials, Schedule, Scratch, Work};
 use weft_ir::shape::Dim;
@@ -66,7 +66,7 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
         team = Team { warps: COMPUTING, lanes: 16, split: 1, depth: vectors.div_ceil(16).min(most), ..team };
     }
     team = alone.unwrap_or(team);
-    let even = alone.is_none() && plain_rows(work, m) && evens_out(&team, tasks, target);
+    let even = alone.is_none() && m.stages.is_empty() && copied(work, m) && evens_out(&team, tasks, target);
     if even {
         team.warps = EVEN;
     }
@@ -95,29 +95,22 @@ fn of_layer(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     }
 }
 
-/// Whether 12 warps a block, not 16, leave the SM with the most work a fifth less of it in as many rounds of several: 192 blocks are two
-/// for some of 132 SMs and one for others, 256 are two for nearly all. In a step the next kernel waits for the slowest SM,
-/// so it is worth more there than alone. Measured for 3072 × 3072 (docs/performance.md, shapes that were never tuned), where 8
-/// warps, which take a round more, are no help; nor are products whose blocks make their left operand considered, which
-/// more blocks would make more often.
+/// Whether 12 warps a block, not 16, leave the SM with the most work a fifth less of it in as many rounds of several: 192
+/// blocks are two for some of 132 SMs and one for others, 256 are two for nearly all. In a step the next kernel waits for the
+/// slowest SM, so it is worth more there than alone. Measured for 3072 × 3072 (docs/performance.md, shapes that were never
+/// tuned), where 8 warps, which take a round more, are no help; products whose blocks make their left operand are not
+/// considered, since more blocks would make it more often.
 fn evens_out(team: &Team, tasks: usize, target: &Target) -> bool {
-    let sms = target.profile.sms as usize;
     let most = |warps: usize| {
         let teams = warps / team.split;
-        let rounds = tasks.div_ceil(teams * sms * BLOCKS);
-        let blocks = tasks.div_ceil(teams * rounds);
-        (rounds, blocks.div_ceil(sms) * rounds * teams)
+        let (rounds, blocks) = rounds_and_blocks(tasks, teams, BLOCKS, target);
+        (rounds, blocks.div_ceil(target.profile.sms as usize) * rounds * teams)
     };
     if team.warps != 16 || !EVEN.is_multiple_of(team.split) {
         return false;
     }
     let ((rounds, own), (of_even, even)) = (most(team.warps), most(EVEN));
     rounds > 1 && rounds == of_even && 5 * even <= 4 * own
-}
-
-/// Whether the left operand is copied as it is stored.
-fn plain_rows(work: &Work, m: &MatMul) -> bool {
-    m.stages.is_empty() && m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half())
 }
 
 /// One block an SM, of few warps, where they have all of its share of the weight on its way: each block makes the left
@@ -158,7 +151,7 @@ fn of_head(work: &Work, m: &MatMul, rows: u32, target: &Target) -> Schedule {
     // The same number of rounds for every team.
     let rounds = tasks.div_ceil(teams(warps) * sms * BLOCKS * WARPS.0 / warps).max(1);
     let blocks = tasks.div_ceil(teams(warps) * rounds).max(1);
-    let plain = m.plain_left().is_some_and(|o| work.reads[o.index()].dtype.is_half());
+    let plain = copied(work, m);
     let padded = m.k.next_multiple_of(vector * lanes * depth);
     // Two blocks fit on an SM.
     let room = STAGED_BYTES.min(target.shared_bytes as usize / 2 - 2048);

@@ -165,6 +165,16 @@ pub(super) enum Beside {
 }
 
 impl Key {
+    /// The same for any longest context.
+    pub fn for_any(&self) -> Key {
+        Key { longest: None, ..self.clone() }
+    }
+
+    /// Which longest contexts it is for, to be put behind the shape; empty for any.
+    pub fn within(&self) -> String {
+        self.longest.map(|n| format!(", contexts up to {n}")).unwrap_or_default()
+    }
+
     /// How near the longest context of another key is.
     pub(super) fn beside(&self, other: &Key) -> Beside {
         match (self.longest, other.longest) {

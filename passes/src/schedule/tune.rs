@@ -193,8 +193,7 @@ pub fn tune<E>(
         let end = timer.elapsed() + share;
         let mut task = task.clone();
         // The one for its longest context, and that for any.
-        let any = Key { longest: None, ..task.key.clone() };
-        for known in [database.taken(&task.key), database.get(&any)].into_iter().flatten() {
+        for known in [database.taken(&task.key), database.get(&task.key.for_any())].into_iter().flatten() {
             task.choose(&known.schedule);
         }
         let (best, found) = fastest(&task, settings, end, timer);
