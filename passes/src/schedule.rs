@@ -190,6 +190,7 @@ fn suffix(s: &Schedule) -> String {
         Schedule::BlockRow { .. } => "_block_row".into(),
         Schedule::Gemv { rows, .. } => format!("_gemv_{rows}"),
         Schedule::Gemm { tile_m, tile_n, .. } => format!("_gemm_{tile_m}x{tile_n}"),
+        Schedule::WarpgroupGemm { groups, tile_n, .. } => format!("_wgmma_{}x{tile_n}", groups * 64),
         Schedule::AttentionRow { splits: 1, .. } => "_row".into(),
         Schedule::AttentionRow { splits, .. } => format!("_row_{splits}"),
         Schedule::AttentionGroup { splits: 1, .. } => "_group".into(),
@@ -322,6 +323,11 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
             let grid = [over(c(m.columns()), *tile_n), over(vec![m.m], *tile_m), one()];
             (grid, warps_m * warps_n * warps_k * 32)
         }
+        (Schedule::WarpgroupGemm { groups, tile_n, .. }, Compute::MatMul(m)) => {
+            // Blocks of the same columns follow each other: all but the first read the weight from L2.
+            let grid = [over(vec![m.m], 64 * groups), over(c(m.columns()), *tile_n), one()];
+            (grid, groups * 128)
+        }
         (
             Schedule::AttentionRow { warps, heads, splits, .. }
             | Schedule::AttentionGroup { warps, heads, splits, .. },
@@ -345,6 +351,7 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         (
             Schedule::Gemv { .. }
             | Schedule::Gemm { .. }
+            | Schedule::WarpgroupGemm { .. }
             | Schedule::RoutedGemv { .. }
             | Schedule::RoutedGemm { .. }
             | Schedule::AttentionRow { .. }

@@ -376,6 +376,12 @@ fn tiles() -> Vec<Case> {
         ((100, 130, 72), gemm(64, 64, 64, [2, 2, 1], 3)),
         ((131, 150, 104), gemm(128, 128, 32, [2, 4, 1], 4)),
     ];
+    let groups = |groups, tile_n, stages| Schedule::WarpgroupGemm { groups, tile_n, stages };
+    let grouped = [
+        ((70, 150, 104), groups(1, 128, 3)),
+        ((131, 301, 264), groups(2, 256, 4)),
+        ((200, 389, 72), groups(2, 192, 5)),
+    ];
     let gemv = |rows, (warps, lanes, split), columns, depth, blocks, staged| Schedule::Gemv {
         rows,
         warps,
@@ -403,7 +409,7 @@ fn tiles() -> Vec<Case> {
         ((37, 75, 40), gemm(32, 64, 64, [2, 2, 1], 3)),
         ((61, 130, 104), gemm(64, 128, 32, [2, 4, 1], 4)),
     ];
-    let all = tiled.into_iter().chain(skinny);
+    let all = tiled.into_iter().chain(grouped).chain(skinny);
     let case = |((rows, n, k), schedule): ((usize, usize, usize), Schedule)| {
         of_product(format!("{rows}×{n}×{k} {schedule:?}"), plain(n, k, rows), rows, schedule)
     };

@@ -40,6 +40,8 @@ families! {
     GemmLeft,
     /// Tiles of a product that draws a token from each row.
     GemmDraw,
+    /// Tiles that groups of four warps multiply out of shared memory.
+    GemmWarpgroup,
     /// Tiles of whole rows, with reductions over them.
     GemmRow,
     /// Attention of one token, by keys.
@@ -101,6 +103,7 @@ impl Family {
                 Compute::MatMul(m) if m.plain_left().is_none() => Family::GemmLeft,
                 _ => Family::Gemm,
             },
+            Schedule::WarpgroupGemm { .. } => Family::GemmWarpgroup,
             Schedule::AttentionRow { .. } if makes_rows(work) => Family::AttentionRowMade,
             Schedule::AttentionGroup { .. } if makes_rows(work) => Family::AttentionGroupMade,
             Schedule::AttentionGroup { .. } if projects(work) => Family::AttentionGroupProjected,

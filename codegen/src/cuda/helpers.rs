@@ -1,6 +1,7 @@
 //! Device helpers, emitted on demand: storage types, conversions and one function an intrinsic.
 
 use super::cluster::{await_bytes, cluster_address, cluster_barrier, expect_bytes, send};
+use super::wgmma;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MatrixCount;
 
@@ -47,11 +48,22 @@ pub(super) enum Helper {
     Send8,
     Send16,
     AwaitBytes,
+    WgmmaDescriptor,
+    Wgmma128Bf16,
+    Wgmma128F16,
+    Wgmma192Bf16,
+    Wgmma192F16,
+    Wgmma256Bf16,
+    Wgmma256F16,
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait,
+    AsyncProxyFence,
 }
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 40] = [
+    pub(super) const ALL: [Helper; 51] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -92,6 +104,17 @@ impl Helper {
         Helper::Send8,
         Helper::Send16,
         Helper::AwaitBytes,
+        Helper::WgmmaDescriptor,
+        Helper::Wgmma128Bf16,
+        Helper::Wgmma128F16,
+        Helper::Wgmma192Bf16,
+        Helper::Wgmma192F16,
+        Helper::Wgmma256Bf16,
+        Helper::Wgmma256F16,
+        Helper::WgmmaFence,
+        Helper::WgmmaCommit,
+        Helper::WgmmaWait,
+        Helper::AsyncProxyFence,
     ];
 
     /// The storage type of a 16-bit float, if it is one.
@@ -115,6 +138,19 @@ impl Helper {
         }
     }
 
+    /// The `wgmma` of so many columns, if there is a helper for it.
+    pub(super) fn wgmma(columns: u32, dtype: DType) -> Option<Helper> {
+        match (columns, dtype) {
+            (128, DType::BF16) => Some(Helper::Wgmma128Bf16),
+            (128, DType::F16) => Some(Helper::Wgmma128F16),
+            (192, DType::BF16) => Some(Helper::Wgmma192Bf16),
+            (192, DType::F16) => Some(Helper::Wgmma192F16),
+            (256, DType::BF16) => Some(Helper::Wgmma256Bf16),
+            (256, DType::F16) => Some(Helper::Wgmma256F16),
+            _ => None,
+        }
+    }
+
     /// Helpers this one uses.
     pub(super) fn needs(self) -> &'static [Helper] {
         match self {
@@ -134,10 +170,17 @@ impl Helper {
             | Helper::CopyAsyncOrZero16
             | Helper::ExpectBytes
             | Helper::ClusterAddress
-            | Helper::AwaitBytes => &[Helper::SharedAddress],
+            | Helper::AwaitBytes
+            | Helper::WgmmaDescriptor => &[Helper::SharedAddress],
             Helper::Send4 | Helper::Send8 | Helper::Send16 => {
                 &[Helper::SharedAddress, Helper::ClusterAddress]
             }
+            Helper::Wgmma128Bf16
+            | Helper::Wgmma128F16
+            | Helper::Wgmma192Bf16
+            | Helper::Wgmma192F16
+            | Helper::Wgmma256Bf16
+            | Helper::Wgmma256F16 => &[Helper::SharedAddress, Helper::WgmmaDescriptor],
             Helper::Bf16
             | Helper::F16
             | Helper::PackBf16
@@ -155,7 +198,11 @@ impl Helper {
             | Helper::GridDependencyLaunch
             | Helper::LastBlock
             | Helper::SetCondition
-            | Helper::ClusterBarrier => &[],
+            | Helper::ClusterBarrier
+            | Helper::WgmmaFence
+            | Helper::WgmmaCommit
+            | Helper::WgmmaWait
+            | Helper::AsyncProxyFence => &[],
         }
     }
 
@@ -202,6 +249,17 @@ impl Helper {
             Helper::Send8 => "send_8",
             Helper::Send16 => "send_16",
             Helper::AwaitBytes => "await_bytes",
+            Helper::WgmmaDescriptor => "wgmma_descriptor",
+            Helper::Wgmma128Bf16 => "wgmma_m64n128k16_bf16",
+            Helper::Wgmma128F16 => "wgmma_m64n128k16_f16",
+            Helper::Wgmma192Bf16 => "wgmma_m64n192k16_bf16",
+            Helper::Wgmma192F16 => "wgmma_m64n192k16_f16",
+            Helper::Wgmma256Bf16 => "wgmma_m64n256k16_bf16",
+            Helper::Wgmma256F16 => "wgmma_m64n256k16_f16",
+            Helper::WgmmaFence => "wgmma_fence",
+            Helper::WgmmaCommit => "wgmma_commit",
+            Helper::WgmmaWait => "wgmma_wait",
+            Helper::AsyncProxyFence => "async_proxy_fence",
         }
     }
 
@@ -279,6 +337,17 @@ impl Helper {
             Helper::Send8 => send(name, TWO_WORDS),
             Helper::Send16 => send(name, FOUR_WORDS),
             Helper::AwaitBytes => await_bytes(name),
+            Helper::WgmmaDescriptor => wgmma::descriptor(name),
+            Helper::Wgmma128Bf16 => wgmma::product(name, 128, "bf16"),
+            Helper::Wgmma128F16 => wgmma::product(name, 128, "f16"),
+            Helper::Wgmma192Bf16 => wgmma::product(name, 192, "bf16"),
+            Helper::Wgmma192F16 => wgmma::product(name, 192, "f16"),
+            Helper::Wgmma256Bf16 => wgmma::product(name, 256, "bf16"),
+            Helper::Wgmma256F16 => wgmma::product(name, 256, "f16"),
+            Helper::WgmmaFence => instruction(name, "wgmma.fence.sync.aligned"),
+            Helper::WgmmaCommit => instruction(name, "wgmma.commit_group.sync.aligned"),
+            Helper::WgmmaWait => wgmma::wait(name),
+            Helper::AsyncProxyFence => instruction(name, "fence.proxy.async.shared::cta"),
         }
     }
 }

@@ -5,6 +5,7 @@ mod expr;
 mod helpers;
 mod namer;
 mod stmt;
+mod wgmma;
 mod writer;
 
 pub use namer::Namer;

@@ -119,6 +119,23 @@ impl Writer<'_> {
                 }
                 self.intrinsic(helper, &args)
             }
+            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at } => {
+                let helper = Helper::wgmma(*columns, *dtype).ok_or(WriteError::Columns(*columns))?;
+                let args = [
+                    self.var_name(*acc)?,
+                    self.mem_address(Mem::Shared(*a), a_at)?,
+                    self.mem_address(Mem::Shared(*b), b_at)?,
+                ];
+                self.intrinsic(helper, &args)
+            }
+            Stmt::WgmmaFence => self.intrinsic(Helper::WgmmaFence, &[]),
+            Stmt::WgmmaCommit => self.intrinsic(Helper::WgmmaCommit, &[]),
+            Stmt::WgmmaWait { pending, acc } => {
+                let len = self.kernel.var(*acc).and_then(|v| v.len).ok_or(WriteError::NotDeclared(*acc))?;
+                let (name, acc) = (self.helper(Helper::WgmmaWait), self.var_name(*acc)?);
+                self.simple(&format!("{name}<{pending}, {len}>({acc})"))
+            }
+            Stmt::AsyncProxyFence => self.intrinsic(Helper::AsyncProxyFence, &[]),
             Stmt::LdMatrix { dst, dst_at, shared, index, count, transpose } => {
                 let array = self.var_name(*dst)?;
                 let args = [self.address(&array, dst_at)?, self.mem_address(Mem::Shared(*shared), index)?];

@@ -24,6 +24,9 @@ pub enum WriteError {
     /// A vector access that is not 4, 8 or 16 bytes.
     #[error("vector access of {0} bytes")]
     VectorWidth(u32),
+    /// A `wgmma` that no helper prints.
+    #[error("wgmma of {0} columns")]
+    Columns(u32),
 }
 
 /// The kernel as one CUDA C file.
@@ -176,7 +179,10 @@ impl<'k> Writer<'k> {
         let kernel = self.kernel;
         let dynamic = kernel.dynamic_shared() > 0;
         if dynamic {
-            self.line("extern __shared__ __align__(16) unsigned char smem[];");
+            self.line(&format!(
+                "extern __shared__ __align__({}) unsigned char smem[];",
+                kernel.shared_align()
+            ));
         }
         let (offsets, _) = kernel.shared_layout();
         for (i, (array, offset)) in kernel.shared.iter().zip(offsets).enumerate() {
@@ -184,7 +190,7 @@ impl<'k> Writer<'k> {
             let line = match (dynamic, offset) {
                 (true, 0) => format!("{ty}* const {name} = reinterpret_cast<{ty}*>(smem);"),
                 (true, at) => format!("{ty}* const {name} = reinterpret_cast<{ty}*>(smem + {at});"),
-                (false, _) => format!("__shared__ __align__(16) {ty} {name}[{}];", array.len),
+                (false, _) => format!("__shared__ __align__({}) {ty} {name}[{}];", array.align, array.len),
             };
             self.line(&line);
         }

@@ -10,6 +10,7 @@ use super::memory::Buffer;
 use super::program::{Line, Node, Op, Program, Registers};
 use super::race::{Own, Shadow};
 use super::value;
+use super::warpgroup::Products;
 
 /// What the blocks of the running cluster sent each other.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,7 @@ struct Resting {
     written: Vec<Vec<bool>>,
     waited: Vec<bool>,
     copies: Vec<Copies>,
+    products: Vec<Products>,
     own: Own,
     shared: Vec<(Buffer, Option<Shadow>)>,
 }
@@ -99,6 +101,7 @@ impl Machine<'_> {
             written: self.written.iter().map(|w| vec![false; w.len()]).collect(),
             waited: vec![false; self.threads],
             copies: vec![Copies::default(); self.threads],
+            products: vec![Products::default(); self.products.len()],
             own: Own::new(number, self.threads),
             shared: shared.collect(),
         }
@@ -111,6 +114,7 @@ impl Machine<'_> {
         std::mem::swap(&mut self.written, &mut block.written);
         std::mem::swap(&mut self.waited, &mut block.waited);
         std::mem::swap(&mut self.copies, &mut block.copies);
+        std::mem::swap(&mut self.products, &mut block.products);
         let own = std::mem::replace(&mut block.own, Own::new(0, 0));
         block.own = self.clock.run_block(own);
         for (region, (buffer, shadow)) in self.shared_regions().zip(&mut block.shared) {

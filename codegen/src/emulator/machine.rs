@@ -6,6 +6,7 @@ use super::fault::{Fault, FaultKind, Place, Raised, Rival, Step, raise};
 use super::memory::Buffer;
 use super::program::{Node, Program};
 use super::race::{Clock, Conflict, Mode, Shadow};
+use super::warpgroup::Products;
 use super::{Arg, Launch, Order, Stats, value};
 use crate::cuda::describe;
 use std::collections::{BTreeMap, VecDeque};
@@ -69,6 +70,8 @@ pub(super) struct Machine<'k> {
     pub(super) waited: Vec<bool>,
     has_wait: bool,
     pub(super) copies: Vec<Copies>,
+    /// Products in flight, by warpgroup.
+    pub(super) products: Vec<Products>,
     pub(super) clock: Clock,
     /// What the blocks of the running cluster sent each other.
     pub(super) post: Post,
@@ -144,6 +147,7 @@ impl<'k> Machine<'k> {
             waited: vec![false; threads],
             has_wait: program.has_wait,
             copies: vec![Copies::default(); threads],
+            products: vec![Products::default(); threads.div_ceil(128)],
             clock: Clock::new(threads, program.has_fence),
             post: Post::default(),
             arrivals: BTreeMap::new(),

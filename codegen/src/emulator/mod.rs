@@ -18,6 +18,7 @@ mod program;
 mod race;
 mod stmt;
 mod value;
+mod warpgroup;
 
 pub use fault::{Fault, FaultKind, Place, Rival};
 pub use memory::{Buffer, Memory};

@@ -82,6 +82,11 @@ impl Machine<'_> {
                 Ok(())
             }
             Op::Mma { dtype, acc, a, b } => self.mma(*dtype, acc, a, b, active),
+            Op::Product { dtype, acc, columns, a, b } => {
+                self.start_product(*dtype, (*acc, *columns), [(a.0, &a.1), (b.0, &b.1)], active)
+            }
+            Op::CommitProducts => self.commit_products(active),
+            Op::AwaitProducts(pending) => self.await_products(*pending, active),
             Op::LdMatrix { to, mem, index, count, transpose } => {
                 self.ld_matrix(to, (*mem, index), *count, *transpose, active)
             }

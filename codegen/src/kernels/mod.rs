@@ -24,6 +24,7 @@ mod gemm;
 mod gemm_join;
 mod gemm_left;
 mod gemm_row;
+mod gemm_warpgroup;
 mod gemv;
 mod gemv_copy;
 mod gemv_left;
@@ -119,6 +120,18 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
                 stages: *stages,
             };
             gemm::build(&mut body, m, &tile)
+        }
+        (Schedule::WarpgroupGemm { groups, tile_n, stages }, Compute::MatMul(m)) => {
+            let tile = gemm::Tile {
+                m: groups * 64,
+                n: *tile_n,
+                k: weft_ir::kernel::SWIZZLED_ROW,
+                warps_m: groups * 4,
+                warps_n: 1,
+                warps_k: 1,
+                stages: *stages,
+            };
+            gemm_warpgroup::build(&mut body, m, &tile)
         }
         (
             Schedule::AttentionRow { warps, heads, depth, splits, cluster, late }

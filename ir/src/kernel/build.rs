@@ -69,6 +69,11 @@ impl Expr {
         Expr::Cast(dtype, Box::new(self))
     }
 
+    /// Bitwise exclusive or.
+    pub fn xor(self, b: Expr) -> Expr {
+        Expr::bin(BinaryOp::Xor, self, b)
+    }
+
     /// Smaller of two.
     pub fn min(self, b: Expr) -> Expr {
         Expr::bin(BinaryOp::Min, self, b)
@@ -210,7 +215,16 @@ impl KernelBuilder {
 
     /// Declares a shared array.
     pub fn shared(&mut self, name: &str, dtype: DType, len: u32) -> SharedId {
-        self.kernel.shared.push(SharedArray { name: name.into(), dtype, len });
+        self.aligned(name, dtype, len, 16)
+    }
+
+    /// Declares a shared array of swizzled rows ([`Stmt::Wgmma`]).
+    pub fn swizzled(&mut self, name: &str, dtype: DType, rows: u32) -> SharedId {
+        self.aligned(name, dtype, rows * SWIZZLED_ROW, SWIZZLED)
+    }
+
+    fn aligned(&mut self, name: &str, dtype: DType, len: u32, align: u32) -> SharedId {
+        self.kernel.shared.push(SharedArray { name: name.into(), dtype, len, align });
         SharedId::new(self.kernel.shared.len() - 1)
     }
 

@@ -50,6 +50,13 @@ pub struct Kernel {
 /// Most blocks of a cluster that every GPU with clusters can run (CUDA C++ Programming Guide, "Thread Block Clusters").
 pub const MAX_CLUSTER: u32 = 8;
 
+/// Alignment of shared arrays whose rows of 128 bytes are swizzled ([`Stmt::Wgmma`]): the pattern repeats every eight rows,
+/// and counts them by address.
+pub const SWIZZLED: u32 = 1024;
+
+/// Elements of 16 bits of a swizzled row.
+pub const SWIZZLED_ROW: u32 = 64;
+
 /// Bytes of shared memory that a kernel may declare statically; beyond, the launch sets the size.
 pub const STATIC_SHARED_LIMIT: u32 = 48 * 1024;
 
@@ -100,7 +107,7 @@ pub enum Access {
     ToHost,
 }
 
-/// An array in shared memory, aligned to 16 bytes.
+/// An array in shared memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedArray {
     /// Name hint.
@@ -109,6 +116,8 @@ pub struct SharedArray {
     pub dtype: DType,
     /// Elements.
     pub len: u32,
+    /// Alignment in bytes: 16, or [`SWIZZLED`] for what `wgmma` reads.
+    pub align: u32,
 }
 
 /// A register variable, or a register array when `len` is given.
@@ -132,19 +141,25 @@ pub enum Mem {
 }
 
 impl Kernel {
-    /// Byte offset of every shared array, then the total (each rounded up to 16 bytes). Signals lie elsewhere.
+    /// Byte offset of every shared array, then the total (each rounded up to 16 bytes, and to what the next one is
+    /// aligned to). Signals lie elsewhere.
     pub fn shared_layout(&self) -> (Vec<u32>, u32) {
         let mut at = 0u32;
         let offsets = self
             .shared
             .iter()
             .map(|s| {
-                let here = at;
-                at += (s.len * s.dtype.size() as u32).next_multiple_of(16);
+                let here = at.next_multiple_of(s.align.max(16));
+                at = here + (s.len * s.dtype.size() as u32).next_multiple_of(16);
                 here
             })
             .collect();
         (offsets, at)
+    }
+
+    /// What the shared arrays are aligned to, in bytes.
+    pub fn shared_align(&self) -> u32 {
+        self.shared.iter().map(|s| s.align).fold(16, u32::max)
     }
 
     /// Bytes of dynamic shared memory that a launch must ask for: 0 while the arrays fit

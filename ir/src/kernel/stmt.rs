@@ -184,6 +184,41 @@ pub enum Stmt {
         /// First B register.
         b_at: Expr,
     },
+    /// `wgmma.mma_async.sync.aligned.m64nNk16.f32.{f16,bf16}.{f16,bf16}`: acc += A·Bᵀ by four neighbouring warps, in the
+    /// background ([`Stmt::WgmmaWait`]). Both operands are 16 elements of rows in shared memory that follow each other,
+    /// 64 of A and `columns` of B; a row has 64 elements (128 bytes), and its 16-byte piece p lies at place
+    /// p ^ (row % 8) (PTX ISA, *Asynchronous Warpgroup Level Matrix Instructions*: K-major, 128-byte swizzling).
+    /// Accumulator 4·j + i of a lane of warp w: row 16·w + lane/4 + 8·(i/2), column 8·j + lane%4·2 + i%2.
+    Wgmma {
+        /// Type of A and B (f16 or bf16).
+        dtype: DType,
+        /// f32 array of `columns` / 2 accumulators.
+        acc: VarId,
+        /// Rows of B: a multiple of 8 up to 256.
+        columns: u32,
+        /// Array of swizzled rows with A.
+        a: SharedId,
+        /// Element of row and k that A begins at, were rows not swizzled: the same for the four warps.
+        a_at: Expr,
+        /// Array of swizzled rows with B.
+        b: SharedId,
+        /// The same of B.
+        b_at: Expr,
+    },
+    /// `wgmma.fence.sync.aligned`: registers that were written before are seen by the products behind it.
+    WgmmaFence,
+    /// `wgmma.commit_group.sync.aligned`.
+    WgmmaCommit,
+    /// `wgmma.wait_group.sync.aligned pending`: the accumulators of all but the last groups are there.
+    WgmmaWait {
+        /// Groups that may still be in flight.
+        pending: u32,
+        /// The array, which is used behind a wait for all groups.
+        acc: VarId,
+    },
+    /// `fence.proxy.async.shared::cta`: what the thread knows to be in shared memory is seen by [`Stmt::Wgmma`], by other
+    /// threads' behind a barrier.
+    AsyncProxyFence,
     /// `ldmatrix.sync.aligned.m8n8.xN[.trans].shared.b16` by a whole warp: lane `8·i + r` gives the
     /// address of row `r` of matrix `i` (8 elements of 16 bits, 16-byte aligned).
     LdMatrix {
@@ -316,6 +351,10 @@ impl Stmt {
             | Stmt::GridDependencyLaunch
             | Stmt::CpAsyncCommit
             | Stmt::CpAsyncWait { pending: _ }
+            | Stmt::WgmmaFence
+            | Stmt::WgmmaCommit
+            | Stmt::WgmmaWait { pending: _, acc: _ }
+            | Stmt::AsyncProxyFence
             | Stmt::Fence
             | Stmt::ClusterBarrier
             | Stmt::AwaitBytes { signal: _ } => Vec::new(),
@@ -332,6 +371,7 @@ impl Stmt {
             Stmt::For { var: _, start, end, step, unroll: _, body: _ } => vec![start, end, step],
             Stmt::If { cond, then: _, otherwise: _ } => vec![cond],
             Stmt::Mma { dtype: _, acc: _, acc_at, a: _, a_at, b: _, b_at } => vec![acc_at, a_at, b_at],
+            Stmt::Wgmma { dtype: _, acc: _, columns: _, a: _, a_at, b: _, b_at } => vec![a_at, b_at],
             Stmt::LdMatrix { dst: _, dst_at, shared: _, index, count: _, transpose: _ } => {
                 vec![dst_at, index]
             }
@@ -367,6 +407,11 @@ impl Stmt {
             | Stmt::GridDependencyWait
             | Stmt::GridDependencyLaunch
             | Stmt::Mma { .. }
+            | Stmt::Wgmma { .. }
+            | Stmt::WgmmaFence
+            | Stmt::WgmmaCommit
+            | Stmt::WgmmaWait { .. }
+            | Stmt::AsyncProxyFence
             | Stmt::LdMatrix { .. }
             | Stmt::CpAsync { .. }
             | Stmt::CpAsyncCommit

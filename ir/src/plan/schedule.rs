@@ -75,6 +75,16 @@ pub enum Schedule {
         /// Stages in flight.
         stages: u32,
     },
+    /// Tiled matrix product whose tiles are multiplied out of shared memory by groups of four warps (`wgmma`); stages of
+    /// 64 along k.
+    WarpgroupGemm {
+        /// Groups of four warps, each of which has 64 rows of the tile.
+        groups: u32,
+        /// Columns of a tile.
+        tile_n: u32,
+        /// Stages in flight, at least 3.
+        stages: u32,
+    },
     /// Attention: one block a token, some query heads of a key head, and a share of the keys; warps split these.
     AttentionRow {
         /// Warps of a block.
@@ -176,6 +186,7 @@ impl Schedule {
     pub fn on_tensor_cores(&self) -> bool {
         match self {
             Schedule::Gemm { .. }
+            | Schedule::WarpgroupGemm { .. }
             | Schedule::RoutedGemm { .. }
             | Schedule::AttentionGroup { .. }
             | Schedule::AttentionTile { .. } => true,

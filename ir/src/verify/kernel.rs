@@ -10,6 +10,7 @@ mod fold;
 mod statements;
 mod types;
 mod uniform;
+mod warpgroup;
 
 pub use fault::{Fault, FaultKind};
 pub use types::{TypeError, expr_type};
@@ -27,6 +28,8 @@ pub struct Facts {
     pub dynamic_shared: u32,
     /// Uses `mma.sync`.
     pub mma: bool,
+    /// Uses `wgmma`.
+    pub wgmma: bool,
     /// Uses `ldmatrix`.
     pub ldmatrix: bool,
     /// Uses `cp.async`.
@@ -64,6 +67,7 @@ fn facts(kernel: &Kernel) -> Facts {
     let bytes = |mem: &Mem, lanes: &u32| kernel.mem_dtype(*mem).map_or(0, |d| d.size() as u32 * lanes);
     kernel.visit(&mut |s| match s {
         Stmt::Mma { .. } => f.mma = true,
+        Stmt::Wgmma { .. } | Stmt::WgmmaFence | Stmt::WgmmaCommit | Stmt::WgmmaWait { .. } => f.wgmma = true,
         Stmt::LdMatrix { .. } => f.ldmatrix = true,
         Stmt::CpAsync { .. } | Stmt::CpAsyncCommit | Stmt::CpAsyncWait { .. } => f.cp_async = true,
         Stmt::GridDependencyWait | Stmt::GridDependencyLaunch => f.pdl = true,
@@ -84,6 +88,7 @@ fn facts(kernel: &Kernel) -> Facts {
         | Stmt::Barrier
         | Stmt::WarpBarrier
         | Stmt::Sleep { .. }
+        | Stmt::AsyncProxyFence
         | Stmt::ClusterBarrier
         | Stmt::ExpectBytes { .. }
         | Stmt::Send { .. }

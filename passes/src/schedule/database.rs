@@ -127,6 +127,7 @@ fn possible(schedule: &Schedule) -> Result<(), String> {
         | Schedule::WarpRow { .. }
         | Schedule::BlockRow { .. }
         | Schedule::Gemm { .. }
+        | Schedule::WarpgroupGemm { .. }
         | Schedule::AttentionTile { .. }
         | Schedule::RowSteps { .. }
         | Schedule::RoutedGemv { .. }

@@ -81,6 +81,9 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     if rows > 32 && rows <= 64 {
         return one_tile_of_rows(m, left, target);
     }
+    if let Some(schedule) = warpgroups(m, left, rows, target) {
+        return schedule;
+    }
     let (tile_m, tile_n, warps_m, warps_n) = if rows <= 32 || blocks(64, 64) < sms {
         (32, 64, 2, 2)
     } else if blocks(128, 128) >= sms {
@@ -99,6 +102,24 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     let fits = |&(depth, stages): &(u32, u32)| left.stage(tile_m, tile_n, depth) * stages as usize <= room;
     let (tile_k, stages) = choices.into_iter().find(fits).unwrap_or((DEPTH, 2));
     Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k: 1, stages }
+}
+
+/// Tiles of 128 rows that two groups of four warps multiply out of shared memory, where there are so many rows: as wide as
+/// leaves the multiprocessors the fewest columns to make one tile after the other.
+fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<Schedule> {
+    let plain = left.of_row == 2 && left.of_all == 0 && m.stages.is_empty();
+    if !target.features.wgmma || !plain || m.row.is_some() || m.draw.is_some() || rows <= 64 {
+        return None;
+    }
+    let (room, sms) = (target.shared_bytes as usize - 1024, target.profile.sms as usize);
+    let tiles = |tile_n: u32| rows.div_ceil(128) * m.columns().div_ceil(tile_n as usize);
+    // What a tile takes beside its products: filling its stages, and its epilogue.
+    let time = |tile_n: &u32| tiles(*tile_n).div_ceil(sms) * (*tile_n as usize + 24);
+    let tile_n = [256, 192, 128].into_iter().min_by_key(time)?;
+    let blocks = if tile_n == 128 && tiles(tile_n) > sms { 2 } else { 1 };
+    let stage = (128 + tile_n as usize) * 2 * weft_ir::kernel::SWIZZLED_ROW as usize;
+    let stages = (room / blocks / stage) as u32;
+    Some(Schedule::WarpgroupGemm { groups: 2, tile_n, stages })
 }
 
 /// Tiles of at most 16 rows stream the weight like a decode step: the bytes that the busiest multiprocessor reads are to

@@ -15,6 +15,7 @@ impl Verifier<'_> {
             | Stmt::GridDependencyLaunch
             | Stmt::CpAsyncCommit
             | Stmt::CpAsyncWait { pending: _ }
+            | Stmt::AsyncProxyFence
             | Stmt::Fence => {}
             Stmt::Sleep { nanoseconds } => self.typed(nanoseconds, agreement, DType::U32, "duration"),
             Stmt::Let { var, value, mutable } => {
@@ -121,6 +122,12 @@ impl Verifier<'_> {
                 self.registers(*a, a_at, agreement, 4, DType::U32);
                 self.registers(*b, b_at, agreement, 2, DType::U32);
             }
+            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at } => {
+                self.wgmma(*dtype, (*acc, *columns), [(*a, a_at), (*b, b_at)], agreement);
+            }
+            Stmt::WgmmaFence => self.collective("fence of wgmma", agreement, Agreement::Block),
+            Stmt::WgmmaCommit => self.collective("group of wgmma", agreement, Agreement::Block),
+            Stmt::WgmmaWait { pending: _, acc } => self.wgmma_wait(*acc, agreement),
             Stmt::LdMatrix { dst, dst_at, shared, index, count, transpose: _ } => {
                 self.collective("ldmatrix", agreement, Agreement::Warp);
                 let registers = MatrixCount::count(*count);

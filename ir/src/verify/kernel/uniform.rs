@@ -76,6 +76,11 @@ impl Uniformity {
             | Stmt::GridDependencyWait
             | Stmt::GridDependencyLaunch
             | Stmt::Mma { .. }
+            | Stmt::Wgmma { .. }
+            | Stmt::WgmmaFence
+            | Stmt::WgmmaCommit
+            | Stmt::WgmmaWait { .. }
+            | Stmt::AsyncProxyFence
             | Stmt::LdMatrix { .. }
             | Stmt::CpAsync { .. }
             | Stmt::CpAsyncCommit
