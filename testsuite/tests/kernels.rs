@@ -19,6 +19,7 @@ fn shown(family: Family) -> &'static str {
         Family::Gemv => "1×37×33",
         Family::GemvSplit => "tuned Gemv",
         Family::Gemm => "13×37×72",
+        Family::GemmWarpgroup => "70×150×104",
         Family::AttentionRow
         | Family::AttentionRowSplit
         | Family::AttentionRowCluster

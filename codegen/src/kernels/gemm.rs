@@ -353,7 +353,7 @@ pub(super) fn multiply(
 
 /// Epilogue: accumulator i of a fragment is row lane/4 + 8·(i/2), column lane%4·2 + i%2. The points of a
 /// group of two are the halves of such a pair.
-pub(super) fn store_tile(
+fn store_tile(
     b: &mut Body<'_>,
     m: &MatMul,
     t: &Threads,

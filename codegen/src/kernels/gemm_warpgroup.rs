@@ -5,7 +5,8 @@
 //! is filled again two steps behind its use, when all groups have waited for its products.
 
 use super::Body;
-use super::gemm::{Copied, Tile, store_tile};
+use super::gemm::{Copied, Tile};
+use super::pairs;
 use super::warp::threads;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::{Axis, Expr, SWIZZLED_ROW, Stmt, Unroll};
@@ -86,5 +87,6 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     b.k.push(Stmt::WgmmaWait { pending: 0, acc });
     b.k.push(Stmt::CpAsyncWait { pending: 0 });
     let row = first_row + t.warp.clone() * 16;
-    store_tile(b, m, &t, (acc, &[]), (1, tile.n / 8), row, first_column)
+    let ragged = !m.columns().is_multiple_of(tile.n as usize);
+    pairs::store(b, m, &t, (acc, tile.n / 8), (row, first_column), ragged)
 }

@@ -35,6 +35,7 @@ mod group_pairs;
 mod gumbel;
 mod header;
 mod made_row;
+mod pairs;
 mod penalize;
 mod routed_gemm;
 mod routed_gemv;
