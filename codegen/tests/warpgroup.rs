@@ -104,13 +104,11 @@ fn is_right(dtype: DType, planted: Planted) -> Result<bool, Fault> {
     let c = m.uninitialised(DType::F32, 64 * 128);
     let args = [a, b, c].map(Arg::Buffer).to_vec();
     run(&product(dtype, planted), &Launch { grid: [1, 1, 1], args }, &mut m)?;
-    let read = |m: &Memory, at| -> Vec<f32> {
-        m.read_floats(at).into_iter().map(|v| v.expect("written")).collect()
-    };
+    let read =
+        |m: &Memory, at| -> Vec<f32> { m.read_floats(at).into_iter().map(|v| v.expect("written")).collect() };
     let (a, b) = (read(&m, a), read(&m, b));
     Ok(read(&m, c).into_iter().enumerate().all(|(i, got)| {
-        let dot: f64 =
-            (0..64).map(|k| f64::from(a[i / 128 * 64 + k]) * f64::from(b[i % 128 * 64 + k])).sum();
+        let dot: f64 = (0..64).map(|k| f64::from(a[i / 128 * 64 + k]) * f64::from(b[i % 128 * 64 + k])).sum();
         (f64::from(got) - dot).abs() < 1e-4
     }))
 }

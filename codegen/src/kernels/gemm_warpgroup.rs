@@ -17,6 +17,19 @@ const USED: u32 = 2;
 /// Elements along k of an instruction.
 const DEPTH: i64 = 16;
 
+/// The tile of so many groups of warps.
+///
+/// # Errors
+/// Groups, columns or stages that no block has.
+pub(super) fn tile(groups: u32, columns: u32, stages: u32) -> Result<Tile, String> {
+    if !(1..=4).contains(&groups) || ![128, 192, 256].contains(&columns) || !(USED + 1..=16).contains(&stages)
+    {
+        return Err(format!("{groups} groups of warps, {columns} columns and {stages} stages"));
+    }
+    let (m, warps_m) = (groups * 64, groups * 4);
+    Ok(Tile { m, n: columns, k: SWIZZLED_ROW, warps_m, warps_n: 1, warps_k: 1, stages })
+}
+
 pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), String> {
     if m.row.is_some() || m.draw.is_some() || !m.stages.is_empty() {
         return Err("rows, draws or reductions of a product by groups of warps".into());
@@ -24,9 +37,6 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let (TiledLeft::Stored(_), Scalar::Load(operand, index)) = (m.tiled_left(&b.work.reads)?, &m.a) else {
         return Err("a computed left operand of a product by groups of warps".into());
     };
-    if tile.stages <= USED {
-        return Err(format!("{} stages, of which {USED} are in use", tile.stages));
-    }
     let (a, w) = (operand.index(), m.b.index());
     let (dtype, constant) = (b.work.reads[w].dtype, b.work.reads[w].constant);
     let (steps, ahead) = ((m.k as u32).div_ceil(tile.k), tile.stages - USED);

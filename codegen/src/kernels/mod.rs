@@ -123,16 +123,8 @@ pub fn build(plan: &Plan, spec: &KernelSpec) -> Result<Kernel, Error> {
             gemm::build(&mut body, m, &tile)
         }
         (Schedule::WarpgroupGemm { groups, tile_n, stages }, Compute::MatMul(m)) => {
-            let tile = gemm::Tile {
-                m: groups * 64,
-                n: *tile_n,
-                k: weft_ir::kernel::SWIZZLED_ROW,
-                warps_m: groups * 4,
-                warps_n: 1,
-                warps_k: 1,
-                stages: *stages,
-            };
-            gemm_warpgroup::build(&mut body, m, &tile)
+            gemm_warpgroup::tile(*groups, *tile_n, *stages)
+                .and_then(|tile| gemm_warpgroup::build(&mut body, m, &tile))
         }
         (
             Schedule::AttentionRow { warps, heads, depth, splits, cluster, late }

@@ -13,6 +13,8 @@ const DEPTH: u32 = 32;
 
 /// What a tile's left operand brings to shared memory.
 pub(super) struct Left {
+    /// Whether it is copied as it is stored.
+    stored: bool,
     /// Bytes of an element of a row, over all its arrays.
     of_row: usize,
     /// Bytes of an element of the arrays that all rows share.
@@ -53,10 +55,10 @@ pub(super) fn left(work: &Work, m: &MatMul, target: &Target) -> Result<Left, Str
         return Err(why);
     }
     let loads = match m.tiled_left(&work.reads)? {
-        TiledLeft::Stored(_) => return Ok(Left { of_row: dtype.size(), of_all: 0 }),
+        TiledLeft::Stored(_) => return Ok(Left { stored: true, of_row: dtype.size(), of_all: 0 }),
         TiledLeft::Computed(loads) => loads,
     };
-    let mut left = Left { of_row: 0, of_all: 0 };
+    let mut left = Left { stored: false, of_row: 0, of_all: 0 };
     for load in &loads {
         let Scalar::Load(o, _) = load else { continue };
         let mut of_row = false;
@@ -107,8 +109,8 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
 /// Tiles of 128 rows that two groups of four warps multiply out of shared memory, where there are so many rows: as wide as
 /// leaves the multiprocessors the fewest columns to make one tile after the other.
 fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<Schedule> {
-    let plain = left.of_row == 2 && left.of_all == 0 && m.stages.is_empty();
-    if !target.features.wgmma || !plain || m.row.is_some() || m.draw.is_some() || rows <= 64 {
+    let stored = left.stored && m.stages.is_empty();
+    if !target.features.wgmma || !stored || m.row.is_some() || m.draw.is_some() || rows <= 64 {
         return None;
     }
     let (room, sms) = (target.shared_bytes as usize - 1024, target.profile.sms as usize);
