@@ -18,6 +18,16 @@ enum Planted {
     Early,
     /// An operand is written again before the products were awaited.
     Overwritten,
+    /// The same, with what it was: nothing shows but the race.
+    Again,
+    /// Operands are not shown to products.
+    Unshown,
+    /// No fence of the registers.
+    Unfenced,
+    /// Results are not awaited.
+    Forgotten,
+    /// An operand begins at the second row of a swizzled pattern.
+    Shifted,
     /// An operand's array is not aligned as swizzled rows are.
     Unaligned,
     /// The operand's place differs between the lanes of a warp.
@@ -52,15 +62,20 @@ fn product(dtype: DType, planted: Planted) -> Kernel {
             b.store(Mem::Shared(to), row * i64::from(K) + place, Expr::load(from, i));
         });
     }
-    b.push(Stmt::AsyncProxyFence);
+    if planted != Planted::Unshown {
+        b.push(Stmt::AsyncProxyFence);
+    }
     b.push(Stmt::Barrier);
     let acc = b.array("acc", DType::F32, COLUMNS / 2, Some(Expr::float(0.0)));
     let out = b.array("first", DType::F32, 1, None);
-    b.push(Stmt::WgmmaFence);
+    if planted != Planted::Unfenced {
+        b.push(Stmt::WgmmaFence);
+    }
     let start = |b: &mut KernelBuilder| {
         for kk in 0..4 {
             let at = || match planted {
                 Planted::Scattered => thread.clone() % 4 * i64::from(K),
+                Planted::Shifted => Expr::int(i64::from(K) + kk * 16),
                 _ => Expr::int(kk * 16),
             };
             let columns = if planted == Planted::Columns { 12 } else { COLUMNS };
@@ -75,13 +90,16 @@ fn product(dtype: DType, planted: Planted) -> Kernel {
     if planted == Planted::Early {
         b.assign_elem(out, Expr::int(0), Expr::elem(acc, Expr::int(0)));
     }
-    if planted == Planted::Overwritten {
-        b.push(Stmt::Barrier);
-        let zero = Expr::float(0.0).cast(dtype);
-        b.store(Mem::Shared(tile_a), thread.clone() * 8, zero);
-        b.push(Stmt::Barrier);
+    if matches!(planted, Planted::Overwritten | Planted::Again) {
+        let value = match planted {
+            Planted::Again => Expr::load(Mem::Shared(tile_a), thread.clone() * 8),
+            _ => Expr::float(0.0).cast(dtype),
+        };
+        b.store(Mem::Shared(tile_a), thread.clone() * 8, value);
     }
-    b.push(Stmt::WgmmaWait { pending: 0, acc });
+    if planted != Planted::Forgotten {
+        b.push(Stmt::WgmmaWait { pending: 0, acc });
+    }
     if planted != Planted::Early {
         b.assign_elem(out, Expr::int(0), Expr::elem(acc, Expr::int(0)));
     }
@@ -123,9 +141,19 @@ fn four_warps_multiply_what_is_swizzled() {
 }
 
 #[test]
-fn results_are_there_when_they_were_awaited_and_operands_are_read_until_then() {
-    assert_eq!(is_right(DType::BF16, Planted::Early), Ok(false));
-    assert_eq!(is_right(DType::BF16, Planted::Overwritten), Ok(false));
+fn the_emulator_sees_what_the_hardware_would_not() {
+    for (planted, what) in [
+        (Planted::Early, "`acc` is read before it is written"),
+        (Planted::Overwritten, "races with"),
+        (Planted::Again, "races with"),
+        (Planted::Unshown, "without a fence of the proxies"),
+        (Planted::Unfenced, "without a fence of its registers"),
+        (Planted::Forgotten, "read before it is written"),
+        (Planted::Shifted, "not in the first row of eight"),
+    ] {
+        let fault = is_right(DType::BF16, planted).expect_err(what).to_string();
+        assert!(fault.contains(what), "{what}: {fault}");
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@
 use crate::attention;
 use crate::emulate::ragged;
 use crate::kernel_families::{Covered, cover};
-use crate::product::{Maker, at, gated_after_norm, load_at, norm, op, plain, rounded, store};
+use crate::product::{
+    Maker, at, gated, gated_after_norm, load_at, norm, op, plain, residual, rounded, store,
+};
 use crate::{fixture, product};
 use serde_json::{Value, json};
 use weft_frontend::checkpoint::Checkpoint;
@@ -381,6 +383,7 @@ fn tiles() -> Vec<Case> {
         ((70, 150, 104), groups(1, 128, 3)),
         ((131, 301, 264), groups(2, 256, 4)),
         ((200, 389, 72), groups(2, 192, 5)),
+        ((67, 70, 136), groups(1, 64, 6)),
     ];
     let gemv = |rows, (warps, lanes, split), columns, depth, blocks, staged| Schedule::Gemv {
         rows,
@@ -417,7 +420,13 @@ fn tiles() -> Vec<Case> {
         let (maker, m) = gated_after_norm(n, k, rows);
         of_product(format!("norm {rows}×{n}×{k} {schedule:?}"), (maker, rounded(m)), rows, schedule)
     };
-    all.map(case).chain(normed.into_iter().map(behind_norm)).collect()
+    let by_groups = ((131, 150, 264), groups(2, 128, 4));
+    let of = |name: &str, make: fn(usize, usize, usize) -> (Maker, MatMul)| {
+        let ((rows, n, k), schedule) = by_groups.clone();
+        of_product(format!("{name} {rows}×{n}×{k} {schedule:?}"), make(n, k, rows), rows, schedule)
+    };
+    let by_groups = [of("gated", gated), of("residual", residual)];
+    all.map(case).chain(normed.into_iter().map(behind_norm)).chain(by_groups).collect()
 }
 
 /// Attention of few tokens by keys and by tiles of keys, with and without splits; of many tokens by tiles.

@@ -265,6 +265,28 @@ pub fn plain(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
     (mk, MatMul { m: TOKENS, n, group: 1, k, a, b, stages: vec![], row: None, stores, draw: None })
 }
 
+/// silu(gate) · up of stored rows, in bf16; rows of b alternate gate and up.
+pub fn gated(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
+    let (mut mk, m) = plain(2 * n, k, rows);
+    mk.buffers.pop();
+    mk.writes.pop();
+    mk.write("y", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("y".into()));
+    let value = op(Binary::Mul, Scalar::unary(Unary::Silu, Scalar::Acc(0)), Scalar::Acc(1));
+    let stores = vec![store(0, &[at(0), at(1)], value, None)];
+    (mk, MatMul { n, group: 2, stores, ..m })
+}
+
+/// residual + x · wᵀ + bias, in f32, and the same in bf16.
+pub fn residual(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
+    let (mut mk, m) = plain(n, k, rows);
+    let residual = load_at(mk.floats("residual", DType::F32, &[rows, n], 1.0), &[at(0), at(1)]);
+    let bias = load_at(mk.floats("w_bias", DType::BF16, &[n], 1.0), &[at(1)]);
+    mk.write("z", DType::BF16, vec![TOKENS, Dim::Const(n)], BufferKind::Output("z".into()));
+    let value = op(Binary::Add, residual, op(Binary::Add, Scalar::Acc(0), bias));
+    let stores = (0..2).map(|o| store(o, &[at(0), at(1)], value.clone(), None)).collect();
+    (mk, MatMul { stores, ..m })
+}
+
 /// silu(gate) · up after a norm; rows of b alternate gate and up.
 pub fn gated_after_norm(n: usize, k: usize, rows: usize) -> (Maker, MatMul) {
     let mut mk = Maker::default();

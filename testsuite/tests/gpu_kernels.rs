@@ -144,6 +144,12 @@ fn tiles_and_tuned_schedules_compile_without_spills() {
     for (b, name) in nvrtc::compile_all(&nvrtc, &kernels, arch).iter().zip(&names) {
         let used = b.compiled.report.kernel(&b.name).expect("a report");
         assert_eq!((used.spill_stores, used.spill_loads, used.stack), (0, 0, 0), "{name}");
+        // Among them: products of groups of warps that are made one after the other.
+        assert!(
+            b.compiled.report.ptxas_warnings.is_empty(),
+            "{name}: {:?}",
+            b.compiled.report.ptxas_warnings
+        );
     }
 }
 

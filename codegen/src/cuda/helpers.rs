@@ -49,6 +49,8 @@ pub(super) enum Helper {
     Send16,
     AwaitBytes,
     WgmmaDescriptor,
+    Wgmma64Bf16,
+    Wgmma64F16,
     Wgmma128Bf16,
     Wgmma128F16,
     Wgmma192Bf16,
@@ -63,7 +65,7 @@ pub(super) enum Helper {
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 51] = [
+    pub(super) const ALL: [Helper; 53] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -105,6 +107,8 @@ impl Helper {
         Helper::Send16,
         Helper::AwaitBytes,
         Helper::WgmmaDescriptor,
+        Helper::Wgmma64Bf16,
+        Helper::Wgmma64F16,
         Helper::Wgmma128Bf16,
         Helper::Wgmma128F16,
         Helper::Wgmma192Bf16,
@@ -141,6 +145,8 @@ impl Helper {
     /// The `wgmma` of so many columns, if there is a helper for it.
     pub(super) fn wgmma(columns: u32, dtype: DType) -> Option<Helper> {
         match (columns, dtype) {
+            (64, DType::BF16) => Some(Helper::Wgmma64Bf16),
+            (64, DType::F16) => Some(Helper::Wgmma64F16),
             (128, DType::BF16) => Some(Helper::Wgmma128Bf16),
             (128, DType::F16) => Some(Helper::Wgmma128F16),
             (192, DType::BF16) => Some(Helper::Wgmma192Bf16),
@@ -175,7 +181,9 @@ impl Helper {
             Helper::Send4 | Helper::Send8 | Helper::Send16 => {
                 &[Helper::SharedAddress, Helper::ClusterAddress]
             }
-            Helper::Wgmma128Bf16
+            Helper::Wgmma64Bf16
+            | Helper::Wgmma64F16
+            | Helper::Wgmma128Bf16
             | Helper::Wgmma128F16
             | Helper::Wgmma192Bf16
             | Helper::Wgmma192F16
@@ -250,6 +258,8 @@ impl Helper {
             Helper::Send16 => "send_16",
             Helper::AwaitBytes => "await_bytes",
             Helper::WgmmaDescriptor => "wgmma_descriptor",
+            Helper::Wgmma64Bf16 => "wgmma_m64n64k16_bf16",
+            Helper::Wgmma64F16 => "wgmma_m64n64k16_f16",
             Helper::Wgmma128Bf16 => "wgmma_m64n128k16_bf16",
             Helper::Wgmma128F16 => "wgmma_m64n128k16_f16",
             Helper::Wgmma192Bf16 => "wgmma_m64n192k16_bf16",
@@ -338,6 +348,8 @@ impl Helper {
             Helper::Send16 => send(name, FOUR_WORDS),
             Helper::AwaitBytes => await_bytes(name),
             Helper::WgmmaDescriptor => wgmma::descriptor(name),
+            Helper::Wgmma64Bf16 => wgmma::product(name, 64, "bf16"),
+            Helper::Wgmma64F16 => wgmma::product(name, 64, "f16"),
             Helper::Wgmma128Bf16 => wgmma::product(name, 128, "bf16"),
             Helper::Wgmma128F16 => wgmma::product(name, 128, "f16"),
             Helper::Wgmma192Bf16 => wgmma::product(name, 192, "bf16"),

@@ -10,7 +10,7 @@ use super::memory::Buffer;
 use super::program::{Line, Node, Op, Program, Registers};
 use super::race::{Own, Shadow};
 use super::value;
-use super::warpgroup::Products;
+use super::warpgroup::Warpgroups;
 
 /// What the blocks of the running cluster sent each other.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +37,7 @@ struct Resting {
     written: Vec<Vec<bool>>,
     waited: Vec<bool>,
     copies: Vec<Copies>,
-    products: Vec<Products>,
+    warpgroups: Warpgroups,
     own: Own,
     shared: Vec<(Buffer, Option<Shadow>)>,
 }
@@ -70,6 +70,7 @@ impl Machine<'_> {
                     self.begin_part(head, &all)?;
                 }
                 self.exec(lines, &all)?;
+                self.no_products()?;
                 self.exchange(block);
             }
         }
@@ -101,7 +102,7 @@ impl Machine<'_> {
             written: self.written.iter().map(|w| vec![false; w.len()]).collect(),
             waited: vec![false; self.threads],
             copies: vec![Copies::default(); self.threads],
-            products: vec![Products::default(); self.products.len()],
+            warpgroups: Warpgroups::new(self.threads),
             own: Own::new(number, self.threads),
             shared: shared.collect(),
         }
@@ -114,7 +115,7 @@ impl Machine<'_> {
         std::mem::swap(&mut self.written, &mut block.written);
         std::mem::swap(&mut self.waited, &mut block.waited);
         std::mem::swap(&mut self.copies, &mut block.copies);
-        std::mem::swap(&mut self.products, &mut block.products);
+        std::mem::swap(&mut self.warpgroups, &mut block.warpgroups);
         let own = std::mem::replace(&mut block.own, Own::new(0, 0));
         block.own = self.clock.run_block(own);
         for (region, (buffer, shadow)) in self.shared_regions().zip(&mut block.shared) {

@@ -47,6 +47,7 @@ impl Machine<'_> {
     /// Completes the committed copies of a thread but for the last `pending` groups.
     pub(super) fn land(&mut self, thread: u32, pending: usize) {
         while self.copies[thread as usize].groups.len() > pending {
+            self.warpgroups.wrote(thread);
             let group = self.copies[thread as usize].groups.pop_front().unwrap_or_default();
             for copy in group {
                 let (region, offset) = copy.to;

@@ -6,7 +6,7 @@ use super::fault::{Fault, FaultKind, Place, Raised, Rival, Step, raise};
 use super::memory::Buffer;
 use super::program::{Node, Program};
 use super::race::{Clock, Conflict, Mode, Shadow};
-use super::warpgroup::Products;
+use super::warpgroup::Warpgroups;
 use super::{Arg, Launch, Order, Stats, value};
 use crate::cuda::describe;
 use std::collections::{BTreeMap, VecDeque};
@@ -70,8 +70,8 @@ pub(super) struct Machine<'k> {
     pub(super) waited: Vec<bool>,
     has_wait: bool,
     pub(super) copies: Vec<Copies>,
-    /// Products in flight, by warpgroup.
-    pub(super) products: Vec<Products>,
+    /// Products of four warps.
+    pub(super) warpgroups: Warpgroups,
     pub(super) clock: Clock,
     /// What the blocks of the running cluster sent each other.
     pub(super) post: Post,
@@ -147,7 +147,7 @@ impl<'k> Machine<'k> {
             waited: vec![false; threads],
             has_wait: program.has_wait,
             copies: vec![Copies::default(); threads],
-            products: vec![Products::default(); threads.div_ceil(128)],
+            warpgroups: Warpgroups::new(threads),
             clock: Clock::new(threads, program.has_fence),
             post: Post::default(),
             arrivals: BTreeMap::new(),
@@ -260,6 +260,9 @@ impl<'k> Machine<'k> {
             let fresh = |i: &usize| !region.is_initialised(at + i * array.size, array.size);
             let index = index + (0..count).find(fresh).unwrap_or(0) as i64;
             return raise(thread, FaultKind::Uninitialised { array: name(), index });
+        }
+        if !array.global && !reads {
+            self.warpgroups.wrote(thread);
         }
         if array.global {
             if reads {

@@ -69,6 +69,8 @@ pub(super) enum Op {
     DependencyWait,
     Mma { dtype: DType, acc: Registers, a: Registers, b: Registers },
     Product { dtype: DType, acc: usize, columns: u32, a: (usize, Node), b: (usize, Node) },
+    FenceProducts,
+    ShowToProducts,
     CommitProducts,
     AwaitProducts(usize),
     LdMatrix { to: Registers, mem: usize, index: Node, count: MatrixCount, transpose: bool },
@@ -217,7 +219,8 @@ impl Compiler<'_> {
                 a: (self.mem(Mem::Shared(*a)), self.node(a_at)?),
                 b: (self.mem(Mem::Shared(*b)), self.node(b_at)?),
             },
-            Stmt::WgmmaFence | Stmt::AsyncProxyFence => Op::Nothing,
+            Stmt::WgmmaFence => Op::FenceProducts,
+            Stmt::AsyncProxyFence => Op::ShowToProducts,
             Stmt::WgmmaCommit => Op::CommitProducts,
             Stmt::WgmmaWait { pending, acc: _ } => Op::AwaitProducts(*pending as usize),
             Stmt::LdMatrix { dst, dst_at, shared, index, count, transpose } => Op::LdMatrix {

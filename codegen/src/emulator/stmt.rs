@@ -85,6 +85,11 @@ impl Machine<'_> {
             Op::Product { dtype, acc, columns, a, b } => {
                 self.start_product(*dtype, (*acc, *columns), [(a.0, &a.1), (b.0, &b.1)], active)
             }
+            Op::FenceProducts => self.fence_products(active),
+            Op::ShowToProducts => {
+                self.warpgroups.show(active);
+                Ok(())
+            }
             Op::CommitProducts => self.commit_products(active),
             Op::AwaitProducts(pending) => self.await_products(*pending, active),
             Op::LdMatrix { to, mem, index, count, transpose } => {

@@ -14,6 +14,8 @@ use weft_ir::plan::{MatMul, Scalar, TiledLeft};
 
 /// Stages that are not on their way while one is used: that one, and the one before.
 const USED: u32 = 2;
+/// Shared memory of two blocks on a multiprocessor.
+const TWO_BLOCKS: u32 = 226 * 1024;
 /// Elements along k of an instruction.
 const DEPTH: i64 = 16;
 
@@ -22,7 +24,9 @@ const DEPTH: i64 = 16;
 /// # Errors
 /// Groups, columns or stages that no block has.
 pub(super) fn tile(groups: u32, columns: u32, stages: u32) -> Result<Tile, String> {
-    if !(1..=4).contains(&groups) || ![128, 192, 256].contains(&columns) || !(USED + 1..=16).contains(&stages)
+    if !(1..=4).contains(&groups)
+        || ![64, 128, 192, 256].contains(&columns)
+        || !(USED + 1..=16).contains(&stages)
     {
         return Err(format!("{groups} groups of warps, {columns} columns and {stages} stages"));
     }
@@ -41,7 +45,8 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let (dtype, constant) = (b.work.reads[w].dtype, b.work.reads[w].constant);
     let (steps, ahead) = ((m.k as u32).div_ceil(tile.k), tile.stages - USED);
     let row = i64::from(SWIZZLED_ROW);
-    b.k.min_blocks(1);
+    let bytes = tile.stages * (tile.m + tile.n) * SWIZZLED_ROW * dtype.size() as u32;
+    b.k.min_blocks(if 2 * bytes <= TWO_BLOCKS { 2 } else { 1 });
     b.launch_dependents();
 
     let t = threads(b);

@@ -11,13 +11,13 @@ use weft_ir::plan::{MatMul, Scalar, Store};
 use weft_ir::shape::Dim;
 
 /// Whether elements of neighbouring columns follow each other in an array, from an even place on.
-fn paired(shape: &[Dim], index: &[Scalar]) -> bool {
+fn paired(dtype: DType, shape: &[Dim], index: &[Scalar]) -> bool {
     let of_column = |s: &Scalar| {
         let mut found = false;
         s.visit(&mut |part| found |= *part == Scalar::Coord(1));
         found
     };
-    let even = matches!(shape.last(), Some(Dim::Const(n)) if n.is_multiple_of(2));
+    let even = dtype.size() > 1 && matches!(shape.last(), Some(Dim::Const(n)) if n.is_multiple_of(2));
     match index.split_last() {
         Some((last, before)) => even && *last == Scalar::Coord(1) && !before.iter().any(of_column),
         None => false,
@@ -61,7 +61,7 @@ pub(super) fn store(
                 for s in &m.stores {
                     let of = &b.work.writes[s.output as usize];
                     match &points[..] {
-                        [one, two] if even && s.guard.is_none() && paired(&of.shape, &s.index) => {
+                        [one, two] if even && s.guard.is_none() && paired(of.dtype, &of.shape, &s.index) => {
                             guarded(b, one, &mut |b| pair(b, s, [one, two]))?;
                         }
                         _ => {
@@ -84,7 +84,7 @@ fn pair(b: &mut Body<'_>, s: &Store, points: [&Point; 2]) -> Result<(), String> 
     for load in loads {
         let Scalar::Load(o, index) = &load else { continue };
         let operand = &b.work.reads[o.index()];
-        if !paired(&operand.shape, index) {
+        if !paired(operand.dtype, &operand.shape, index) {
             continue;
         }
         let (shape, dtype) = (operand.shape.clone(), operand.dtype);

@@ -1,6 +1,7 @@
 //! Tiles of matrix products on tensor cores.
 
 use weft_ir::dtype::DType;
+use weft_ir::kernel::SWIZZLED_ROW;
 use weft_ir::plan::{MatMul, Scalar, Schedule, TiledLeft, Work};
 use weft_ir::target::Target;
 
@@ -106,23 +107,36 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k: 1, stages }
 }
 
-/// Tiles of 128 rows that two groups of four warps multiply out of shared memory, where there are so many rows: as wide as
-/// leaves the multiprocessors the fewest columns to make one tile after the other.
+/// Tiles that groups of four warps multiply out of shared memory, where there are so many rows that these fill most
+/// multiprocessors: those that leave the busiest one done first, by what its tensor cores and its shared memory take.
 fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<Schedule> {
     let stored = left.stored && m.stages.is_empty();
     if !target.features.wgmma || !stored || m.row.is_some() || m.draw.is_some() || rows <= 64 {
         return None;
     }
-    let (room, sms) = (target.shared_bytes as usize - 1024, target.profile.sms as usize);
-    let tiles = |tile_n: u32| rows.div_ceil(128) * m.columns().div_ceil(tile_n as usize);
-    // What a tile takes beside its products: filling its stages, and its epilogue.
-    let time = |tile_n: &u32| tiles(*tile_n).div_ceil(sms) * (*tile_n as usize + 24);
-    let tile_n = [256, 192, 128].into_iter().min_by_key(time)?;
-    let blocks = if tile_n == 128 && tiles(tile_n) > sms { 2 } else { 1 };
-    let stage = (128 + tile_n as usize) * 2 * weft_ir::kernel::SWIZZLED_ROW as usize;
-    let stages = (room / blocks / stage) as u32;
-    Some(Schedule::WarpgroupGemm { groups: 2, tile_n, stages })
+    let sms = target.profile.sms as usize;
+    let tiles = |groups: usize, n: usize| rows.div_ceil(64 * groups) * m.columns().div_ceil(n);
+    let steps = m.k.div_ceil(SWIZZLED_ROW as usize);
+    let cycles = |&(groups, n): &(usize, usize)| {
+        // A stage: 64·n·64 products a group at 2048 a cycle, or 128 bytes a cycle of what is copied and what is read.
+        let products = 2 * groups * n;
+        let bytes = (64 * groups + n) + groups * (64 + n);
+        tiles(groups, n).div_ceil(sms) * (steps * products.max(bytes) + BEGIN + EACH * groups * n)
+    };
+    let all = [2, 1].into_iter().flat_map(|groups| [256, 192, 128, 64].map(|n| (groups, n)));
+    let (groups, n) = all.min_by_key(cycles)?;
+    if 3 * tiles(groups, n) < 2 * sms {
+        return None;
+    }
+    let (room, stage) = (target.shared_bytes as usize - 1024, (64 * groups + n) * 2 * SWIZZLED_ROW as usize);
+    let two = tiles(groups, n) > sms && room / 2 / stage >= 4;
+    let stages = room / if two { 2 } else { 1 } / stage;
+    Some(Schedule::WarpgroupGemm { groups: groups as u32, tile_n: n as u32, stages: stages.min(8) as u32 })
 }
+
+/// Cycles until a tile's first stage is there, and of its epilogue for each group and column: estimated, not measured.
+const BEGIN: usize = 2000;
+const EACH: usize = 8;
 
 /// Tiles of at most 16 rows stream the weight like a decode step: the bytes that the busiest multiprocessor reads are to
 /// be few, those of the left operand among them, which every block reads; and each must keep much of them on the way.
