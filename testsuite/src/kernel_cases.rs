@@ -382,7 +382,7 @@ fn tiles() -> Vec<Case> {
     let grouped = [
         ((70, 150, 104), groups(1, 128, 3)),
         ((131, 301, 264), groups(2, 256, 4)),
-        ((200, 389, 72), groups(2, 192, 5)),
+        ((200, 389, 72), groups(2, 192, 4)),
         ((67, 70, 136), groups(1, 64, 6)),
     ];
     let gemv = |rows, (warps, lanes, split), columns, depth, blocks, staged| Schedule::Gemv {

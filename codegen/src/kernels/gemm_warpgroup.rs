@@ -6,11 +6,11 @@
 
 use super::Body;
 use super::gemm::{Copied, Tile};
-use super::pairs;
+use super::tile_rows;
 use super::warp::threads;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::{Axis, Expr, SWIZZLED_ROW, Stmt, Unroll};
-use weft_ir::plan::{MatMul, Scalar, TiledLeft};
+use weft_ir::plan::{EXCHANGED_BYTES, MatMul, Scalar, TiledLeft};
 
 /// Stages that are not on their way while one is used: that one, and the one before.
 const USED: u32 = 2;
@@ -45,7 +45,8 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let (dtype, constant) = (b.work.reads[w].dtype, b.work.reads[w].constant);
     let (steps, ahead) = ((m.k as u32).div_ceil(tile.k), tile.stages - USED);
     let row = i64::from(SWIZZLED_ROW);
-    let bytes = tile.stages * (tile.m + tile.n) * SWIZZLED_ROW * dtype.size() as u32;
+    let staged = tile.stages * (tile.m + tile.n) * SWIZZLED_ROW * dtype.size() as u32;
+    let bytes = staged + tile.m / 64 * EXCHANGED_BYTES;
     b.k.min_blocks(if 2 * bytes <= TWO_BLOCKS { 2 } else { 1 });
     b.launch_dependents();
 
@@ -103,5 +104,5 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     b.k.push(Stmt::CpAsyncWait { pending: 0 });
     let row = first_row + t.warp.clone() * 16;
     let ragged = !m.columns().is_multiple_of(tile.n as usize);
-    pairs::store(b, m, &t, (acc, tile.n / 8), (row, first_column), ragged)
+    tile_rows::store(b, m, &t, (acc, tile.n / 8), (row, first_column), ragged)
 }

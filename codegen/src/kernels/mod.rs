@@ -35,7 +35,7 @@ mod group_pairs;
 mod gumbel;
 mod header;
 mod made_row;
-mod pairs;
+mod neighbours;
 mod penalize;
 mod routed_gemm;
 mod routed_gemv;
@@ -47,6 +47,7 @@ mod scalar;
 mod steps;
 mod stream;
 mod thresholds;
+mod tile_rows;
 mod warp;
 
 use crate::error::Error;

@@ -26,7 +26,7 @@ pub use first_loads::{FirstLoads, LoadPart};
 pub use left::{TiledLeft, loads_along_k};
 pub use routed::{Grouped, Grouping, Routed, Step, StepKind, Steps};
 pub use scalar::Scalar;
-pub use schedule::{Extent, Grid, KernelSpec, Schedule, ScheduleSource};
+pub use schedule::{EXCHANGED_BYTES, Extent, Grid, KernelSpec, Schedule, ScheduleSource};
 pub use scratch::{ALIGN as SCRATCH_ALIGN, Partials, Scratch, ScratchPlace, ScratchPlaces};
 pub use work::{
     Compute, Draw, DrawPenalties, Loop, MatMul, Operand, Penalize, RowEpilogue, Sample, Stage, Store, Work,

@@ -4,6 +4,9 @@ use super::Scratch;
 use crate::shape::{Bindings, Dim};
 use serde::{Deserialize, Serialize};
 
+/// Bytes of shared memory of a [`Schedule::WarpgroupGemm`] besides its stages, for each group: where lanes exchange columns.
+pub const EXCHANGED_BYTES: u32 = 8 * 1024;
+
 /// Kernel family and its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Schedule {

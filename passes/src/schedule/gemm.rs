@@ -2,7 +2,7 @@
 
 use weft_ir::dtype::DType;
 use weft_ir::kernel::SWIZZLED_ROW;
-use weft_ir::plan::{MatMul, Scalar, Schedule, TiledLeft, Work};
+use weft_ir::plan::{EXCHANGED_BYTES, MatMul, Scalar, Schedule, TiledLeft, Work};
 use weft_ir::target::Target;
 
 /// Most shared memory of a block: what every target has, but for what they reserve.
@@ -128,9 +128,12 @@ fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<S
     if 3 * tiles(groups, n) < 2 * sms {
         return None;
     }
-    let (room, stage) = (target.shared_bytes as usize - 1024, (64 * groups + n) * 2 * SWIZZLED_ROW as usize);
-    let two = tiles(groups, n) > sms && room / 2 / stage >= 4;
-    let stages = room / if two { 2 } else { 1 } / stage;
+    let stage = (64 * groups + n) * 2 * SWIZZLED_ROW as usize;
+    let stages = |blocks: usize| {
+        ((target.shared_bytes as usize - 1024) / blocks - groups * EXCHANGED_BYTES as usize) / stage
+    };
+    let two = tiles(groups, n) > sms && stages(2) >= 4;
+    let stages = stages(if two { 2 } else { 1 });
     Some(Schedule::WarpgroupGemm { groups: groups as u32, tile_n: n as u32, stages: stages.min(8) as u32 })
 }
 
