@@ -45,3 +45,4 @@ typed_id!(/** A variable (register or register array) of a kernel. */ VarId, "v"
 typed_id!(/** A parameter of a kernel. */ ParamId, "p");
 typed_id!(/** A shared-memory array of a kernel. */ SharedId, "s");
 typed_id!(/** A signal of a kernel. */ SignalId, "signal");
+typed_id!(/** A ring of stages of a kernel. */ RingId, "ring");

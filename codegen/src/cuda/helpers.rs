@@ -1,7 +1,7 @@
 //! Device helpers, emitted on demand: storage types, conversions and one function an intrinsic.
 
 use super::cluster::{await_bytes, cluster_address, cluster_barrier, expect_bytes, send};
-use super::wgmma;
+use super::{rings, wgmma};
 use weft_ir::dtype::DType;
 use weft_ir::kernel::MatrixCount;
 
@@ -61,11 +61,16 @@ pub(super) enum Helper {
     WgmmaCommit,
     WgmmaWait,
     AsyncProxyFence,
+    TensorMap,
+    MakeRing,
+    BeginFilling,
+    CopyTile,
+    AwaitStage,
 }
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 53] = [
+    pub(super) const ALL: [Helper; 58] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -119,6 +124,11 @@ impl Helper {
         Helper::WgmmaCommit,
         Helper::WgmmaWait,
         Helper::AsyncProxyFence,
+        Helper::TensorMap,
+        Helper::MakeRing,
+        Helper::BeginFilling,
+        Helper::CopyTile,
+        Helper::AwaitStage,
     ];
 
     /// The storage type of a 16-bit float, if it is one.
@@ -177,7 +187,11 @@ impl Helper {
             | Helper::ExpectBytes
             | Helper::ClusterAddress
             | Helper::AwaitBytes
-            | Helper::WgmmaDescriptor => &[Helper::SharedAddress],
+            | Helper::WgmmaDescriptor
+            | Helper::MakeRing
+            | Helper::BeginFilling
+            | Helper::AwaitStage => &[Helper::SharedAddress],
+            Helper::CopyTile => &[Helper::SharedAddress, Helper::TensorMap],
             Helper::Send4 | Helper::Send8 | Helper::Send16 => {
                 &[Helper::SharedAddress, Helper::ClusterAddress]
             }
@@ -210,7 +224,8 @@ impl Helper {
             | Helper::WgmmaFence
             | Helper::WgmmaCommit
             | Helper::WgmmaWait
-            | Helper::AsyncProxyFence => &[],
+            | Helper::AsyncProxyFence
+            | Helper::TensorMap => &[],
         }
     }
 
@@ -270,6 +285,11 @@ impl Helper {
             Helper::WgmmaCommit => "wgmma_commit",
             Helper::WgmmaWait => "wgmma_wait",
             Helper::AsyncProxyFence => "async_proxy_fence",
+            Helper::TensorMap => "tensor_map",
+            Helper::MakeRing => "make_ring",
+            Helper::BeginFilling => "begin_filling",
+            Helper::CopyTile => "copy_tile",
+            Helper::AwaitStage => "await_stage",
         }
     }
 
@@ -360,6 +380,11 @@ impl Helper {
             Helper::WgmmaCommit => instruction(name, "wgmma.commit_group.sync.aligned"),
             Helper::WgmmaWait => wgmma::wait(name),
             Helper::AsyncProxyFence => instruction(name, "fence.proxy.async.shared::cta"),
+            Helper::TensorMap => rings::map(name),
+            Helper::MakeRing => rings::make(name),
+            Helper::BeginFilling => rings::begin(name),
+            Helper::CopyTile => rings::copy(name, Helper::TensorMap.name()),
+            Helper::AwaitStage => rings::wait(name),
         }
     }
 }

@@ -4,6 +4,7 @@ mod cluster;
 mod expr;
 mod helpers;
 mod namer;
+mod rings;
 mod stmt;
 mod wgmma;
 mod writer;

@@ -4,8 +4,8 @@ use super::expr::type_name;
 use super::helpers::Helper;
 use super::writer::{WriteError, Writer};
 use weft_ir::dtype::DType;
-use weft_ir::ids::VarId;
-use weft_ir::kernel::{BinaryOp, CacheHint, Const, Expr, Mem, Stmt, Unroll};
+use weft_ir::ids::{RingId, VarId};
+use weft_ir::kernel::{BinaryOp, CacheHint, Const, Expr, Mem, SWIZZLED_ROW, Stmt, Unroll};
 
 impl Writer<'_> {
     /// Statements of a block, without its braces.
@@ -185,6 +185,38 @@ impl Writer<'_> {
                 self.line(&format!("const {} {name} = {helper}({counter}, {expected});", type_name(dtype)));
                 Ok(())
             }
+            Stmt::MakeRing { ring } => {
+                let stages = self.kernel.ring(*ring).map_or(0, |r| r.stages);
+                let args = [self.ring_name(*ring)?, stages.to_string()];
+                self.intrinsic(Helper::MakeRing, &args)
+            }
+            Stmt::FillStage { ring, stage, bytes, tiles } => {
+                let stage = self.stage_address(*ring, stage)?;
+                self.line("if (threadIdx.x == 0) {");
+                self.enter();
+                if *bytes > 0 {
+                    self.intrinsic(Helper::BeginFilling, &[stage.clone(), bytes.to_string()])?;
+                }
+                for tile in tiles {
+                    let first = tile.to_row.clone() * i64::from(SWIZZLED_ROW);
+                    let args = [
+                        self.mem_address(Mem::Shared(tile.to), &first)?,
+                        self.mem_name(tile.from)?,
+                        self.expr(&tile.column)?,
+                        self.expr(&tile.row)?,
+                        stage.clone(),
+                    ];
+                    self.intrinsic(Helper::CopyTile, &args)?;
+                }
+                self.leave();
+                self.line("}");
+                Ok(())
+            }
+            Stmt::AwaitStage { ring, stage, round } => {
+                let parity = self.expr(&(round.clone() % 2))?;
+                let args = [self.stage_address(*ring, stage)?, parity];
+                self.intrinsic(Helper::AwaitStage, &args)
+            }
             Stmt::ClusterBarrier => self.intrinsic(Helper::ClusterBarrier, &[]),
             Stmt::ExpectBytes { signal, bytes } => {
                 let args = [self.signal_address(*signal)?, self.expr(bytes)?];
@@ -212,6 +244,11 @@ impl Writer<'_> {
                 self.intrinsic(Helper::AwaitBytes, &args)
             }
         }
+    }
+
+    fn stage_address(&mut self, ring: RingId, stage: &Expr) -> Result<String, WriteError> {
+        let name = self.ring_name(ring)?;
+        self.address(&name, stage)
     }
 
     fn simple(&mut self, call: &str) -> Result<(), WriteError> {

@@ -5,7 +5,7 @@ use super::helpers::Helper;
 use super::namer::{Namer, identifier};
 use std::collections::BTreeSet;
 use weft_ir::dtype::DType;
-use weft_ir::ids::{ParamId, SignalId, VarId};
+use weft_ir::ids::{ParamId, RingId, SignalId, VarId};
 use weft_ir::kernel::{Access, Kernel, Mem, ParamKind, Stmt};
 use weft_ir::verify::kernel::TypeError;
 
@@ -88,6 +88,7 @@ pub(super) struct Writer<'k> {
     params: Vec<String>,
     shared: Vec<String>,
     signals: Vec<String>,
+    rings: Vec<String>,
     vars: Vec<Option<String>>,
     vectors: BTreeSet<VarId>,
     depth: usize,
@@ -101,6 +102,7 @@ impl<'k> Writer<'k> {
         let params = kernel.params.iter().map(|p| namer.name(&p.name)).collect();
         let shared = kernel.shared.iter().map(|s| namer.name(&s.name)).collect();
         let signals = kernel.signals.iter().map(|s| namer.name(s)).collect();
+        let rings = kernel.rings.iter().map(|r| namer.name(&r.name)).collect();
         let mut vectors = BTreeSet::new();
         kernel.visit(&mut |s| {
             if let Stmt::LoadVec { dst: array, .. }
@@ -117,6 +119,7 @@ impl<'k> Writer<'k> {
             params,
             shared,
             signals,
+            rings,
             vars: vec![None; kernel.vars.len()],
             vectors,
             depth: 0,
@@ -153,6 +156,9 @@ impl<'k> Writer<'k> {
         let name = self.params[index].clone();
         match self.kernel.params[index].kind {
             ParamKind::Scalar(dtype) => format!("const {} {name}", self.type_of(dtype)),
+            ParamKind::Matrix { .. } => {
+                format!("const __grid_constant__ {} {name}", self.helper(Helper::TensorMap))
+            }
             ParamKind::Condition => format!("const unsigned long long {name}"),
             ParamKind::Pointer { dtype, access } => {
                 let ty = self.type_of(dtype);
@@ -197,7 +203,10 @@ impl<'k> Writer<'k> {
         for name in self.signals.clone() {
             self.line(&format!("__shared__ unsigned long long {name};"));
         }
-        if !kernel.shared.is_empty() || !kernel.signals.is_empty() {
+        for (name, ring) in self.rings.clone().iter().zip(&kernel.rings) {
+            self.line(&format!("__shared__ unsigned long long {name}[{}];", ring.stages));
+        }
+        if !kernel.shared.is_empty() || !kernel.signals.is_empty() || !kernel.rings.is_empty() {
             self.blank();
         }
     }
@@ -251,6 +260,10 @@ impl<'k> Writer<'k> {
     pub(super) fn signal_address(&self, s: SignalId) -> Result<String, WriteError> {
         let name = self.signals.get(s.index()).ok_or_else(|| WriteError::Unknown(s.to_string()))?;
         Ok(format!("&{name}"))
+    }
+
+    pub(super) fn ring_name(&self, r: RingId) -> Result<String, WriteError> {
+        self.rings.get(r.index()).cloned().ok_or_else(|| WriteError::Unknown(r.to_string()))
     }
 
     /// Whether a register array is accessed as vectors and so must be aligned.

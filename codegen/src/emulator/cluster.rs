@@ -9,6 +9,7 @@ use super::machine::{Copies, Machine};
 use super::memory::Buffer;
 use super::program::{Line, Node, Op, Program, Registers};
 use super::race::{Own, Shadow};
+use super::rings::Rings;
 use super::value;
 use super::warpgroup::Warpgroups;
 
@@ -38,6 +39,7 @@ struct Resting {
     waited: Vec<bool>,
     copies: Vec<Copies>,
     warpgroups: Warpgroups,
+    rings: Rings,
     own: Own,
     shared: Vec<(Buffer, Option<Shadow>)>,
 }
@@ -71,6 +73,7 @@ impl Machine<'_> {
                 }
                 self.exec(lines, &all)?;
                 self.no_products()?;
+                self.no_tiles()?;
                 self.exchange(block);
             }
         }
@@ -103,6 +106,7 @@ impl Machine<'_> {
             waited: vec![false; self.threads],
             copies: vec![Copies::default(); self.threads],
             warpgroups: Warpgroups::new(self.threads),
+            rings: Rings::new(self.kernel.rings.len()),
             own: Own::new(number, self.threads),
             shared: shared.collect(),
         }
@@ -116,6 +120,7 @@ impl Machine<'_> {
         std::mem::swap(&mut self.waited, &mut block.waited);
         std::mem::swap(&mut self.copies, &mut block.copies);
         std::mem::swap(&mut self.warpgroups, &mut block.warpgroups);
+        std::mem::swap(&mut self.rings, &mut block.rings);
         let own = std::mem::replace(&mut block.own, Own::new(0, 0));
         block.own = self.clock.run_block(own);
         for (region, (buffer, shadow)) in self.shared_regions().zip(&mut block.shared) {

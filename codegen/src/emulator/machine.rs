@@ -6,6 +6,7 @@ use super::fault::{Fault, FaultKind, Place, Raised, Rival, Step, raise};
 use super::memory::Buffer;
 use super::program::{Node, Program};
 use super::race::{Clock, Conflict, Mode, Shadow};
+use super::rings::Rings;
 use super::warpgroup::Warpgroups;
 use super::{Arg, Launch, Order, Stats, value};
 use crate::cuda::describe;
@@ -72,6 +73,8 @@ pub(super) struct Machine<'k> {
     pub(super) copies: Vec<Copies>,
     /// Products of four warps.
     pub(super) warpgroups: Warpgroups,
+    /// Rings of stages.
+    pub(super) rings: Rings,
     pub(super) clock: Clock,
     /// What the blocks of the running cluster sent each other.
     pub(super) post: Post,
@@ -102,6 +105,11 @@ impl<'k> Machine<'k> {
                         Access::Settled => Early::Settled,
                         Access::Read | Access::Write | Access::ReadWrite | Access::ToHost => Early::Never,
                     };
+                    let (region, name) = (*region, param.name.clone());
+                    (Some(Array { region, size: dtype.size(), name, global: true, early }), 0)
+                }
+                (ParamKind::Matrix { dtype, access, .. }, Arg::Buffer(region)) => {
+                    let early = if access == Access::Constant { Early::Constant } else { Early::Never };
                     let (region, name) = (*region, param.name.clone());
                     (Some(Array { region, size: dtype.size(), name, global: true, early }), 0)
                 }
@@ -148,6 +156,7 @@ impl<'k> Machine<'k> {
             has_wait: program.has_wait,
             copies: vec![Copies::default(); threads],
             warpgroups: Warpgroups::new(threads),
+            rings: Rings::new(kernel.rings.len()),
             clock: Clock::new(threads, program.has_fence),
             post: Post::default(),
             arrivals: BTreeMap::new(),

@@ -16,6 +16,7 @@ mod machine;
 mod memory;
 mod program;
 mod race;
+mod rings;
 mod stmt;
 mod value;
 mod warpgroup;
@@ -157,7 +158,10 @@ fn check_args(kernel: &Kernel, launch: &Launch, memory: &Memory) -> Result<(), S
                     return Err(format!("argument `{}` has more bits than {dtype}", param.name));
                 }
             }
-            (ParamKind::Pointer { dtype: _, access }, Arg::Buffer(index)) => {
+            (
+                ParamKind::Pointer { dtype: _, access } | ParamKind::Matrix { access, .. },
+                Arg::Buffer(index),
+            ) => {
                 if *index >= memory.buffers.len() {
                     return Err(format!("argument `{}`: no buffer {index}", param.name));
                 }
@@ -174,7 +178,8 @@ fn check_args(kernel: &Kernel, launch: &Launch, memory: &Memory) -> Result<(), S
                 written.push(*index);
             }
             (ParamKind::Scalar(_), Arg::Buffer(_))
-            | (ParamKind::Pointer { .. } | ParamKind::Condition, Arg::Scalar(_)) => {
+            | (ParamKind::Pointer { .. } | ParamKind::Matrix { .. } | ParamKind::Condition, Arg::Scalar(_)) =>
+            {
                 return Err(format!("argument `{}` is not what the parameter is", param.name));
             }
         }

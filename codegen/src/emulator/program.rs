@@ -3,7 +3,8 @@
 use super::value;
 use weft_ir::dtype::DType;
 use weft_ir::kernel::{
-    Axis, BinaryOp, CompareOp, Expr, Kernel, MathFn, MatrixCount, Mem, ShuffleMode, Stmt, UnaryOp,
+    Axis, BinaryOp, CompareOp, Expr, Kernel, MathFn, MatrixCount, Mem, ParamKind, ShuffleMode, Stmt,
+    TileCopy, UnaryOp,
 };
 use weft_ir::verify::kernel::{TypeError, expr_type};
 
@@ -85,6 +86,21 @@ pub(super) enum Op {
     ExpectBytes { signal: usize, bytes: Node },
     Send { to: usize, index: Node, from: Registers, lanes: u32, rank: Node, signal: usize },
     AwaitBytes { signal: usize },
+    MakeRing { ring: usize },
+    FillStage { ring: usize, stage: Node, bytes: u32, tiles: Vec<Tile> },
+    AwaitStage { ring: usize, stage: Node, round: Node },
+}
+
+/// A tile that is copied: its place in shared memory and in the matrix, and their shapes.
+#[derive(Debug)]
+pub(super) struct Tile {
+    pub(super) to: usize,
+    pub(super) to_row: Node,
+    pub(super) from: usize,
+    pub(super) row: Node,
+    pub(super) column: Node,
+    pub(super) rows: u32,
+    pub(super) columns: u32,
 }
 
 /// A kernel ready to run.
@@ -158,6 +174,26 @@ impl Compiler<'_> {
 
     fn registers(&self, var: &weft_ir::ids::VarId, at: &Expr) -> Result<Registers, TypeError> {
         Ok(Registers { slot: var.index(), at: self.node(at)? })
+    }
+
+    fn tile(&self, t: &TileCopy) -> Result<Tile, TypeError> {
+        let kind = match t.from {
+            Mem::Global(p) => self.kernel.params.get(p.index()).map(|p| p.kind),
+            Mem::Shared(_) => None,
+        };
+        let (columns, rows) = match kind {
+            Some(ParamKind::Matrix { columns, rows, .. }) => (columns, rows),
+            _ => (0, 0),
+        };
+        Ok(Tile {
+            to: self.mem(Mem::Shared(t.to)),
+            to_row: self.node(&t.to_row)?,
+            from: self.mem(t.from),
+            row: self.node(&t.row)?,
+            column: self.node(&t.column)?,
+            rows,
+            columns,
+        })
     }
 
     fn line(&mut self, s: &Stmt) -> Result<Line, TypeError> {
@@ -269,6 +305,16 @@ impl Compiler<'_> {
                 signal: signal.index(),
             },
             Stmt::AwaitBytes { signal } => Op::AwaitBytes { signal: signal.index() },
+            Stmt::MakeRing { ring } => Op::MakeRing { ring: ring.index() },
+            Stmt::FillStage { ring, stage, bytes, tiles } => Op::FillStage {
+                ring: ring.index(),
+                stage: self.node(stage)?,
+                bytes: *bytes,
+                tiles: tiles.iter().map(|t| self.tile(t)).collect::<Result<_, _>>()?,
+            },
+            Stmt::AwaitStage { ring, stage, round } => {
+                Op::AwaitStage { ring: ring.index(), stage: self.node(stage)?, round: self.node(round)? }
+            }
         };
         Ok(Line { number, op })
     }

@@ -282,6 +282,13 @@ impl Shadow {
         self.cells.get(element).is_none_or(|c| c.write.time == 0 && c.read.time == 0 && !c.in_flight)
     }
 
+    /// Records that the copy to an element has arrived for all threads of the block, which waited for it.
+    pub(super) fn arrive(&mut self, element: usize) {
+        if let Some(cell) = self.cells.get_mut(element) {
+            *cell = EMPTY;
+        }
+    }
+
     /// Records that the copy to an element has landed, as a write of its thread.
     pub(super) fn land(&mut self, clock: &Clock, element: usize, thread: u16) {
         if let Some(cell) = self.cells.get_mut(element) {

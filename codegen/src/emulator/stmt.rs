@@ -125,6 +125,11 @@ impl Machine<'_> {
             Op::Send { to, index, from, lanes, rank, signal } => {
                 self.send((*to, index), (from, *lanes as usize), (rank, *signal), active)
             }
+            Op::MakeRing { ring } => self.make_ring(*ring, active),
+            Op::FillStage { ring, stage, bytes, tiles } => {
+                self.fill_stage((*ring, stage), *bytes, tiles, active)
+            }
+            Op::AwaitStage { ring, stage, round } => self.await_stage((*ring, stage), round, active),
             Op::SetCondition { mem, value } => {
                 let new = self.eval(value, active)?;
                 for &t in active {

@@ -69,6 +69,16 @@ impl Warpgroups {
         self.unseen[thread as usize] = true;
     }
 
+    /// Whether all that a thread wrote is shown.
+    pub(super) fn seen(&self, thread: u32) -> bool {
+        !self.unseen[thread as usize]
+    }
+
+    /// What it was before copies that are not the thread's own writes.
+    pub(super) fn set_seen(&mut self, thread: u32, seen: bool) {
+        self.unseen[thread as usize] = !seen;
+    }
+
     /// Threads show what they wrote.
     pub(super) fn show(&mut self, threads: &[u32]) {
         threads.iter().for_each(|t| self.unseen[*t as usize] = false);

@@ -78,9 +78,18 @@ fn on_host(kinds: &[BufferKind], at: usize) -> bool {
 impl<'a> Body<'a> {
     pub fn new(plan: &'a Plan, spec: &'a KernelSpec, work: &'a Work) -> Self {
         let mut k = KernelBuilder::new(&spec.name, spec.threads);
-        let mut pointer = |o: &Operand, access: Access| k.pointer(&o.name, o.dtype, access);
-        let reads = (0..).zip(&work.reads).map(|(i, o)| pointer(o, read_access(work, i, o))).collect();
-        let writes = (0..).zip(&work.writes).map(|(i, o)| pointer(o, write_access(work, i))).collect();
+        let mut read = |(i, o): (usize, &Operand)| {
+            let access = read_access(work, i, o);
+            match (spec.tile_rows(work, i), o.shape.last()) {
+                (Some(rows), Some(Dim::Const(columns))) => {
+                    k.matrix(&o.name, o.dtype, access, (*columns as u32, rows))
+                }
+                _ => k.pointer(&o.name, o.dtype, access),
+            }
+        };
+        let reads = work.reads.iter().enumerate().map(&mut read).collect();
+        let write = |(i, o): (usize, &Operand)| k.pointer(&o.name, o.dtype, write_access(work, i));
+        let writes = work.writes.iter().enumerate().map(write).collect();
         let syms = work.syms().into_iter().map(|s| (s, k.scalar(s.name(), DType::I32))).collect();
         let shared = spec.scratch.iter().flat_map(|s| &s.partials);
         let partials = shared.map(|p| k.pointer(&p.name, p.dtype, Access::ReadWrite)).collect();

@@ -48,16 +48,6 @@ pub(super) struct Copied {
     first: Expr,
     /// Rows of the operand.
     count: Expr,
-    rows_in_memory: Rows,
-}
-
-/// How rows lie in shared memory.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rows {
-    /// A piece of 16 bytes longer than they are.
-    Padded,
-    /// 128 bytes, whose pieces are exchanged by row ([`Stmt::Wgmma`]).
-    Swizzled,
 }
 
 impl Copied {
@@ -70,35 +60,17 @@ impl Copied {
     ) -> Copied {
         let dtype = b.work.reads[operand].dtype;
         let shared = b.k.shared(name, dtype, tile.stages * rows * (tile.k + CHUNK));
-        Copied { operand, index, shared, rows, first, count, rows_in_memory: Rows::Padded }
-    }
-
-    /// The same for what `wgmma` reads: a step of k is [`weft_ir::kernel::SWIZZLED_ROW`].
-    pub fn swizzled(
-        b: &mut Body<'_>,
-        (name, operand, index): (&str, usize, Vec<Scalar>),
-        tile: &Tile,
-        (rows, first, count): (u32, Expr, Expr),
-    ) -> Copied {
-        let dtype = b.work.reads[operand].dtype;
-        let shared = b.k.swizzled(name, dtype, tile.stages * rows);
-        Copied { operand, index, shared, rows, first, count, rows_in_memory: Rows::Swizzled }
+        Copied { operand, index, shared, rows, first, count }
     }
 
     /// Starts the copies of a step of k into a stage. Rows and columns past the end are filled with zeros.
-    pub fn start(
-        &self,
-        b: &mut Body<'_>,
-        tile: &Tile,
-        k: usize,
-        step: Expr,
-        stage: Expr,
-    ) -> Result<(), String> {
+    fn start(&self, b: &mut Body<'_>, tile: &Tile, k: usize, step: Expr, stage: Expr) -> Result<(), String> {
         let operand = &b.work.reads[self.operand];
         let (shape, piece) = (operand.shape.clone(), 16 / operand.dtype.size() as u32);
         let threads = tile.threads();
         let across = tile.k / piece;
         let chunks = self.rows * across;
+        let pitch = i64::from(tile.k + CHUNK);
         b.unrolled("i", chunks.div_ceil(threads), |b, i| {
             let chunk = i * i64::from(threads) + Expr::ThreadIdx;
             let chunk = b.k.let_("chunk", DType::I32, chunk);
@@ -109,14 +81,7 @@ impl Copied {
                 let from = b.k.let_("from", DType::I32, self.first.clone() + row.clone());
                 let at_k = b.k.let_("at_k", DType::I32, step * i64::from(tile.k) + column.clone());
                 let valid = from.clone().lt(self.count.clone()).and(at_k.clone().lt(Expr::int(k as i64)));
-                let in_all = stage * i64::from(self.rows) + row.clone();
-                let shared_index = match self.rows_in_memory {
-                    Rows::Padded => in_all * i64::from(tile.k + CHUNK) + column,
-                    Rows::Swizzled => {
-                        let place = (chunk.clone() % i64::from(across)).xor(row % 8);
-                        in_all * i64::from(tile.k) + place * i64::from(piece)
-                    }
-                };
+                let shared_index = (stage * i64::from(self.rows) + row) * pitch + column;
                 // Where a row is looked up, the last one stands for those past the end.
                 let looked_up = self.index.iter().any(|i| !matches!(i, Scalar::Coord(_) | Scalar::Int(_)));
                 let from = if looked_up { from.min(self.count.clone() - 1) } else { from };

@@ -181,6 +181,7 @@ impl KernelBuilder {
             params: Vec::new(),
             shared: Vec::new(),
             signals: Vec::new(),
+            rings: Vec::new(),
             vars: Vec::new(),
             threads,
             min_blocks: None,
@@ -198,6 +199,13 @@ impl KernelBuilder {
     /// Declares a pointer parameter.
     pub fn pointer(&mut self, name: &str, dtype: DType, access: Access) -> Mem {
         self.kernel.params.push(Param { name: name.into(), kind: ParamKind::Pointer { dtype, access } });
+        Mem::Global(ParamId::new(self.kernel.params.len() - 1))
+    }
+
+    /// Declares a matrix with rows of `columns` elements, of which tiles of `rows` rows are copied.
+    pub fn matrix(&mut self, name: &str, dtype: DType, access: Access, (columns, rows): (u32, u32)) -> Mem {
+        let kind = ParamKind::Matrix { dtype, access, columns, rows };
+        self.kernel.params.push(Param { name: name.into(), kind });
         Mem::Global(ParamId::new(self.kernel.params.len() - 1))
     }
 
@@ -232,6 +240,12 @@ impl KernelBuilder {
     pub fn signal(&mut self, name: &str) -> SignalId {
         self.kernel.signals.push(name.into());
         SignalId::new(self.kernel.signals.len() - 1)
+    }
+
+    /// Declares a ring of stages.
+    pub fn ring(&mut self, name: &str, stages: u32) -> RingId {
+        self.kernel.rings.push(Ring { name: name.into(), stages });
+        RingId::new(self.kernel.rings.len() - 1)
     }
 
     fn new_var(&mut self, name: &str, dtype: DType, len: Option<u32>) -> VarId {

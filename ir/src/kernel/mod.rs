@@ -15,10 +15,10 @@ mod expr;
 mod stmt;
 
 pub use expr::{Axis, BinaryOp, CompareOp, Const, Expr, MathFn, ShuffleMode, UnaryOp};
-pub use stmt::{CacheHint, MatrixCount, Stmt, Unroll};
+pub use stmt::{CacheHint, MatrixCount, Stmt, TileCopy, Unroll};
 
 use crate::dtype::DType;
-use crate::ids::{ParamId, SharedId, SignalId, VarId};
+use crate::ids::{ParamId, RingId, SharedId, SignalId, VarId};
 use serde::{Deserialize, Serialize};
 
 /// One kernel: what becomes one `extern "C" __global__` function.
@@ -34,6 +34,8 @@ pub struct Kernel {
     pub shared: Vec<SharedArray>,
     /// Names of the block's signals ([`Stmt::ExpectBytes`]), eight bytes of shared memory each.
     pub signals: Vec<String>,
+    /// Rings of stages that tiles are copied to ([`Stmt::FillStage`]).
+    pub rings: Vec<Ring>,
     /// Register variables and arrays.
     pub vars: Vec<Var>,
     /// Threads of a block; a multiple of 32, at most 1024.
@@ -79,6 +81,18 @@ pub enum ParamKind {
         /// How the kernel uses it.
         access: Access,
     },
+    /// A matrix in global memory, row-major, of which tiles are copied ([`Stmt::FillStage`]): a tensor map
+    /// (`CUtensorMap`, 128 bytes by value) of two dimensions, whose tiles are swizzled rows.
+    Matrix {
+        /// Element type, f16 or bf16.
+        dtype: DType,
+        /// How the kernel uses it: [`Access::Constant`] or [`Access::Read`].
+        access: Access,
+        /// Elements of a row of the matrix.
+        columns: u32,
+        /// Rows of a tile, at most 256; a tile has [`SWIZZLED_ROW`] columns.
+        rows: u32,
+    },
     /// Scalar passed by value.
     Scalar(DType),
     /// Handle of a graph's condition (`cudaGraphConditionalHandle`), for [`Stmt::SetCondition`].
@@ -118,6 +132,15 @@ pub struct SharedArray {
     pub len: u32,
     /// Alignment in bytes: 16, or [`SWIZZLED`] for what `wgmma` reads.
     pub align: u32,
+}
+
+/// A ring of stages in shared memory: for each an `mbarrier`, which completes when all tiles of a filling are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ring {
+    /// Name hint.
+    pub name: String,
+    /// Stages, eight bytes of shared memory each.
+    pub stages: u32,
 }
 
 /// A register variable, or a register array when `len` is given.
@@ -191,7 +214,7 @@ impl Kernel {
     pub fn mem_dtype(&self, mem: Mem) -> Option<DType> {
         match mem {
             Mem::Global(p) => match self.params.get(p.index())?.kind {
-                ParamKind::Pointer { dtype, .. } => Some(dtype),
+                ParamKind::Pointer { dtype, .. } | ParamKind::Matrix { dtype, .. } => Some(dtype),
                 ParamKind::Scalar(_) | ParamKind::Condition => None,
             },
             Mem::Shared(s) => Some(self.shared.get(s.index())?.dtype),
@@ -206,6 +229,11 @@ impl Kernel {
     /// Name of a signal.
     pub fn signal(&self, s: SignalId) -> Option<&str> {
         self.signals.get(s.index()).map(String::as_str)
+    }
+
+    /// The ring of an id.
+    pub fn ring(&self, r: RingId) -> Option<&Ring> {
+        self.rings.get(r.index())
     }
 
     /// The shared array of an id.

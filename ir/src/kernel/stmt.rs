@@ -2,7 +2,7 @@
 
 use super::{Expr, Mem};
 use crate::dtype::DType;
-use crate::ids::{ParamId, SharedId, SignalId, VarId};
+use crate::ids::{ParamId, RingId, SharedId, SignalId, VarId};
 use serde::{Deserialize, Serialize};
 
 /// What a loop asks of the compiler.
@@ -48,6 +48,21 @@ impl MatrixCount {
             MatrixCount::X4 => 4,
         }
     }
+}
+
+/// The copy of a tile of a matrix to swizzled rows ([`Stmt::Wgmma`]) in shared memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TileCopy {
+    /// Array of swizzled rows.
+    pub to: SharedId,
+    /// Its row that the tile begins at, a multiple of 8.
+    pub to_row: Expr,
+    /// A parameter of kind [`super::ParamKind::Matrix`], which says how many rows the tile has.
+    pub from: Mem,
+    /// First row of the tile in the matrix, i32.
+    pub row: Expr,
+    /// First column, i32.
+    pub column: Expr,
 }
 
 /// A statement.
@@ -330,6 +345,35 @@ pub enum Stmt {
         /// The signal.
         signal: SignalId,
     },
+    /// Makes the stages of a ring (`mbarrier.init`). The first thread does it, and a [`Stmt::Barrier`] follows before a
+    /// stage is filled or awaited. Every thread of the block reaches it, once in a launch, at the top of the kernel's body.
+    MakeRing {
+        /// The ring.
+        ring: RingId,
+    },
+    /// Starts copies of tiles that fill a stage (`cp.async.bulk.tensor`). The first thread does it; every thread of the
+    /// block reaches it. What all threads did with the stage before lies behind a block barrier, and the last filling
+    /// was awaited. Rows and columns past the end of a matrix are filled with zeros.
+    FillStage {
+        /// The ring.
+        ring: RingId,
+        /// Stage, i32; the same for all threads, as all expressions of the tiles.
+        stage: Expr,
+        /// Bytes of the filling that begins here; 0 where this goes on with one that began.
+        bytes: u32,
+        /// Tiles.
+        tiles: Vec<TileCopy>,
+    },
+    /// Waits until a stage is filled (`mbarrier.try_wait.parity`): the thread, and what it starts ([`Stmt::Wgmma`]), see
+    /// all of its tiles. Every thread of the block reaches it; no block ends before what it filled was awaited.
+    AwaitStage {
+        /// The ring.
+        ring: RingId,
+        /// Stage, i32, the same for all threads.
+        stage: Expr,
+        /// Fillings of this stage before, i32, the same for all threads.
+        round: Expr,
+    },
     /// `cudaGraphSetConditional(condition, value)`: what steers the loop that the kernel runs in. One thread of the
     /// grid does it.
     SetCondition {
@@ -357,6 +401,7 @@ impl Stmt {
             | Stmt::AsyncProxyFence
             | Stmt::Fence
             | Stmt::ClusterBarrier
+            | Stmt::MakeRing { ring: _ }
             | Stmt::AwaitBytes { signal: _ } => Vec::new(),
             Stmt::Let { var: _, value, mutable: _ }
             | Stmt::Assign { var: _, value }
@@ -382,6 +427,11 @@ impl Stmt {
             Stmt::LastBlock { counter: _, index, expected, last: _ } => vec![index, expected],
             Stmt::Sleep { nanoseconds } => vec![nanoseconds],
             Stmt::ExpectBytes { signal: _, bytes } => vec![bytes],
+            Stmt::FillStage { ring: _, stage, bytes: _, tiles } => {
+                let of_tiles = tiles.iter().flat_map(|t| [&t.to_row, &t.row, &t.column]);
+                [stage].into_iter().chain(of_tiles).collect()
+            }
+            Stmt::AwaitStage { ring: _, stage, round } => vec![stage, round],
             Stmt::Send { to: _, index, src: _, src_at, lanes: _, rank, signal: _ } => {
                 vec![index, src_at, rank]
             }
@@ -424,6 +474,9 @@ impl Stmt {
             | Stmt::ExpectBytes { .. }
             | Stmt::Send { .. }
             | Stmt::AwaitBytes { .. }
+            | Stmt::MakeRing { .. }
+            | Stmt::FillStage { .. }
+            | Stmt::AwaitStage { .. }
             | Stmt::SetCondition { .. } => Vec::new(),
         }
     }

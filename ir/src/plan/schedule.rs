@@ -1,6 +1,6 @@
 //! How a work is done: the kernel family, its tiles, and the launch grid. Chosen by `passes::schedule`.
 
-use super::Scratch;
+use super::{Compute, Scratch, Work};
 use crate::shape::{Bindings, Dim};
 use serde::{Deserialize, Serialize};
 
@@ -273,6 +273,23 @@ impl ScheduleSource {
     /// Whether it is what needs no word.
     pub fn is_estimated(&self) -> bool {
         *self == ScheduleSource::Estimated
+    }
+}
+
+impl KernelSpec {
+    /// Rows of the tiles that are copied of a read (position in the work's `reads`), where these are copied by a tensor map
+    /// and the array is a matrix for it: its last axis by all others.
+    pub fn tile_rows(&self, work: &Work, read: usize) -> Option<u32> {
+        let (Schedule::WarpgroupGemm { groups, tile_n, .. }, Compute::MatMul(m)) =
+            (&self.schedule, &work.compute)
+        else {
+            return None;
+        };
+        if m.b.index() == read {
+            Some(*tile_n)
+        } else {
+            m.plain_left().is_some_and(|x| x.index() == read).then_some(64 * groups)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod fault;
 mod fold;
+mod rings;
 mod statements;
 mod types;
 mod uniform;
@@ -42,6 +43,8 @@ pub struct Facts {
     pub condition: bool,
     /// Uses bulk copies or prefetches (`cp.async.bulk`).
     pub bulk: bool,
+    /// Copies tiles of matrices (`cp.async.bulk.tensor`).
+    pub tiles: bool,
     /// Its blocks form clusters.
     pub clusters: bool,
     /// Bytes of the widest vector access (0: none).
@@ -54,6 +57,7 @@ pub fn verify(kernel: &Kernel) -> Result<Facts, Vec<Fault>> {
     v.header();
     v.block(&kernel.body, Agreement::Block, true);
     v.signals_end();
+    v.rings_end();
     if v.faults.is_empty() { Ok(facts(kernel)) } else { Err(v.faults) }
 }
 
@@ -74,6 +78,7 @@ fn facts(kernel: &Kernel) -> Facts {
         Stmt::AtomicAdd { .. } | Stmt::LastBlock { .. } => f.atomics = true,
         Stmt::SetCondition { .. } => f.condition = true,
         Stmt::PrefetchL2 { .. } => f.bulk = true,
+        Stmt::FillStage { .. } => f.tiles = true,
         Stmt::LoadVec { mem, lanes, .. } | Stmt::StoreVec { mem, lanes, .. } => {
             f.max_vector_bytes = f.max_vector_bytes.max(bytes(mem, lanes));
         }
@@ -93,6 +98,8 @@ fn facts(kernel: &Kernel) -> Facts {
         | Stmt::ExpectBytes { .. }
         | Stmt::Send { .. }
         | Stmt::AwaitBytes { .. }
+        | Stmt::MakeRing { .. }
+        | Stmt::AwaitStage { .. }
         | Stmt::Fence => {}
     });
     f

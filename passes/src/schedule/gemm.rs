@@ -111,7 +111,13 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
 /// multiprocessors: those that leave the busiest one done first, by what its tensor cores and its shared memory take.
 fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<Schedule> {
     let stored = left.stored && m.stages.is_empty();
-    if !target.features.wgmma || !stored || m.row.is_some() || m.draw.is_some() || rows <= 64 {
+    if !target.features.wgmma
+        || !target.features.tma
+        || !stored
+        || m.row.is_some()
+        || m.draw.is_some()
+        || rows <= 64
+    {
         return None;
     }
     let sms = target.profile.sms as usize;
@@ -130,7 +136,7 @@ fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<S
     }
     let stage = (64 * groups + n) * 2 * SWIZZLED_ROW as usize;
     let stages = |blocks: usize| {
-        ((target.shared_bytes as usize - 1024) / blocks - groups * EXCHANGED_BYTES as usize) / stage
+        ((target.shared_bytes as usize + 1024) / blocks - 2048 - groups * EXCHANGED_BYTES as usize) / stage
     };
     let two = tiles(groups, n) > sms && stages(2) >= 4;
     let stages = stages(if two { 2 } else { 1 });

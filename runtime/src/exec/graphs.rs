@@ -154,6 +154,10 @@ fn arguments(memory: &Memory, args: &[Arg], steering: Option<&Steering<'_>>) -> 
         }
         Arg::Condition => Ok(steered()?.condition.arg()),
         Arg::Buffer(region, offset) => Ok(KernelArg::Ptr(memory.region(*region).address_at(*offset)?)),
+        Arg::Matrix(region, offset, matrix) => {
+            let buffer = memory.region(*region);
+            Ok(KernelArg::Bytes(buffer.tensor_map(*offset, matrix)?))
+        }
         Arg::Sym(value) => Ok(KernelArg::I32(*value)),
         Arg::Address(address) => Ok(KernelArg::Ptr(*address)),
     };

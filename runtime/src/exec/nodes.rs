@@ -6,6 +6,7 @@ use weft_ir::plan::{Body, BufferKind, Compute, Dispatch, EdgeKind, Entry, Kernel
 use super::bucket::TOKENS;
 use super::memory::{Layout, Region, output};
 use crate::error::{Error, Result};
+use crate::sys::tensor_map::Matrix;
 
 /// Most blocks along x, y and z.
 const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65535, 65535];
@@ -15,6 +16,8 @@ const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65535, 65535];
 pub enum Arg {
     /// Address of a buffer, of partial results or of counters.
     Buffer(Region, usize),
+    /// A matrix of a buffer, of which tiles are copied.
+    Matrix(Region, usize, Matrix),
     /// Value of a symbol.
     Sym(i32),
     /// Address in the host memory that a loop shares with the device: offset.
@@ -222,7 +225,14 @@ fn args(
     let work = plan.works.get(dispatch.work as usize);
     let work = work.ok_or_else(|| fault("its work does not exist".into()))?;
     let mut args = Vec::new();
-    for &buffer in dispatch.reads.iter().chain(&dispatch.writes) {
+    for (i, &buffer) in dispatch.reads.iter().chain(&dispatch.writes).enumerate() {
+        if let (Some(tile_rows), Some(read)) = (spec.tile_rows(work, i), work.reads.get(i)) {
+            let (region, offset) = layout.place(plan, entry, buffer)?;
+            let columns = read.shape.last().map_or(1, |d| plan.entries[entry].bind.elements(&[*d]));
+            let rows = plan.entries[entry].bind.elements(&read.shape) / columns.max(1);
+            args.push(Arg::Matrix(region, offset, Matrix { dtype: read.dtype, rows, columns, tile_rows }));
+            continue;
+        }
         args.push(match plan.buffers.get(buffer.index()).map(|b| &b.kind) {
             Some(BufferKind::Control(control)) => layout.control(entry, *control)?,
             _ => {

@@ -69,6 +69,7 @@ pub(crate) const SYMBOLS: &[&str] = &[
     "cuStreamQuery",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "cuTensorMapEncodeTiled",
 ];
 
 /// The CUDA version from which cubins made by NVRTC 13 load (driver 580).

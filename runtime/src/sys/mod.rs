@@ -35,6 +35,7 @@ pub mod memory;
 pub mod module;
 pub mod nvrtc;
 pub mod stream;
+pub mod tensor_map;
 
 /// Why a library does not load: the loader's own words are the error's source, not its text.
 fn loader_reason(error: &libloading::Error) -> String {

@@ -4,6 +4,7 @@
 use super::cluster::Signals;
 use super::fault::{Fault, FaultKind};
 use super::fold::fold;
+use super::rings::Rings;
 use super::types::{TypeError, expr_type, index_type};
 use super::uniform::{Agreement, Uniformity};
 use crate::dtype::DType;
@@ -32,6 +33,7 @@ pub(super) struct Verifier<'k> {
     pub(super) waited: bool,
     pub(super) scope: Vec<Option<Declared>>,
     pub(super) signals: Signals,
+    pub(super) rings: Rings,
     number: usize,
     at: Option<usize>,
     pub(super) faults: Vec<Fault>,
@@ -42,6 +44,8 @@ pub(super) enum Use {
     /// Brought nearer: no value is seen.
     Ahead,
     Read,
+    /// A tile is read.
+    Tile,
     Write,
     Update,
 }
@@ -57,6 +61,7 @@ impl<'k> Verifier<'k> {
             waited: false,
             scope: vec![None; kernel.vars.len()],
             signals: Signals::new(kernel),
+            rings: Rings::new(kernel),
             number: 0,
             at: None,
             faults: Vec::new(),
@@ -92,6 +97,7 @@ impl<'k> Verifier<'k> {
             self.fault(FaultKind::Header(format!("{total} bytes of shared memory, at most {MAX_SHARED}")));
         }
         self.cluster_header();
+        self.rings_header();
         for v in &k.vars {
             if v.len == Some(0) {
                 self.fault(FaultKind::Header(format!("register array `{}` is empty", v.name)));
@@ -188,12 +194,19 @@ impl<'k> Verifier<'k> {
                     return self.type_fault(format!("no parameter {p}"));
                 };
                 let name = param.name.clone();
-                let ParamKind::Pointer { dtype: _, access } = param.kind else {
-                    return self.type_fault(format!("`{name}` is no array but used as one"));
+                let access = match param.kind {
+                    ParamKind::Pointer { dtype: _, access } if how != Use::Tile => access,
+                    ParamKind::Matrix { access, .. } if how == Use::Tile => access,
+                    ParamKind::Pointer { .. } => {
+                        return self.type_fault(format!("a tile of `{name}`, which is no matrix"));
+                    }
+                    ParamKind::Matrix { .. } | ParamKind::Scalar(_) | ParamKind::Condition => {
+                        return self.type_fault(format!("`{name}` is no array but used as one"));
+                    }
                 };
                 let allowed = match access {
                     Access::Constant | Access::Read | Access::Settled | Access::FromHost => {
-                        matches!(how, Use::Ahead | Use::Read)
+                        matches!(how, Use::Ahead | Use::Read | Use::Tile)
                     }
                     Access::Write | Access::ToHost => how == Use::Write,
                     Access::ReadWrite => true,
@@ -201,7 +214,7 @@ impl<'k> Verifier<'k> {
                 if !allowed {
                     let verb = match how {
                         Use::Ahead => "prefetched",
-                        Use::Read => "read",
+                        Use::Read | Use::Tile => "read",
                         Use::Write => "written",
                         Use::Update => "updated",
                     };

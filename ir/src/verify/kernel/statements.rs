@@ -181,6 +181,11 @@ impl Verifier<'_> {
                 self.send((*to, index), (*src, src_at), *lanes, (rank, *signal), agreement);
             }
             Stmt::AwaitBytes { signal } => self.await_bytes(*signal, top),
+            Stmt::MakeRing { ring } => self.make_ring(*ring, top),
+            Stmt::FillStage { ring, stage, bytes, tiles } => {
+                self.fill_stage(*ring, stage, *bytes, tiles, agreement);
+            }
+            Stmt::AwaitStage { ring, stage, round } => self.await_stage(*ring, stage, round, agreement),
         }
     }
 

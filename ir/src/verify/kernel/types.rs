@@ -70,6 +70,7 @@ pub fn expr_type(kernel: &Kernel, e: &Expr) -> Result<DType, TypeError> {
             None => fail(format!("no parameter {p}")),
             Some(ParamKind::Scalar(dtype)) => Ok(dtype),
             Some(ParamKind::Pointer { .. }) => fail(format!("pointer {p} used as a value")),
+            Some(ParamKind::Matrix { .. }) => fail(format!("matrix {p} used as a value")),
             Some(ParamKind::Condition) => fail(format!("condition {p} used as a value")),
         },
         Expr::ThreadIdx | Expr::BlockIdx(_) | Expr::GridDim(_) => Ok(DType::I32),

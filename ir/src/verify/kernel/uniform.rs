@@ -93,6 +93,9 @@ impl Uniformity {
             | Stmt::ExpectBytes { .. }
             | Stmt::Send { .. }
             | Stmt::AwaitBytes { .. }
+            | Stmt::MakeRing { .. }
+            | Stmt::FillStage { .. }
+            | Stmt::AwaitStage { .. }
             | Stmt::SetCondition { .. } => {}
         }
     }
