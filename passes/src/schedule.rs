@@ -338,7 +338,7 @@ pub fn launch_shape(work: &Work, schedule: &Schedule) -> (Grid, u32) {
         }
         (Schedule::AttentionTile { tile_q, .. }, Compute::Attention(a)) => {
             let heads = a.kv_heads * a.group;
-            ([over(vec![a.tokens], *tile_q), over(c(heads), 1), one()], tile_q * 2)
+            ([over(c(heads), 1), over(vec![a.tokens], *tile_q), one()], tile_q * 2)
         }
         (Schedule::RoutedGemv { warps, columns }, Compute::Routed(r)) => {
             ([over(c(r.n), warps * columns), over(domain, 1), one()], warps * 32)

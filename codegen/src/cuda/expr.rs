@@ -167,7 +167,13 @@ impl Writer<'_> {
                 };
                 self.call(function, &[a])
             }
-            Expr::Math(f, args) => self.call(math_name(*f), &args.iter().collect::<Vec<_>>()),
+            Expr::Math(f, args) => {
+                let name = match f {
+                    MathFn::Exp2Approx => self.helper(Helper::Exp2Approx),
+                    f => math_name(*f),
+                };
+                self.call(name, &args.iter().collect::<Vec<_>>())
+            }
             Expr::Load(mem, index) => {
                 let array = self.mem_name(*mem)?;
                 Ok(postfix(format!("{array}[{}]", self.index(index)?)))
@@ -310,6 +316,7 @@ fn math_name(f: MathFn) -> &'static str {
     match f {
         MathFn::Exp => "expf",
         MathFn::Exp2 => "exp2f",
+        MathFn::Exp2Approx => Helper::Exp2Approx.name(),
         MathFn::Log => "logf",
         MathFn::Sqrt => "sqrtf",
         MathFn::Rsqrt => "rsqrtf",

@@ -16,6 +16,7 @@ pub(super) enum Helper {
     FloatToF16,
     PackBf16,
     PackF16,
+    Exp2Approx,
     LoadOnce4,
     LoadOnce8,
     LoadOnce16,
@@ -70,7 +71,7 @@ pub(super) enum Helper {
 
 impl Helper {
     /// Every helper, in order.
-    pub(super) const ALL: [Helper; 58] = [
+    pub(super) const ALL: [Helper; 59] = [
         Helper::Bf16,
         Helper::F16,
         Helper::Bf16ToFloat,
@@ -79,6 +80,7 @@ impl Helper {
         Helper::FloatToF16,
         Helper::PackBf16,
         Helper::PackF16,
+        Helper::Exp2Approx,
         Helper::LoadOnce4,
         Helper::LoadOnce8,
         Helper::LoadOnce16,
@@ -207,6 +209,7 @@ impl Helper {
             | Helper::F16
             | Helper::PackBf16
             | Helper::PackF16
+            | Helper::Exp2Approx
             | Helper::LoadOnce4
             | Helper::LoadOnce8
             | Helper::LoadOnce16
@@ -240,6 +243,7 @@ impl Helper {
             Helper::FloatToF16 => "float_to_f16",
             Helper::PackBf16 => "pack_bf16",
             Helper::PackF16 => "pack_f16",
+            Helper::Exp2Approx => "exp2_approx",
             Helper::LoadOnce4 => "load_once_4",
             Helper::LoadOnce8 => "load_once_8",
             Helper::LoadOnce16 => "load_once_16",
@@ -311,6 +315,12 @@ impl Helper {
             Helper::FloatToF16 => convert(name, "f16"),
             Helper::PackBf16 => pack(name, "bf16x2"),
             Helper::PackF16 => pack(name, "f16x2"),
+            Helper::Exp2Approx => function(
+                "float",
+                name,
+                "float x",
+                &["float y;", r#"asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));"#, "return y;"],
+            ),
             Helper::LoadOnce4 => load_once(name, WORD),
             Helper::LoadOnce8 => load_once(name, TWO_WORDS),
             Helper::LoadOnce16 => load_once(name, FOUR_WORDS),

@@ -202,6 +202,10 @@ pub(super) fn math(f: MathFn, args: [f32; 3]) -> f32 {
     match f {
         MathFn::Exp => x.exp(),
         MathFn::Exp2 => x.exp2(),
+        MathFn::Exp2Approx => match x.exp2() {
+            y if y < f32::MIN_POSITIVE => 0.0,
+            y => y,
+        },
         MathFn::Log => x.ln(),
         MathFn::Sqrt => x.sqrt(),
         MathFn::Rsqrt => 1.0 / x.sqrt(),

@@ -71,8 +71,10 @@ pub(super) fn build(
     let runs = Runs::declare(b, tile_q, a.window.is_some());
     b.wait_for_dependencies();
     let t = threads(b);
-    let first = b.k.let_("first_token", DType::I32, Expr::BlockIdx(Axis::X) * i64::from(tile_q));
-    let head = b.k.let_("head", DType::I32, Expr::BlockIdx(Axis::Y));
+    b.k.comment("The last tiles, which see most keys, come first: what is left for the end is short.");
+    let back = Expr::GridDim(Axis::Y) - 1 - Expr::BlockIdx(Axis::Y);
+    let first = b.k.let_("first_token", DType::I32, back * i64::from(tile_q));
+    let head = b.k.let_("head", DType::I32, Expr::BlockIdx(Axis::X));
     let kv_head = b.k.let_("kv_head", DType::I32, head.clone() / a.group as i64);
     let tokens = b.extent(a.tokens);
 
@@ -104,6 +106,7 @@ pub(super) fn build(
     let row = b.k.let_("row", DType::I32, t.warp.clone() * 16 + t.lane.clone() / 4);
     runs.each(b, &tile, a.window, |b, run| {
         let keys = Keys { tile: &tile, a, run, kv_head: &kv_head };
+        let seen = seen_keys(b, &tile, run, &row)?;
         if stages == 2 {
             b.k.comment("The last tile of the run before has been read by every warp.");
             b.k.push(Stmt::Barrier);
@@ -112,8 +115,7 @@ pub(super) fn build(
         let steps = (run.oldest.clone(), run.longest.clone(), Expr::int(i64::from(tile_k)));
         b.for_loop("first_key", steps, Unroll::Never, |b, first_key| {
             let stage = keys.next(b, &first_key)?;
-            let (first_token, head, rows) = (&first, &head, &run.rows);
-            let place = Place { t: &t, row: &row, first_token, head, rows, stage: &stage };
+            let place = Place { t: &t, row: &row, first_token: &first, head: &head, seen, stage: &stage };
             step(b, a, &tile, &regs, &place, &first_key)
         })
     })?;
@@ -126,10 +128,23 @@ pub(super) struct Place<'a> {
     pub row: &'a Expr,
     pub first_token: &'a Expr,
     pub head: &'a Expr,
-    /// First and last + 1 row of the run.
-    pub rows: &'a (Expr, Expr),
+    /// For the two rows of a lane: keys that they see in the run.
+    pub seen: VarId,
     /// Stage of the keys and values.
     pub stage: &'a Expr,
+}
+
+/// Keys that a lane's two rows see: none where they are of another run.
+fn seen_keys(b: &mut Body<'_>, tile: &Tile, run: &Run, row: &Expr) -> Result<VarId, String> {
+    let seen = b.k.array("seen", DType::I32, 2, None);
+    b.unrolled("half", 2, |b, half| {
+        let r = b.k.let_("r", DType::I32, row.clone() + half.clone() * 8);
+        let in_run = r.clone().ge(run.rows.0.clone()).and(r.clone().lt(run.rows.1.clone()));
+        let keys = in_run.select(Expr::load(Mem::Shared(tile.length), r), Expr::int(0));
+        b.k.assign_elem(seen, half, keys);
+        Ok(())
+    })?;
+    Ok(seen)
 }
 
 /// Starts copies of rows of an array [_, heads, dim] into a padded shared tile; `at` gives the row of the
@@ -146,21 +161,28 @@ fn copy_rows(
     let across = dim / CHUNK;
     let chunks = rows * across;
     let (mem, shape) = (b.reads[o.index()], b.work.reads[o.index()].shape.clone());
-    let range = (Expr::ThreadIdx, Expr::int(i64::from(chunks)), Expr::int(i64::from(threads)));
-    b.for_loop("chunk", range, Unroll::Never, |b, chunk| {
-        let row = b.k.let_("copy_row", DType::I32, chunk.clone() / i64::from(across));
-        let column = b.k.let_("column", DType::I32, chunk % i64::from(across) * i64::from(CHUNK));
-        let (from, valid) = at(row.clone());
-        let global_index = b.flat(&shape, &[from, head.clone(), column.clone()]);
-        b.k.push(Stmt::CpAsync {
-            shared,
-            shared_index: (first_row + row) * i64::from(dim + CHUNK) + column,
-            global: mem,
-            global_index,
-            bytes: 16,
-            valid: Some(valid),
-        });
-        Ok(())
+    b.unrolled("i", chunks.div_ceil(threads), |b, i| {
+        let chunk = b.k.let_("chunk", DType::I32, i * i64::from(threads) + Expr::ThreadIdx);
+        let copy = |b: &mut Body<'_>| {
+            let row = b.k.let_("copy_row", DType::I32, chunk.clone() / i64::from(across));
+            let column = b.k.let_("column", DType::I32, chunk.clone() % i64::from(across) * i64::from(CHUNK));
+            let (from, valid) = at(row.clone());
+            let global_index = b.flat(&shape, &[from, head.clone(), column.clone()]);
+            b.k.push(Stmt::CpAsync {
+                shared,
+                shared_index: (first_row + row) * i64::from(dim + CHUNK) + column,
+                global: mem,
+                global_index,
+                bytes: 16,
+                valid: Some(valid),
+            });
+            Ok(())
+        };
+        if chunks.is_multiple_of(threads) {
+            copy(b)
+        } else {
+            b.if_then(chunk.clone().lt(Expr::int(i64::from(chunks))), copy)
+        }
     })
 }
 
@@ -248,6 +270,13 @@ fn store(
         let sink = b.k.let_("sink", DType::F32, sink);
         add_sink(b, tile, regs, sink)?;
     }
+    // The best key has weight 1; where every key is hidden the result is 0.
+    let shares = b.k.array("share", DType::F32, 2, None);
+    b.unrolled("half", 2, |b, half| {
+        let sum = Expr::elem(regs.sum, half.clone()).max(Expr::float(1.0));
+        b.k.assign_elem(shares, half, Expr::float(1.0) / sum);
+        Ok(())
+    })?;
     b.unrolled("d", tile.value_dim / 8, |b, d| {
         b.unrolled("i", 4, |b, i| {
             let token = first + row + i.clone() / 2 * 8;
@@ -255,9 +284,7 @@ fn store(
             let column = d.clone() * 8 + t.lane.clone() % 4 * 2 + i.clone() % 2;
             let element = b.k.let_("element", DType::I32, column);
             b.if_then(token.clone().lt(tokens), |b| {
-                // The best key has weight 1; where every key is hidden the result is 0.
-                let sum = Expr::elem(regs.sum, i.clone() / 2).max(Expr::float(1.0));
-                let value = Expr::elem(regs.out, d * 4 + i) / sum;
+                let value = Expr::elem(regs.out, d * 4 + i.clone()) * Expr::elem(shares, i / 2);
                 b.stores(&a.stores, &Point::with_acc(vec![token, head, element], value))
             })
         })

@@ -3,9 +3,10 @@
 use super::attention_tile::{CHUNK, Place, Registers, Tile};
 use super::warp::shuffle_reduce;
 use super::{Body, Point};
+use std::f32::consts::LOG2_E;
 use weft_ir::dtype::DType;
 use weft_ir::ids::{SharedId, VarId};
-use weft_ir::kernel::{Expr, MathFn, MatrixCount, Mem, Stmt};
+use weft_ir::kernel::{Expr, MathFn, MatrixCount, Stmt};
 use weft_ir::plan::Attention;
 use weft_ir::scalar::Reduce;
 
@@ -49,8 +50,7 @@ pub(super) fn step(
             let r = b.k.let_("r", DType::I32, p.row.clone() + i.clone() / 2 * 8);
             let column = n.clone() * 8 + p.t.lane.clone() % 4 * 2 + i.clone() % 2;
             let j = b.k.let_("j", DType::I32, first_key.clone() + column);
-            let in_run = r.clone().ge(p.rows.0.clone()).and(r.clone().lt(p.rows.1.clone()));
-            let seen = in_run.and(j.clone().lt(Expr::load(Mem::Shared(tile.length), r.clone())));
+            let seen = j.clone().lt(Expr::elem(p.seen, i.clone() / 2));
             let at = n * 4 + i;
             let coords = vec![p.first_token.clone() + r, p.head.clone(), j];
             let score = b.lower(&a.score, &Point::with_acc(coords, Expr::elem(s, at.clone())))?;
@@ -67,6 +67,11 @@ fn load_four(b: &mut Body<'_>, dst: VarId, shared: SharedId, index: Expr, transp
     b.k.push(Stmt::LdMatrix { dst, dst_at: Expr::int(0), shared, index, count, transpose });
 }
 
+/// eˣ by the instruction for powers of two. Weights are rounded to 16 bits: its last places do not show.
+fn power(x: Expr) -> Expr {
+    Expr::math(MathFn::Exp2Approx, x * Expr::float(LOG2_E))
+}
+
 /// Online softmax of the lane's two rows; `s` becomes the weights.
 fn softmax(b: &mut Body<'_>, tile: &Tile, regs: &Registers, s: VarId) -> Result<(), String> {
     let nt = tile.k / 8;
@@ -81,13 +86,15 @@ fn softmax(b: &mut Body<'_>, tile: &Tile, regs: &Registers, s: VarId) -> Result<
         })?;
         // The four lanes of a row.
         shuffle_reduce(b, best, Reduce::Max, 1, 4);
-        let scale = Expr::math(MathFn::Exp, Expr::elem(regs.max, half.clone()) - Expr::Var(best));
+        let scale = power(Expr::elem(regs.max, half.clone()) - Expr::Var(best));
         let scale = b.k.let_("scale", DType::F32, scale);
+        let of_best = b.k.let_("of_best", DType::F32, Expr::Var(best) * Expr::float(-LOG2_E));
         let sum = b.k.let_mut("sum", DType::F32, Expr::float(0.0));
         b.unrolled("n", nt, |b, n| {
             b.unrolled("i", 2, |b, i| {
                 let at = of(n, i);
-                let w = Expr::math(MathFn::Exp, Expr::elem(s, at.clone()) - Expr::Var(best));
+                let w = Expr::fma(Expr::elem(s, at.clone()), Expr::float(LOG2_E), of_best.clone());
+                let w = Expr::math(MathFn::Exp2Approx, w);
                 let w = b.k.let_("w", DType::F32, w);
                 b.k.assign(sum, Expr::Var(sum) + w.clone());
                 b.k.assign_elem(s, at, w);
@@ -153,8 +160,8 @@ pub(super) fn add_sink(b: &mut Body<'_>, tile: &Tile, regs: &Registers, sink: Ex
     b.unrolled("half", 2, |b, half| {
         let best = Expr::elem(regs.max, half.clone());
         let top = b.k.let_("top", DType::F32, best.clone().max(sink.clone()));
-        let scale = b.k.let_("scale", DType::F32, Expr::math(MathFn::Exp, best - top.clone()));
-        let beside = Expr::math(MathFn::Exp, sink - top);
+        let scale = b.k.let_("scale", DType::F32, power(best - top.clone()));
+        let beside = power(sink - top);
         let total = Expr::fma(Expr::elem(regs.sum, half.clone()), scale.clone(), beside);
         b.k.assign_elem(regs.sum, half.clone(), total);
         b.unrolled("d", tile.value_dim / 8, |b, d| {

@@ -344,6 +344,7 @@ pub fn intrinsics() -> Kernel {
     for f in [
         MathFn::Exp,
         MathFn::Exp2,
+        MathFn::Exp2Approx,
         MathFn::Log,
         MathFn::Sqrt,
         MathFn::Rsqrt,

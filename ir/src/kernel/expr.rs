@@ -97,6 +97,8 @@ pub enum MathFn {
     Exp,
     /// `exp2f(x)`.
     Exp2,
+    /// `ex2.approx.ftz.f32`: 2ˣ within 2 units in the last place; what is not normal is 0 (PTX ISA, "ex2").
+    Exp2Approx,
     /// `logf(x)`.
     Log,
     /// `sqrtf(x)`.
@@ -125,6 +127,7 @@ impl MathFn {
         match self {
             MathFn::Exp
             | MathFn::Exp2
+            | MathFn::Exp2Approx
             | MathFn::Log
             | MathFn::Sqrt
             | MathFn::Rsqrt
