@@ -96,7 +96,7 @@ pub fn buckets(max_seq: usize, max_batch: usize, opt_level: u8) -> Vec<Bucket> {
         let below = sizes.iter().copied().filter(|&s| s < limit);
         below.chain(sizes.iter().copied().find(|&s| s >= limit)).collect()
     };
-    let prefill: &[usize] = if opt_level == 0 { &[16, 64] } else { &[16, 64, 256, 1024] };
+    let prefill: &[usize] = if opt_level == 0 { &[16, 64] } else { &[16, 64, 128, 256, 512, 1024] };
     let score: &[usize] = if opt_level == 0 { &[64] } else { &[64, 256] };
     let mut out = Vec::new();
     for n in up_to(&[1, 2, 4, 8, 16], max_batch.min(DECODE_ROWS)) {

@@ -56,7 +56,9 @@ fn buckets_follow_the_limits() {
             "decode_8",
             "prefill_16",
             "prefill_64",
+            "prefill_128",
             "prefill_256",
+            "prefill_512",
             "prefill_1024",
             "score_64",
             "score_256"

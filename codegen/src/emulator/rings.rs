@@ -116,7 +116,7 @@ impl Machine<'_> {
         let mut copies = Vec::new();
         for r in 0..i64::from(tile.rows) {
             for piece in 0..PITCH / PIECE {
-                let place = (to_row + r) * PITCH + (piece ^ (to_row + r) % 8) * PIECE;
+                let place = (to_row + r) * PITCH + (piece ^ ((to_row + r) % 8)) * PIECE;
                 let to = self.touch(tile.to, place, PIECE as usize, 0, Mode::Write)?;
                 let at = column + piece * PIECE;
                 let from = match row + r < height && at < width {

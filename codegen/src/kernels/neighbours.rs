@@ -98,3 +98,86 @@ fn end(m: &MatMul, s: &Scalar) -> Option<i64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_ir::dtype::DType;
+    use weft_ir::ids::OperandId;
+    use weft_ir::shape::Sym;
+
+    fn of(op: Binary, a: Scalar, b: i64) -> Scalar {
+        Scalar::binary(op, a, Scalar::Int(b))
+    }
+
+    fn column() -> Scalar {
+        Scalar::Coord(1)
+    }
+
+    fn array(shape: &[usize], dtype: DType) -> Operand {
+        let shape = shape.iter().map(|n| Dim::Const(*n)).collect();
+        Operand { name: "x".into(), dtype, shape, constant: false }
+    }
+
+    #[test]
+    fn heads_of_a_row_are_one_access() {
+        let run = Run { width: 4 };
+        let head = [of(Binary::Div, column(), 128), of(Binary::Rem, column(), 128)];
+        assert!(run.one_access(&array(&[8, 128], DType::BF16), &head));
+        assert!(run.one_access(
+            &array(&[8, 128], DType::F32),
+            &[head[0].clone(), of(Binary::Add, head[1].clone(), 64)]
+        ));
+        // Heads of 6 elements end within a run; so do rows of 126.
+        let short = [of(Binary::Div, column(), 6), of(Binary::Rem, column(), 6)];
+        assert!(!run.one_access(&array(&[8, 6], DType::BF16), &short));
+        assert!(!run.one_access(&array(&[8, 126], DType::BF16), &head));
+        // Every second element; an odd first one; eight bytes each.
+        let twice = of(Binary::Mul, column(), 2);
+        assert!(!run.one_access(&array(&[8, 128], DType::BF16), &[head[0].clone(), twice]));
+        assert!(!run.one_access(&array(&[256], DType::BF16), &[of(Binary::Add, column(), 1)]));
+        assert!(!run.one_access(&array(&[256], DType::I64), &[column()]));
+        // A row that is looked up by the column.
+        let found = Scalar::Load(OperandId(0), vec![column()]);
+        assert!(!run.one_access(&array(&[8, 128], DType::BF16), &[found, head[1].clone()]));
+    }
+
+    #[test]
+    fn bounds_at_the_end_of_a_run_are_the_same_for_its_points() {
+        let run = Run { width: 2 };
+        let compare = |op, a: Scalar, b: Scalar| Scalar::Compare(op, Box::new(a), Box::new(b));
+        let below = |n| compare(Compare::Lt, column(), Scalar::Int(n));
+        let from = |n| compare(Compare::Le, Scalar::Int(n), column());
+        assert!(run.same(&below(2048)) && !run.same(&below(2047)));
+        assert!(run.same(&Scalar::binary(Binary::And, from(2048), below(2560))));
+        assert!(!run.same(&from(7)));
+        assert!(!run.same(&compare(Compare::Lt, Scalar::Int(6), column())));
+        assert!(!run.same(&compare(Compare::Eq, column(), Scalar::Int(6))));
+        let slot = Scalar::Load(OperandId(1), vec![Scalar::Coord(0)]);
+        assert!(run.same(&compare(Compare::Le, Scalar::Int(0), slot)));
+    }
+
+    #[test]
+    fn elements_that_are_always_there() {
+        let rows = Dim::Sym(Sym::Tokens);
+        let m = MatMul {
+            m: rows,
+            n: 96,
+            group: 1,
+            k: 64,
+            a: Scalar::Float(0.0),
+            b: OperandId(0),
+            stages: vec![],
+            row: None,
+            stores: vec![],
+            draw: None,
+        };
+        let inside =
+            |dim: usize, i: Scalar| always_inside(&m, &vec![rows, Dim::Const(dim)], &[Scalar::Coord(0), i]);
+        assert!(inside(96, column()) && !inside(95, column()));
+        assert!(inside(64, of(Binary::Rem, column(), 64)) && !inside(63, of(Binary::Rem, column(), 64)));
+        assert!(inside(2, of(Binary::Div, column(), 64)) && !inside(1, of(Binary::Div, column(), 64)));
+        assert!(!inside(96, of(Binary::Add, column(), -1)));
+        assert!(!always_inside(&m, &vec![rows], &[column()]));
+    }
+}
