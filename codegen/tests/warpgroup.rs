@@ -34,6 +34,8 @@ enum Planted {
     Scattered,
     /// No whole eight columns.
     Columns,
+    /// Elements along k beyond the row.
+    Offset,
     /// A block of three warps.
     Threads,
     /// Some threads alone start products.
@@ -75,11 +77,12 @@ fn product(dtype: DType, planted: Planted) -> Kernel {
         for kk in 0..4 {
             let at = || match planted {
                 Planted::Scattered => thread.clone() % 4 * i64::from(K),
-                Planted::Shifted => Expr::int(i64::from(K) + kk * 16),
-                _ => Expr::int(kk * 16),
+                Planted::Shifted => Expr::int(i64::from(K)),
+                _ => Expr::int(0),
             };
             let columns = if planted == Planted::Columns { 12 } else { COLUMNS };
-            b.push(Stmt::Wgmma { dtype, acc, columns, a: tile_a, a_at: at(), b: tile_b, b_at: at() });
+            let k = if planted == Planted::Offset { 64 } else { kk * 16 };
+            b.push(Stmt::Wgmma { dtype, acc, columns, a: tile_a, a_at: at(), b: tile_b, b_at: at(), k });
         }
         b.push(Stmt::WgmmaCommit);
     };
@@ -166,6 +169,7 @@ fn the_verifier_names_what_cannot_be() {
         (Planted::Unaligned, "aligned to 16 bytes, must be 1024"),
         (Planted::Scattered, "place of an operand of wgmma differs"),
         (Planted::Columns, "wgmma of 12 columns"),
+        (Planted::Offset, "wgmma from element 64 of a row"),
         (Planted::Threads, "blocks of 96 threads"),
         (Planted::Divergent, "wgmma under a condition"),
     ] {
@@ -180,6 +184,6 @@ fn its_text() {
     let has = |what: &str| assert!(text.contains(what), "{what}: {text}");
     has("__shared__ __align__(1024) bf16 tile_a[4096];");
     has("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16");
-    has("wgmma_m64n128k16_bf16(acc, &tile_a[16], &tile_b[16]);");
+    has("wgmma_m64n128k16_bf16(acc, tile_a, tile_b, 16);");
     has("wgmma_wait<0, 64>(acc);");
 }

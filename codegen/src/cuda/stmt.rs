@@ -119,12 +119,13 @@ impl Writer<'_> {
                 }
                 self.intrinsic(helper, &args)
             }
-            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at } => {
+            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at, k } => {
                 let helper = Helper::wgmma(*columns, *dtype).ok_or(WriteError::Columns(*columns))?;
                 let args = [
                     self.var_name(*acc)?,
                     self.mem_address(Mem::Shared(*a), a_at)?,
                     self.mem_address(Mem::Shared(*b), b_at)?,
+                    k.to_string(),
                 ];
                 self.intrinsic(helper, &args)
             }

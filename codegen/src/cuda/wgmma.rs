@@ -2,15 +2,15 @@
 
 use super::helpers::function;
 
-/// A matrix descriptor of swizzled rows: the address, eight rows (1024 bytes) from one group of rows to the next, 128-byte
+/// A matrix descriptor of swizzled rows: the address, and so many elements of the rows before the first, eight rows (1024 bytes) from one group of rows to the next, 128-byte
 /// swizzling; all in units of 16 bytes.
 pub(super) fn descriptor(name: &str) -> String {
     function(
         "unsigned long long",
         name,
-        "const void* p",
+        "const void* p, int k",
         &[
-            "const unsigned long long at = (shared_address(p) & 0x3ffffu) >> 4;",
+            "const unsigned long long at = (shared_address(p) >> 4) + k / 8;",
             "return at | 1ull << 16 | 64ull << 32 | 1ull << 62;",
         ],
     )
@@ -41,9 +41,9 @@ pub(super) fn product(name: &str, columns: usize, ty: &str) -> String {
         let (start, end) = (if i == 0 { ": " } else { "  " }, if i + 1 < operands.len() { "," } else { "" });
         body.push(format!("             {start}{line}{end}"));
     }
-    body.push(r#"             : "l"(wgmma_descriptor(a)), "l"(wgmma_descriptor(b)));"#.to_owned());
+    body.push(r#"             : "l"(wgmma_descriptor(a, k)), "l"(wgmma_descriptor(b, k)));"#.to_owned());
     let body: Vec<&str> = body.iter().map(String::as_str).collect();
-    function("void", name, "float* d, const void* a, const void* b", &body)
+    function("void", name, "float* d, const void* a, const void* b, int k", &body)
 }
 
 /// Waits for groups. Behind a wait for all of them the compiler takes the accumulators for changed there.

@@ -69,7 +69,7 @@ pub(super) enum Op {
     WarpBarrier,
     DependencyWait,
     Mma { dtype: DType, acc: Registers, a: Registers, b: Registers },
-    Product { dtype: DType, acc: usize, columns: u32, a: (usize, Node), b: (usize, Node) },
+    Product { dtype: DType, acc: usize, columns: u32, a: (usize, Node), b: (usize, Node), k: u32 },
     FenceProducts,
     ShowToProducts,
     CommitProducts,
@@ -248,12 +248,13 @@ impl Compiler<'_> {
                 a: self.registers(a, a_at)?,
                 b: self.registers(b, b_at)?,
             },
-            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at } => Op::Product {
+            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at, k } => Op::Product {
                 dtype: *dtype,
                 acc: acc.index(),
                 columns: *columns,
                 a: (self.mem(Mem::Shared(*a)), self.node(a_at)?),
                 b: (self.mem(Mem::Shared(*b)), self.node(b_at)?),
+                k: *k,
             },
             Stmt::WgmmaFence => Op::FenceProducts,
             Stmt::AsyncProxyFence => Op::ShowToProducts,

@@ -82,8 +82,8 @@ impl Machine<'_> {
                 Ok(())
             }
             Op::Mma { dtype, acc, a, b } => self.mma(*dtype, acc, a, b, active),
-            Op::Product { dtype, acc, columns, a, b } => {
-                self.start_product(*dtype, (*acc, *columns), [(a.0, &a.1), (b.0, &b.1)], active)
+            Op::Product { dtype, acc, columns, a, b, k } => {
+                self.start_product(*dtype, (*acc, *columns), ([(a.0, &a.1), (b.0, &b.1)], *k), active)
             }
             Op::FenceProducts => self.fence_products(active),
             Op::ShowToProducts => {

@@ -102,7 +102,7 @@ impl Machine<'_> {
         &mut self,
         dtype: DType,
         (acc, columns): (usize, u32),
-        operands: [(usize, &Node); 2],
+        (operands, k): ([(usize, &Node); 2], u32),
         active: &[u32],
     ) -> Step<()> {
         let groups = self.groups_of(active, "wgmma")?;
@@ -121,13 +121,11 @@ impl Machine<'_> {
             for ((mem, at, values), rows) in places.iter().zip([ROWS, columns as usize]) {
                 let of = &values[group * THREADS..(group + 1) * THREADS];
                 let first = value::int_of(*at, of[0]);
-                if of.iter().any(|v| *v != of[0])
-                    || first.rem_euclid(8 * PITCH) >= PITCH
-                    || first % DEPTH as i64 != 0
-                {
+                if of.iter().any(|v| *v != of[0]) || first % (8 * PITCH) != 0 {
                     let why = "an operand of wgmma at different places, or not in the first row of eight";
                     return raise(leader, FaultKind::Invalid(why.into()));
                 }
+                let first = first + i64::from(k);
                 read.push((*mem, first, self.swizzled(group, dtype, (*mem, first), rows)?));
             }
             let Ok(operands) = <[_; 2]>::try_from(read) else { continue };

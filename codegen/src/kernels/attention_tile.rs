@@ -69,6 +69,8 @@ pub(super) fn build(
         length: b.k.shared("length_of", DType::I32, tile_q),
     };
     let runs = Runs::declare(b, tile_q, a.window.is_some());
+    // Without a bound, ptxas spills some bytes to fit one more block.
+    b.k.min_blocks(2);
     b.wait_for_dependencies();
     let t = threads(b);
     b.k.comment("The last tiles, which see most keys, come first: what is left for the end is short.");

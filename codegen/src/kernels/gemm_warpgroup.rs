@@ -9,7 +9,7 @@ use super::gemm::Tile;
 use super::tile_rows;
 use super::warp::threads;
 use weft_ir::dtype::DType;
-use weft_ir::kernel::{Axis, Expr, SWIZZLED_ROW, Stmt, TileCopy, Unroll};
+use weft_ir::kernel::{Axis, Expr, SWIZZLED_ROW, ShuffleMode, Stmt, TileCopy, Unroll};
 use weft_ir::plan::{EXCHANGED_BYTES, MatMul};
 
 /// Shared memory of two blocks on a multiprocessor, besides their rings and what is reserved.
@@ -66,7 +66,9 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
     let ring = b.k.ring("full", tile.stages);
     b.k.push(Stmt::MakeRing { ring });
     let acc = b.k.array("acc", DType::F32, tile.n / 2, Some(Expr::float(0.0)));
-    let group = b.k.let_("group", DType::I32, t.warp.clone() / 4);
+    // Of a lane, so that the compiler sees that all have the same: places of operands are made once a warp.
+    let group = Expr::Shuffle(ShuffleMode::Index, Box::new(t.warp.clone() / 4), Box::new(Expr::int(0)));
+    let group = b.k.let_("group", DType::I32, group);
     b.k.push(Stmt::Barrier);
 
     let stages = || (Expr::int(0), Expr::int(i64::from(ahead.min(steps))), Expr::int(1));
@@ -98,9 +100,8 @@ pub(super) fn build(b: &mut Body<'_>, m: &MatMul, tile: &Tile) -> Result<(), Str
         let b_base = b.k.let_("b_base", DType::I32, stage * i64::from(tile.n) * row);
         b.k.push(Stmt::WgmmaFence);
         for kk in 0..row / DEPTH {
-            let (a_at, b_at) = (a_base.clone() + kk * DEPTH, b_base.clone() + kk * DEPTH);
-            let (a, b_) = (a_tile, b_tile);
-            b.k.push(Stmt::Wgmma { dtype, acc, columns: tile.n, a, a_at, b: b_, b_at });
+            let (a_at, b_at, k) = (a_base.clone(), b_base.clone(), (kk * DEPTH) as u32);
+            b.k.push(Stmt::Wgmma { dtype, acc, columns: tile.n, a: a_tile, a_at, b: b_tile, b_at, k });
         }
         b.k.push(Stmt::WgmmaCommit);
         b.k.push(Stmt::WgmmaWait { pending: 1, acc });

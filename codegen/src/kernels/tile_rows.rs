@@ -21,6 +21,8 @@ const OF_LANE: i64 = 4;
 const LANES: i64 = COLUMNS / OF_LANE;
 const AT_ONCE: i64 = 32 / LANES;
 
+/// Registers of what a pass loads ahead, at most; what is beyond is loaded where it is used.
+const MOST_AHEAD: i64 = 32;
 /// Passes over a lane's rows.
 const STEPS: u32 = (ROWS / AT_ONCE) as u32;
 
@@ -193,7 +195,12 @@ fn loads_ahead(b: &Body<'_>, m: &MatMul, run: Run) -> Vec<(Scalar, i64)> {
             run.of_whole(m).then(|| run.one_access(of, index))?.then_some((load, run.width))
         }
     };
-    loads.into_iter().filter_map(each).collect()
+    let mut registers = 0;
+    let fits = |(_, each): &(Scalar, i64)| {
+        registers += each * i64::from(STEPS);
+        registers <= MOST_AHEAD
+    };
+    loads.into_iter().filter_map(each).take_while(fits).collect()
 }
 
 /// Registers for a load of all rows of a pass.

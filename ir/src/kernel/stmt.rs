@@ -213,12 +213,14 @@ pub enum Stmt {
         columns: u32,
         /// Array of swizzled rows with A.
         a: SharedId,
-        /// Element of row and k that A begins at, were rows not swizzled: the same for the four warps.
+        /// Element that A's first row begins at, a multiple of eight rows: the same for the four warps.
         a_at: Expr,
         /// Array of swizzled rows with B.
         b: SharedId,
         /// The same of B.
         b_at: Expr,
+        /// Elements of both along k before the first: a multiple of 16 within the row.
+        k: u32,
     },
     /// `wgmma.fence.sync.aligned`: registers that were written before are seen by the products behind it.
     WgmmaFence,
@@ -416,7 +418,7 @@ impl Stmt {
             Stmt::For { var: _, start, end, step, unroll: _, body: _ } => vec![start, end, step],
             Stmt::If { cond, then: _, otherwise: _ } => vec![cond],
             Stmt::Mma { dtype: _, acc: _, acc_at, a: _, a_at, b: _, b_at } => vec![acc_at, a_at, b_at],
-            Stmt::Wgmma { dtype: _, acc: _, columns: _, a: _, a_at, b: _, b_at } => vec![a_at, b_at],
+            Stmt::Wgmma { dtype: _, acc: _, columns: _, a: _, a_at, b: _, b_at, k: _ } => vec![a_at, b_at],
             Stmt::LdMatrix { dst: _, dst_at, shared: _, index, count: _, transpose: _ } => {
                 vec![dst_at, index]
             }

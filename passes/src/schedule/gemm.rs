@@ -81,11 +81,11 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     if rows <= 16 {
         return short_rows(m, left, target);
     }
-    if rows > 32 && rows <= 64 {
-        return one_tile_of_rows(m, left, target);
-    }
     if let Some(schedule) = warpgroups(m, left, rows, target) {
         return schedule;
+    }
+    if rows > 32 && rows <= 64 {
+        return one_tile_of_rows(m, left, target);
     }
     let (tile_m, tile_n, warps_m, warps_n) = if rows <= 32 || blocks(64, 64) < sms {
         (32, 64, 2, 2)
@@ -107,8 +107,8 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
     Schedule::Gemm { tile_m, tile_n, tile_k, warps_m, warps_n, warps_k: 1, stages }
 }
 
-/// Tiles that groups of four warps multiply out of shared memory, where there are so many rows that these fill most
-/// multiprocessors: those that leave the busiest one done first, by what its tensor cores and its shared memory take.
+/// Tiles that groups of four warps multiply out of shared memory, where there are enough of them: those that leave the
+/// busiest multiprocessor done first, by what its tensor cores and its shared memory take.
 fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<Schedule> {
     let stored = left.stored && m.stages.is_empty();
     if !target.features.wgmma
@@ -116,7 +116,7 @@ fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<S
         || !stored
         || m.row.is_some()
         || m.draw.is_some()
-        || rows <= 64
+        || rows <= 32
     {
         return None;
     }
@@ -127,11 +127,11 @@ fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<S
         // A stage: 64·n·64 products a group at 2048 a cycle, or 128 bytes a cycle of what is copied and what is read.
         let products = 2 * groups * n;
         let bytes = (64 * groups + n) + groups * (64 + n);
-        tiles(groups, n).div_ceil(sms) * (steps * products.max(bytes) + BEGIN + EACH * groups * n)
+        tiles(groups, n).div_ceil(sms) * (steps * products.max(bytes).max(LEAST) + BEGIN + EACH * groups * n)
     };
     let all = [2, 1].into_iter().flat_map(|groups| [256, 192, 128, 64].map(|n| (groups, n)));
     let (groups, n) = all.min_by_key(cycles)?;
-    if 3 * tiles(groups, n) < 2 * sms {
+    if ENOUGH * tiles(groups, n) < sms {
         return None;
     }
     let stage = (64 * groups + n) * 2 * SWIZZLED_ROW as usize;
@@ -146,6 +146,10 @@ fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<S
 /// Cycles until a tile's first stage is there, and of its epilogue for each group and column: estimated, not measured.
 const BEGIN: usize = 2000;
 const EACH: usize = 8;
+/// Cycles of a step of narrow tiles: its barriers and the start of its copies.
+const LEAST: usize = 300;
+/// Multiprocessors to one tile, at most.
+const ENOUGH: usize = 5;
 
 /// Tiles of at most 16 rows stream the weight like a decode step: the bytes that the busiest multiprocessor reads are to
 /// be few, those of the left operand among them, which every block reads; and each must keep much of them on the way.

@@ -294,6 +294,7 @@ mod tests {
             include_str!("memory.rs"),
             include_str!("module.rs"),
             include_str!("stream.rs"),
+            include_str!("tensor_map.rs"),
         ];
         let mut called = std::collections::BTreeSet::new();
         for source in sources {

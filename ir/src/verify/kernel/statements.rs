@@ -122,8 +122,8 @@ impl Verifier<'_> {
                 self.registers(*a, a_at, agreement, 4, DType::U32);
                 self.registers(*b, b_at, agreement, 2, DType::U32);
             }
-            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at } => {
-                self.wgmma(*dtype, (*acc, *columns), [(*a, a_at), (*b, b_at)], agreement);
+            Stmt::Wgmma { dtype, acc, columns, a, a_at, b, b_at, k } => {
+                self.wgmma(*dtype, (*acc, *columns), [(*a, a_at), (*b, b_at)], *k, agreement);
             }
             Stmt::WgmmaFence => self.collective("fence of wgmma", agreement, Agreement::Block),
             Stmt::WgmmaCommit => self.collective("group of wgmma", agreement, Agreement::Block),

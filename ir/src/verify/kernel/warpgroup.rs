@@ -4,7 +4,7 @@ use super::check::{Use, Verifier};
 use super::uniform::Agreement;
 use crate::dtype::DType;
 use crate::ids::{SharedId, VarId};
-use crate::kernel::{Expr, Mem, SWIZZLED};
+use crate::kernel::{Expr, Mem, SWIZZLED, SWIZZLED_ROW};
 
 /// Elements along k of a product.
 const DEPTH: u32 = 16;
@@ -15,6 +15,7 @@ impl Verifier<'_> {
         dtype: DType,
         (acc, columns): (VarId, u32),
         operands: [(SharedId, &Expr); 2],
+        k: u32,
         agreement: Agreement,
     ) {
         self.collective("wgmma", agreement, Agreement::Block);
@@ -23,6 +24,9 @@ impl Verifier<'_> {
         }
         if !(8..=256).contains(&columns) || !columns.is_multiple_of(8) {
             self.type_fault(format!("wgmma of {columns} columns, must be a multiple of 8 up to 256"));
+        }
+        if !k.is_multiple_of(DEPTH) || k >= SWIZZLED_ROW {
+            self.type_fault(format!("wgmma from element {k} of a row, must be a multiple of {DEPTH} in it"));
         }
         if !self.kernel.threads.is_multiple_of(128) {
             self.type_fault(format!(
@@ -33,7 +37,7 @@ impl Verifier<'_> {
         self.registers(acc, &Expr::int(0), agreement, columns / 2, DType::F32);
         for (shared, at) in operands {
             self.index(at, agreement);
-            self.touch(Mem::Shared(shared), Use::Read, Some((at, DEPTH)));
+            self.touch(Mem::Shared(shared), Use::Read, Some((at, SWIZZLED_ROW)));
             let Some(array) = self.kernel.shared_array(shared) else { continue };
             if array.dtype != dtype || array.align != SWIZZLED {
                 let (name, align) = (&array.name, array.align);
