@@ -97,7 +97,7 @@ pub enum MathFn {
     Exp,
     /// `exp2f(x)`.
     Exp2,
-    /// `ex2.approx.ftz.f32`: 2ˣ within 2 units in the last place; what is not normal is 0 (PTX ISA, "ex2").
+    /// `ex2.approx.ftz.f32`: 2ˣ within 2 units in the last place; subnormal results are 0 (PTX ISA, "ex2").
     Exp2Approx,
     /// `logf(x)`.
     Log,

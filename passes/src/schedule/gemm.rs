@@ -1,8 +1,10 @@
 //! Tiles of matrix products on tensor cores.
 
 use weft_ir::dtype::DType;
+use weft_ir::ids::OperandId;
 use weft_ir::kernel::SWIZZLED_ROW;
 use weft_ir::plan::{EXCHANGED_BYTES, MatMul, Scalar, Schedule, TiledLeft, Work};
+use weft_ir::shape::Dim;
 use weft_ir::target::Target;
 
 /// Most shared memory of a block: what every target has, but for what they reserve.
@@ -14,8 +16,9 @@ const DEPTH: u32 = 32;
 
 /// What a tile's left operand brings to shared memory.
 pub(super) struct Left {
-    /// Whether it is copied as it is stored.
-    stored: bool,
+    /// Whether it is copied as it is stored, and both operands are matrices of k columns that the epilogue does not read:
+    /// tiles are all that is taken of them.
+    matrices: bool,
     /// Bytes of an element of a row, over all its arrays.
     of_row: usize,
     /// Bytes of an element of the arrays that all rows share.
@@ -56,10 +59,19 @@ pub(super) fn left(work: &Work, m: &MatMul, target: &Target) -> Result<Left, Str
         return Err(why);
     }
     let loads = match m.tiled_left(&work.reads)? {
-        TiledLeft::Stored(_) => return Ok(Left { stored: true, of_row: dtype.size(), of_all: 0 }),
+        TiledLeft::Stored(a) => {
+            let whole = |o: &OperandId| work.reads[o.index()].shape.last() == Some(&Dim::Const(m.k));
+            let mut matrices = [a, m.b].iter().all(whole);
+            for s in &m.stores {
+                s.index.iter().chain([&s.value]).chain(&s.guard).for_each(|part| {
+                    part.visit(&mut |x| matrices &= !matches!(x, Scalar::Load(o, _) if [a, m.b].contains(o)));
+                });
+            }
+            return Ok(Left { matrices, of_row: dtype.size(), of_all: 0 });
+        }
         TiledLeft::Computed(loads) => loads,
     };
-    let mut left = Left { stored: false, of_row: 0, of_all: 0 };
+    let mut left = Left { matrices: false, of_row: 0, of_all: 0 };
     for load in &loads {
         let Scalar::Load(o, _) = load else { continue };
         let mut of_row = false;
@@ -110,10 +122,10 @@ pub(super) fn schedule(m: &MatMul, left: &Left, rows: usize, target: &Target) ->
 /// Tiles that groups of four warps multiply out of shared memory, where there are enough of them: those that leave the
 /// busiest multiprocessor done first, by what its tensor cores and its shared memory take.
 fn warpgroups(m: &MatMul, left: &Left, rows: usize, target: &Target) -> Option<Schedule> {
-    let stored = left.stored && m.stages.is_empty();
+    let tiles_alone = left.matrices && m.stages.is_empty();
     if !target.features.wgmma
         || !target.features.tma
-        || !stored
+        || !tiles_alone
         || m.row.is_some()
         || m.draw.is_some()
         || rows <= 32

@@ -7,8 +7,9 @@ use crate::dtype::DType;
 use crate::ids::RingId;
 use crate::kernel::{Expr, Kernel, Mem, ParamKind, SWIZZLED, SWIZZLED_ROW, TileCopy};
 
-/// Most stages of a ring, and most rows of a tile (CUDA driver API, `cuTensorMapEncodeTiled`: boxDim).
+/// Most stages of a ring.
 const MAX_STAGES: u32 = 16;
+/// Most rows of a tile (CUDA driver API, `cuTensorMapEncodeTiled`: boxDim).
 const MAX_ROWS: u32 = 256;
 
 /// What was seen of a ring.
