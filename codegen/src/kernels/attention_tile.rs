@@ -163,28 +163,20 @@ fn copy_rows(
     let across = dim / CHUNK;
     let chunks = rows * across;
     let (mem, shape) = (b.reads[o.index()], b.work.reads[o.index()].shape.clone());
-    b.unrolled("i", chunks.div_ceil(threads), |b, i| {
-        let chunk = b.k.let_("chunk", DType::I32, i * i64::from(threads) + Expr::ThreadIdx);
-        let copy = |b: &mut Body<'_>| {
-            let row = b.k.let_("copy_row", DType::I32, chunk.clone() / i64::from(across));
-            let column = b.k.let_("column", DType::I32, chunk.clone() % i64::from(across) * i64::from(CHUNK));
-            let (from, valid) = at(row.clone());
-            let global_index = b.flat(&shape, &[from, head.clone(), column.clone()]);
-            b.k.push(Stmt::CpAsync {
-                shared,
-                shared_index: (first_row + row) * i64::from(dim + CHUNK) + column,
-                global: mem,
-                global_index,
-                bytes: 16,
-                valid: Some(valid),
-            });
-            Ok(())
-        };
-        if chunks.is_multiple_of(threads) {
-            copy(b)
-        } else {
-            b.if_then(chunk.clone().lt(Expr::int(i64::from(chunks))), copy)
-        }
+    b.each_chunk((chunks, threads), |b, chunk| {
+        let row = b.k.let_("copy_row", DType::I32, chunk.clone() / i64::from(across));
+        let column = b.k.let_("column", DType::I32, chunk.clone() % i64::from(across) * i64::from(CHUNK));
+        let (from, valid) = at(row.clone());
+        let global_index = b.flat(&shape, &[from, head.clone(), column.clone()]);
+        b.k.push(Stmt::CpAsync {
+            shared,
+            shared_index: (first_row + row) * i64::from(dim + CHUNK) + column,
+            global: mem,
+            global_index,
+            bytes: 16,
+            valid: Some(valid),
+        });
+        Ok(())
     })
 }
 

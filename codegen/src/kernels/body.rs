@@ -276,6 +276,22 @@ impl<'a> Body<'a> {
         result
     }
 
+    /// Shares out `count` chunks over the block's `threads`, unrolled: each takes every `threads`-th, as `chunk`.
+    pub fn each_chunk(
+        &mut self,
+        (count, threads): (u32, u32),
+        take: impl FnOnce(&mut Self, Expr) -> Result<(), String>,
+    ) -> Result<(), String> {
+        self.unrolled("i", count.div_ceil(threads), |b, i| {
+            let chunk = b.k.let_("chunk", DType::I32, i * i64::from(threads) + Expr::ThreadIdx);
+            if count.is_multiple_of(threads) {
+                take(b, chunk)
+            } else {
+                b.if_then(chunk.clone().lt(Expr::int(i64::from(count))), |b| take(b, chunk))
+            }
+        })
+    }
+
     /// A fully unrolled loop over `0..count`.
     pub fn unrolled(
         &mut self,

@@ -71,38 +71,29 @@ impl Copied {
         let across = tile.k / piece;
         let chunks = self.rows * across;
         let pitch = i64::from(tile.k + CHUNK);
-        b.unrolled("i", chunks.div_ceil(threads), |b, i| {
-            let chunk = i * i64::from(threads) + Expr::ThreadIdx;
-            let chunk = b.k.let_("chunk", DType::I32, chunk);
-            let copy = |b: &mut Body<'_>| -> Result<(), String> {
-                let row = b.k.let_("row", DType::I32, chunk.clone() / i64::from(across));
-                let column = chunk.clone() % i64::from(across) * i64::from(piece);
-                let column = b.k.let_("column", DType::I32, column);
-                let from = b.k.let_("from", DType::I32, self.first.clone() + row.clone());
-                let at_k = b.k.let_("at_k", DType::I32, step * i64::from(tile.k) + column.clone());
-                let valid = from.clone().lt(self.count.clone()).and(at_k.clone().lt(Expr::int(k as i64)));
-                let shared_index = (stage * i64::from(self.rows) + row) * pitch + column;
-                // Where a row is looked up, the last one stands for those past the end.
-                let looked_up = self.index.iter().any(|i| !matches!(i, Scalar::Coord(_) | Scalar::Int(_)));
-                let from = if looked_up { from.min(self.count.clone() - 1) } else { from };
-                let point = Point::at(vec![from, at_k]);
-                let at: Result<Vec<Expr>, String> = self.index.iter().map(|i| b.lower(i, &point)).collect();
-                let global_index = b.flat(&shape, &at?);
-                b.k.push(Stmt::CpAsync {
-                    shared: self.shared,
-                    shared_index,
-                    global: b.reads[self.operand],
-                    global_index,
-                    bytes: 16,
-                    valid: Some(valid),
-                });
-                Ok(())
-            };
-            if chunks.is_multiple_of(threads) {
-                copy(b)
-            } else {
-                b.if_then(chunk.clone().lt(Expr::int(i64::from(chunks))), copy)
-            }
+        b.each_chunk((chunks, threads), |b, chunk| {
+            let row = b.k.let_("row", DType::I32, chunk.clone() / i64::from(across));
+            let column = chunk.clone() % i64::from(across) * i64::from(piece);
+            let column = b.k.let_("column", DType::I32, column);
+            let from = b.k.let_("from", DType::I32, self.first.clone() + row.clone());
+            let at_k = b.k.let_("at_k", DType::I32, step * i64::from(tile.k) + column.clone());
+            let valid = from.clone().lt(self.count.clone()).and(at_k.clone().lt(Expr::int(k as i64)));
+            let shared_index = (stage * i64::from(self.rows) + row) * pitch + column;
+            // Where a row is looked up, the last one stands for those past the end.
+            let looked_up = self.index.iter().any(|i| !matches!(i, Scalar::Coord(_) | Scalar::Int(_)));
+            let from = if looked_up { from.min(self.count.clone() - 1) } else { from };
+            let point = Point::at(vec![from, at_k]);
+            let at: Result<Vec<Expr>, String> = self.index.iter().map(|i| b.lower(i, &point)).collect();
+            let global_index = b.flat(&shape, &at?);
+            b.k.push(Stmt::CpAsync {
+                shared: self.shared,
+                shared_index,
+                global: b.reads[self.operand],
+                global_index,
+                bytes: 16,
+                valid: Some(valid),
+            });
+            Ok(())
         })
     }
 }

@@ -85,7 +85,7 @@ pub enum Schedule {
         groups: u32,
         /// Columns of a tile.
         tile_n: u32,
-        /// Stages in flight, at least 3.
+        /// Stages in flight, at least 2.
         stages: u32,
     },
     /// Attention: one block a token, some query heads of a key head, and a share of the keys; warps split these.
